@@ -1,0 +1,81 @@
+"""What an algorithm is: it turns a training context into a router."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from mtrouter_rl.cards import AgentCard, RewardCard
+from mtrouter_rl.pools.card import PoolCard
+from mtrouter_rl.protocols import MetricSink, Router
+
+if TYPE_CHECKING:
+    from mtrouter_rl.datasets.store import Dataset
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+
+Validate = Callable[[Sequence[Router]], list[float]]
+"""Runs routers closed-loop on the validation split and gives the mean utility of each."""
+
+
+class NullSink:
+    """A `MetricSink` that keeps nothing."""
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Drop the point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingContext:
+    """Everything that an algorithm may use.
+
+    Attributes:
+        pool: The pool that the router is made for.
+        reward: Cost weight and unit.
+        seed: Seed of all randomness of the training.
+        dataset: The logged episodes, for algorithms with `needs_dataset`.
+        features: History and model features, for algorithms with `needs_features`.
+        validate: Closed-loop validation, for algorithms with `needs_validation`.
+        checkpoint_folder: Where a long training keeps its checkpoints; None keeps none. A training that finds a
+            checkpoint there resumes from it and ends with the same weights as if it had never stopped.
+        metrics: Where curves go.
+        show_progress: Whether to draw a progress bar.
+    """
+
+    pool: PoolCard
+    reward: RewardCard
+    seed: int
+    dataset: "Dataset | None" = None
+    features: "HistoryFeatures | None" = None
+    validate: Validate | None = None
+    checkpoint_folder: Path | None = None
+    metrics: MetricSink = field(default_factory=NullSink)
+    show_progress: bool = False
+
+
+class Algorithm(Protocol):
+    """One way to make a router.
+
+    Attributes:
+        needs_dataset: `train` reads `context.dataset`.
+        needs_features: `train` reads `context.features`.
+        needs_validation: `train` calls `context.validate`.
+    """
+
+    needs_dataset: bool
+    needs_features: bool
+    needs_validation: bool
+
+    @classmethod
+    def from_card(cls, card: AgentCard) -> Self:
+        """Check the card's parameters.
+
+        Raises:
+            CardError: If a parameter is unknown or out of range.
+        """
+
+    def train(self, context: TrainingContext) -> Router:
+        """Make the router.
+
+        Raises:
+            InvalidConfigError: If the context lacks what the algorithm needs.
+        """

@@ -1,0 +1,288 @@
+"""Finds, loads and validates the YAML cards: environments, pools, agents and datasets.
+
+A card is given by name or by path. Names are looked up in the card folders of the checkout or, after an installation, in
+the copy that travels inside the wheel; a third party adds folders through the entry-point group `mtrouter_rl.cards`.
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from mtrouter_rl.errors import CardError, unknown_name
+from mtrouter_rl.pools.card import Frozen, PoolCard
+from mtrouter_rl.records import FloatArray
+
+CardKind = Literal["envs", "pools", "agents", "datasets"]
+_FOLDERS: dict[CardKind, str] = {"envs": "envs", "pools": "envs/pools", "agents": "agents", "datasets": "datasets"}
+_PACKAGE_ROOT = Path(__file__).resolve().parent
+ENTRY_POINT_GROUP = "mtrouter_rl.cards"
+
+CardT = TypeVar("CardT", bound=Frozen)
+NumberT = TypeVar("NumberT", float, FloatArray)
+NVariations = Annotated[int, Field(gt=0)]
+
+
+class SplitCard(Frozen):
+    """How the variations of every task are split.
+
+    Attributes:
+        variations_per_task: At most this many variations of a task are used.
+        train: Share of the variations of a training task that goes to the train split.
+        validation: Share that goes to validation; the rest is test.
+        seed: Seed of the draw.
+    """
+
+    variations_per_task: Annotated[int, Field(gt=0)]
+    train: Annotated[float, Field(gt=0, lt=1)]
+    validation: Annotated[float, Field(ge=0, lt=1)]
+    seed: int
+
+    @model_validator(mode="after")
+    def _leaves_a_test_split(self) -> "SplitCard":
+        if self.train + self.validation >= 1:
+            raise ValueError(
+                f"train + validation is {self.train + self.validation}, must be below 1 to leave a test split"
+            )
+        return self
+
+
+class RewardCard(Frozen):
+    """Reward of a turn: utility gained - cost_weight * cost_usd / cost_unit_usd.
+
+    Attributes:
+        cost_weight: Price of one cost unit in utility, no unit.
+        cost_unit_usd: USD of one cost unit, such as what the strongest model spends on an episode.
+    """
+
+    cost_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cost_unit_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    def reward(self, utility_gain: NumberT, cost_usd: NumberT) -> NumberT:
+        """Reward of one turn, or of each of many: `utility_gain` and `cost_usd` are numbers or arrays of one shape.
+
+        Example:
+            >>> RewardCard(cost_weight=0.5, cost_unit_usd=2.0).reward(1.0, 0.4)
+            0.9
+        """
+        return utility_gain - cost_usd * (self.cost_weight / self.cost_unit_usd)
+
+
+class LimitsCard(Frozen):
+    """Limits outside the task.
+
+    Attributes:
+        max_turns: Turns of an episode, after which it is truncated.
+        budget_usd: Money of an episode, USD; no call that could exceed it is ever made.
+        max_output_tokens: Output limit asked for in every call, on top of the model's own.
+    """
+
+    max_turns: Annotated[int, Field(gt=0)]
+    budget_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    max_output_tokens: Annotated[int, Field(gt=0)]
+
+
+class SkillPattern(Frozen):
+    """A kind of action, read off an action text by a regular expression (searched from the start, first match wins)."""
+
+    skill: str
+    pattern: str
+
+
+class EnvCard(Frozen):
+    """An environment: which tasks, splits, limits, reward and pool.
+
+    Attributes:
+        name: Name of the card, and of the environment in logs.
+        description: What it is.
+        family: Registered name of the text task behind it, such as "scienceworld".
+        pool: Default pool card, name or path.
+        system_prompt: First message of every conversation; the task text follows it.
+        train_tasks: Task -> number of its variations, split into train, validation and test.
+        ood_tasks: Held-out task types, likewise; all their variations are the "ood" split.
+        splits: How variations are split.
+        limits: Turns, budget, output.
+        reward: Utility minus cost.
+        skills: Patterns that tell the skill of an action, in order.
+        topics: Topic of every task, such as "heat"; tasks may share topics.
+        settings: Checked by the family.
+    """
+
+    name: str
+    description: str
+    family: str
+    pool: str
+    system_prompt: str
+    train_tasks: Annotated[dict[str, NVariations], Field(min_length=1)]
+    ood_tasks: dict[str, NVariations] = Field(default_factory=dict)
+    splits: SplitCard
+    limits: LimitsCard
+    reward: RewardCard
+    skills: tuple[SkillPattern, ...] = ()
+    topics: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, object] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _tasks_are_unique(self) -> "EnvCard":
+        repeated = sorted(set(self.train_tasks) & set(self.ood_tasks))
+        if repeated:
+            raise ValueError(
+                f"task(s) {repeated} are both in train_tasks and ood_tasks; a held-out task must not be trained on"
+            )
+        return self
+
+
+class AgentCard(Frozen):
+    """A router: which algorithm, which hyper-parameters.
+
+    Attributes:
+        name: Name of the card, and of the router in tables.
+        description: One sentence for the user who chooses.
+        algorithm: Registered name of the algorithm.
+        parameters: Checked by the algorithm.
+    """
+
+    name: str
+    description: str
+    algorithm: str
+    parameters: dict[str, object] = Field(default_factory=dict)
+
+
+class DatasetCard(Frozen):
+    """How a log is collected.
+
+    Attributes:
+        name: Name of the card; the dataset id is `name-vN`.
+        description: What it is for.
+        version: N of the dataset id.
+        env: Environment card, name or path.
+        pool: Pool card, name or path; None takes the environment's.
+        policy: Behaviour policy, as `mtrouter-rl collect --policy` takes it.
+        split: Which split the episodes are drawn from.
+        n_episodes: How many.
+        seed: Seed of the collection.
+    """
+
+    name: str
+    description: str
+    version: Annotated[int, Field(ge=1)] = 1
+    env: str
+    pool: str | None = None
+    policy: str
+    split: Literal["train", "validation", "test", "ood"] = "train"
+    n_episodes: Annotated[int, Field(gt=0)]
+    seed: int = 0
+
+
+_MODELS: dict[CardKind, type[Frozen]] = {
+    "envs": EnvCard,
+    "pools": PoolCard,
+    "agents": AgentCard,
+    "datasets": DatasetCard,
+}
+
+
+def card_root() -> Path:
+    """Folder that holds `envs/`, `agents/` and `datasets/`: inside the installed package, or the checkout around it.
+
+    Raises:
+        CardError: If neither is there, which means a broken installation.
+    """
+    for root in (_PACKAGE_ROOT / "_cards", _PACKAGE_ROOT.parent):
+        if (root / "envs" / "pools").is_dir():
+            return root
+    raise CardError(f"no card folders beside or inside {_PACKAGE_ROOT}; reinstall mtrouter_rl")
+
+
+def _plugin_roots() -> Iterable[Path]:
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        spec = importlib.util.find_spec(entry.value)
+        if spec is None or not spec.submodule_search_locations:
+            raise CardError(f"entry point '{entry.name}' of group {ENTRY_POINT_GROUP}: no package '{entry.value}'")
+        yield from (Path(location) for location in spec.submodule_search_locations)
+
+
+def list_cards(kind: CardKind) -> dict[str, Path]:
+    """Every card of a kind that can be named, with its file; the project's own cards first."""
+    found: dict[str, Path] = {}
+    for root in (card_root(), *_plugin_roots()):
+        for path in sorted((root / _FOLDERS[kind]).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_card(kind: CardKind, name_or_path: str | Path) -> Path:
+    """File of a card.
+
+    Args:
+        kind: Which kind of card.
+        name_or_path: A name as `list_cards` gives it, or a path to a YAML file.
+
+    Raises:
+        UnknownNameError: If it is neither; lists the names and suggests the nearest.
+    """
+    text = str(name_or_path)
+    known = list_cards(kind)
+    if text in known:
+        return known[text]
+    path = Path(text)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if path.is_file():
+            return path
+        raise CardError(f"{kind} card '{path}': no such file; give a path to a YAML file or one of: {', '.join(known)}")
+    raise unknown_name(f"{kind.removesuffix('s')} card", text, known, fix="A path to a YAML file is taken as well")
+
+
+def _explain(path: Path, error: ValidationError) -> CardError:
+    lines = []
+    for issue in error.errors():
+        where = ".".join(str(part) for part in issue["loc"]) or "(card)"
+        value = "" if issue["type"] == "missing" else f": got {issue['input']!r}"[:120]
+        fix = {
+            "missing": "add it; there is no default",
+            "extra_forbidden": "remove it or correct its spelling",
+        }.get(issue["type"], issue["msg"])
+        lines.append(f"  field '{where}'{value}: {issue['msg'].rstrip('.')}; {fix}")
+    return CardError(f"card {path} breaks its rules:\n" + "\n".join(lines))
+
+
+def parse_card(path: Path, model: type[CardT]) -> CardT:
+    """Read one YAML file into its model.
+
+    Raises:
+        CardError: If the file is no YAML mapping, or a field is missing, unknown or out of range; names every one.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CardError(f"card {path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise CardError(f"card {path} holds {type(data).__name__}, must be a mapping of fields to values")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explain(path, error) from error
+
+
+def load_env_card(name_or_path: str | Path) -> EnvCard:
+    """Environment card by name or path. Raises `CardError` or `UnknownNameError`."""
+    return parse_card(find_card("envs", name_or_path), EnvCard)
+
+
+def load_pool_card(name_or_path: str | Path) -> PoolCard:
+    """Pool card by name or path. Raises `CardError` or `UnknownNameError`."""
+    return parse_card(find_card("pools", name_or_path), PoolCard)
+
+
+def load_agent_card(name_or_path: str | Path) -> AgentCard:
+    """Agent card by name or path. Raises `CardError` or `UnknownNameError`."""
+    return parse_card(find_card("agents", name_or_path), AgentCard)
+
+
+def load_dataset_card(name_or_path: str | Path) -> DatasetCard:
+    """Dataset card by name or path. Raises `CardError` or `UnknownNameError`."""
+    return parse_card(find_card("datasets", name_or_path), DatasetCard)

@@ -1,0 +1,33 @@
+"""Which model holds a warm prompt cache, and how many tokens of the next prompt it covers."""
+
+from mtrouter_rl.pools.card import PromptCacheCard
+
+
+class PromptCache:
+    """Prompt caches of a pool during one episode.
+
+    A conversation only grows, so the cached prefix of a model is the prompt of its last call, as long as that call is
+    not older than the time to live. A switch to a model that was not called recently finds a cold cache.
+    """
+
+    def __init__(self, card: PromptCacheCard | None) -> None:
+        """Create cold caches; without a card every cache is always cold."""
+        self._card = card
+        self._last_call: dict[str, tuple[float, int]] = {}
+
+    def n_cached(self, model: str, *, n_prompt: int, now_s: float) -> int:
+        """Tokens of a prompt of `n_prompt` tokens that would be read from the model's cache at episode time `now_s`."""
+        if self._card is None or model not in self._last_call:
+            return 0
+        called_s, n_tokens = self._last_call[model]
+        if now_s - called_s > self._card.ttl_s or n_tokens < self._card.min_tokens:
+            return 0
+        return min(n_tokens, n_prompt)
+
+    def is_warm(self, model: str, *, now_s: float) -> bool:
+        """Whether a call at episode time `now_s` would read anything from the model's cache."""
+        return self.n_cached(model, n_prompt=1, now_s=now_s) > 0
+
+    def record(self, model: str, *, n_prompt: int, now_s: float) -> None:
+        """Remember a call that was made at episode time `now_s`."""
+        self._last_call[model] = (now_s, n_prompt)

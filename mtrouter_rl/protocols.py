@@ -1,0 +1,193 @@
+"""The seams, all in one place: what a task, a model backend, a text encoder and a router have to do.
+
+They are structural protocols: a third party implements the methods and needs to inherit nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from mtrouter_rl.records import FloatArray, JsonValue, Message, Observation, TokenUsage
+
+Ending = Literal["", "solved", "failed", "handed_in"]
+"""How the task itself ended; empty while it goes on. A limit outside the task is no ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskStart:
+    """What a text task shows at reset.
+
+    Attributes:
+        task_text: What has to be done, in words.
+        observation: First observation.
+        score: Score before the first action, same unit as `TaskStep.score`.
+    """
+
+    task_text: str
+    observation: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskStep:
+    """What a text task answers to one action.
+
+    Attributes:
+        observation: Text that the environment prints.
+        score: Score so far (not the gain), at most `TextTask.max_score`.
+        ending: How the task ended with this action; empty while it goes on.
+        error: Kind of error that the action was ("unknown_action", "ambiguous", ...); empty if it was understood.
+    """
+
+    observation: str
+    score: float
+    ending: Ending = ""
+    error: str = ""
+
+
+@runtime_checkable
+class TextTask(Protocol):
+    """A long-horizon environment that is played in text.
+
+    Attributes:
+        max_score: Score of full success; utility is score / max_score.
+    """
+
+    max_score: float
+
+    def reset(self, task: str, variation: int, seed: int) -> TaskStart:
+        """Start an episode. The same arguments must give the same episode.
+
+        Raises:
+            UnknownNameError: If there is no such task.
+            InvalidConfigError: If the task has no such variation.
+            SimulatorError: If the simulator cannot be started.
+        """
+
+    def step(self, action_text: str) -> TaskStep:
+        """Execute one action. Any text is allowed; what is not understood is an error kind, never an exception.
+
+        Raises:
+            CallOrderError: If called before `reset` or after the task ended.
+            SimulatorError: If the simulator breaks.
+        """
+
+    def close(self) -> None:
+        """Release processes and memory. May be called twice."""
+
+
+@runtime_checkable
+class ExpertTask(TextTask, Protocol):
+    """A text task that also knows what an expert would do next; simulated models need it."""
+
+    def expert_action(self) -> str:
+        """Next action of an expert that re-plans after any deviation.
+
+        Raises:
+            CallOrderError: If called before `reset` or after the task ended.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a model call gives.
+
+    Attributes:
+        text: The reply: the action to execute.
+        usage: Tokens as billed.
+        latency_s: Duration of the call, seconds.
+        served_model: Model that really answered.
+        hidden: What only a simulator knows about this reply; logged apart, never shown to a router.
+    """
+
+    text: str
+    usage: TokenUsage
+    latency_s: float
+    served_model: str
+    hidden: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@runtime_checkable
+class ModelBackend(Protocol):
+    """Whoever answers model calls: simulated models, or an endpoint over the network."""
+
+    def start_episode(self, *, task: TextTask, task_name: str, variation: int, seed: int) -> None:
+        """Told at every reset. An endpoint has nothing to do here; a simulation binds to the task and seeds itself."""
+
+    def reply(self, model: str, messages: Sequence[Message], *, turn: int, max_output_tokens: int) -> Reply:
+        """Call a model.
+
+        Args:
+            model: Name as in the pool card.
+            messages: The whole conversation, oldest first.
+            turn: Turn index of the episode, from 0.
+            max_output_tokens: Output limit of this call.
+
+        Raises:
+            UnknownNameError: If the model is not in the pool.
+            BackendError: If the call failed; a failed call is neither free nor a zero score.
+        """
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A frozen text encoder.
+
+    Attributes:
+        name: Identifies encoder, weights and settings: two encoders with one name give the same vectors.
+        dim: Size E of a vector.
+    """
+
+    name: str
+    dim: int
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode texts, one row each, shape (len(texts), dim), unit length (the empty text may be all zero)."""
+
+
+@runtime_checkable
+class Router(Protocol):
+    """A routing policy: a distribution over the allowed models at every turn.
+
+    A router is a function of the observation alone. Whatever it keeps between calls is a cache that changes no number.
+
+    Attributes:
+        name: Name in logs, tables and plots.
+        model_names: Names of the pool that it was made for, in pool order, length M.
+    """
+
+    name: str
+    model_names: tuple[str, ...]
+
+    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability of every model for a batch of B observations, shape (B, M).
+
+        Rows sum to 1; masked models have probability 0. Greedy routers are one-hot.
+        """
+
+
+@runtime_checkable
+class ValueRouter(Router, Protocol):
+    """A router that also has action values."""
+
+    def q_values(self, observations: Sequence[Observation]) -> FloatArray:
+        """Action values for a batch of B observations, shape (B, M)."""
+
+
+@runtime_checkable
+class SavableRouter(Router, Protocol):
+    """A router that can be stored in a folder and read back without pickles."""
+
+    def save(self, folder: Path) -> None:
+        """Write `router.json` (config, pool, provenance) and, if there are any, `weights.safetensors`."""
+
+
+class MetricSink(Protocol):
+    """Where training writes its curves; `mtrouter_rl.evaluation.tensorboard` has the one for TensorBoard."""
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Record one point of a curve. `name` is one of `mtrouter_rl.evaluation.metric_names`."""

@@ -1,0 +1,88 @@
+"""Registries of implementations by name: one line here, or an entry point in a third party's package.
+
+Implementations are named as "module:attribute" and imported only when they are used, so that listing names starts
+nothing and heavy optional packages load where they are needed.
+"""
+
+import importlib
+import importlib.metadata
+from dataclasses import dataclass, field
+
+from mtrouter_rl.errors import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """Names of one family of implementations.
+
+    Attributes:
+        kind: What they are, for error messages, such as "agent algorithm".
+        group: Entry-point group through which other packages add theirs.
+        builtin: Name -> "module:attribute" of our own.
+    """
+
+    kind: str
+    group: str
+    builtin: dict[str, str] = field(default_factory=dict)
+
+    def targets(self) -> dict[str, str]:
+        """Every known name with its "module:attribute"; our own win over a plug-in of the same name."""
+        plugins = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=self.group)}
+        return plugins | self.builtin
+
+    def load(self, name: str) -> object:
+        """Import an implementation.
+
+        Raises:
+            UnknownNameError: If nothing is registered under the name.
+        """
+        targets = self.targets()
+        if name not in targets:
+            raise unknown_name(self.kind, name, targets, fix=f"Plug-ins register under entry-point group {self.group}")
+        module, _, attribute = targets[name].partition(":")
+        loaded: object = getattr(importlib.import_module(module), attribute)
+        return loaded
+
+
+TASK_FAMILIES = Registry(
+    kind="environment family",
+    group="mtrouter_rl.envs",
+    builtin={
+        "scienceworld": "mtrouter_rl.envs.scienceworld:make_task",
+        "corridor": "mtrouter_rl.envs.corridor:make_task",
+    },
+)
+"""Name -> function (EnvCard) -> TextTask."""
+
+BACKENDS = Registry(
+    kind="model backend",
+    group="mtrouter_rl.backends",
+    builtin={"simulated": "mtrouter_rl.pools.simulated:make_backend"},
+)
+"""Name -> function (PoolCard, EnvCard) -> ModelBackend."""
+
+ENCODERS = Registry(
+    kind="text encoder",
+    group="mtrouter_rl.encoders",
+    builtin={
+        "minilm": "mtrouter_rl.embeddings.encoders:make_minilm",
+        "hashing": "mtrouter_rl.embeddings.encoders:make_hashing",
+    },
+)
+"""Name -> function () -> TextEncoder."""
+
+ALGORITHMS = Registry(
+    kind="agent algorithm",
+    group="mtrouter_rl.agents",
+    builtin={
+        "fitted_q": "mtrouter_rl.agents.fitted_q:FittedQ",
+        "monte_carlo_q": "mtrouter_rl.agents.monte_carlo_q:MonteCarloQ",
+        "myopic": "mtrouter_rl.agents.myopic:Myopic",
+        "behavior_cloning": "mtrouter_rl.agents.behavior_cloning:BehaviorCloning",
+        "uniform": "mtrouter_rl.agents.heuristics:Uniform",
+        "single": "mtrouter_rl.agents.heuristics:Single",
+        "cheapest": "mtrouter_rl.agents.heuristics:Cheapest",
+        "strongest": "mtrouter_rl.agents.heuristics:Strongest",
+    },
+)
+"""Name -> class that satisfies `mtrouter_rl.agents.base.Algorithm`."""
