@@ -2,3 +2,18 @@
 
 Importing this package registers the Gymnasium environments and starts nothing else.
 """
+
+import gymnasium
+
+__version__ = "0.1.0"
+
+gymnasium.register(
+    id="mtrouter_rl/ScienceWorld-v0",
+    entry_point="mtrouter_rl.envs.factory:make_env",
+    kwargs={"env": "scienceworld"},
+)
+gymnasium.register(
+    id="mtrouter_rl/Corridor-v0",
+    entry_point="mtrouter_rl.envs.factory:make_env",
+    kwargs={"env": "corridor"},
+)

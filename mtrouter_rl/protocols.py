@@ -91,6 +91,12 @@ class ExpertTask(TextTask, Protocol):
             CallOrderError: If called before `reset` or after the task ended.
         """
 
+    def mistakes(self) -> Mapping[str, Sequence[str]]:
+        """Plausible wrong actions in the present state, by kind; a kind without any action is left out.
+
+        Kinds: "idle" (loses a turn), "wander" (leads away), "drop" (loses something), "fatal" (ends the task badly).
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:

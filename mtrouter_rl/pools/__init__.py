@@ -1,0 +1,1 @@
+"""The action space: models, prices, prompt cache, and who answers a call."""

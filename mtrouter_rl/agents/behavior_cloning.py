@@ -1,0 +1,230 @@
+"""Behaviour cloning: a classifier that imitates the logged choices, of all episodes or of the best ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtrouter_rl.agents import distributions
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.learners import imitation_learner
+from mtrouter_rl.agents.networks import (
+    ActionClassifier,
+    Ensemble,
+    HistoryLayout,
+    StateDict,
+    stack_weights,
+)
+from mtrouter_rl.agents.parameters import LoopParameters, NetworkParameters, NonNegative, parse_parameters
+from mtrouter_rl.agents.q_router import check_features, check_weights
+from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
+from mtrouter_rl.agents.trainer import train
+from mtrouter_rl.agents.training import provenance, require_data, training_identity
+from mtrouter_rl.agents.transitions import Transitions, make_transitions
+from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import FloatArray, Observation
+
+if TYPE_CHECKING:
+    from mtrouter_rl.datasets.store import Dataset
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+
+
+class BehaviorCloningParameters(NetworkParameters, LoopParameters):
+    """Parameters of `BehaviorCloning`.
+
+    Attributes:
+        best_share: Share of the episodes of every task that is imitated, those of highest return; 1 takes all.
+        logit_penalty: Weight of the mean squared logit in the loss; large values flatten the clone.
+    """
+
+    best_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    logit_penalty: NonNegative = 0.001
+
+
+class CloneSettings(Frozen):
+    """Everything that makes the network of a `CloneRouter`, weights apart.
+
+    Attributes:
+        layout: Of [history features, allowed bits].
+        sizes: Of the network.
+        n_members: How many networks are averaged.
+    """
+
+    layout: HistoryLayout
+    sizes: NetworkParameters
+    n_members: int
+
+
+class CloneRouter:
+    """Calls each allowed model as often as the imitated episodes did in such a state.
+
+    It is stochastic: the faithful clone of a stochastic behaviour policy is stochastic. The softmax is taken over the
+    allowed models.
+
+    Attributes:
+        name: Name in logs and tables.
+        model_names: Names of its pool, length M.
+        features: History features that it was trained on.
+        settings: Its network.
+        provenance: How it was made.
+    """
+
+    KIND = "clone"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model_names: tuple[str, ...],
+        features: "HistoryFeatures",
+        settings: CloneSettings,
+        weights: StateDict,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.name = name
+        self.model_names = model_names
+        self.features = features
+        self.settings = settings
+        self.provenance = provenance
+        self._ensemble = Ensemble(_make_network(settings, len(model_names)), weights)
+
+    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability of every model, shape (B, M).
+
+        Raises:
+            InvalidConfigError: If a mask has another length than M.
+            MaskedActionError: If an observation allows no model.
+        """
+        masks = distributions.action_masks(observations, len(self.model_names))
+        rows = np.concatenate([self.features.of_observations(observations), masks], axis=1, dtype=np.float32)
+        logits: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
+        return distributions.softmax(logits, masks)
+
+    def save(self, folder: Path) -> None:
+        """Write `router.json` and `weights.safetensors`."""
+        record = RouterRecord(
+            kind=self.KIND,
+            name=self.name,
+            model_names=self.model_names,
+            settings=self.settings.model_dump(mode="json"),
+            features=self.features.to_config(),
+            provenance=self.provenance,
+        )
+        write_router(folder, record, weights=self._ensemble.weights)
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """Make the router of a record whose pool has been checked.
+
+        Raises:
+            RouterError: If the files are broken or the features are configured otherwise.
+        """
+        record = saved.record
+        features = saved.features()
+        check_features(saved, features)
+        settings = saved.settings(CloneSettings)
+        weights = saved.weights()
+        expected = _make_network(settings, len(record.model_names)).state_dict()
+        check_weights(saved, weights, n_members=settings.n_members, expected=expected)
+        return cls(
+            name=record.name,
+            model_names=record.model_names,
+            features=features,
+            settings=settings,
+            weights=weights,
+            provenance=record.provenance,
+        )
+
+
+class BehaviorCloning:
+    """Imitates the logged choices: maximum likelihood of the logged action given the state (d3rlpy's discrete BC).
+
+    With `best_share` below 1 it imitates the best episodes only, ranked by return within each task, since easy tasks
+    would fill the best share otherwise ("percentile behaviour cloning", Chen et al., Decision Transformer, 2021,
+    section 5).
+    """
+
+    needs_dataset: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
+    needs_validation: ClassVar[bool] = False
+
+    def __init__(self, card: AgentCard, parameters: BehaviorCloningParameters) -> None:
+        self.card = card
+        self.parameters = parameters
+
+    @classmethod
+    def from_card(cls, card: AgentCard) -> Self:
+        """Check the card's parameters.
+
+        Raises:
+            CardError: If a parameter is unknown or out of range.
+        """
+        return cls(card, parse_parameters(card, BehaviorCloningParameters))
+
+    def train(self, context: TrainingContext) -> CloneRouter:
+        """Train on the context's dataset.
+
+        Raises:
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
+            PoolMismatchError: If the dataset was logged with another pool.
+            RouterError: If the checkpoint folder belongs to another training.
+        """
+        from mtrouter_rl.agents.joint_q import HistoryEncoderFactory
+
+        dataset, features = require_data(context, self.card)
+        transitions = make_transitions(
+            dataset, features, reward=context.reward, gamma=1.0, show_progress=context.show_progress
+        )
+        imitated = transitions.of_episodes(_best(dataset, transitions, share=self.parameters.best_share))
+        layout = HistoryLayout.of_features(features, n_extra=len(context.pool.models))
+        factory = HistoryEncoderFactory.of(layout, self.parameters)
+        iterates = train(
+            imitation_learner(factory, logit_penalty=self.parameters.logit_penalty),
+            imitated,
+            loop=self.parameters,
+            context=context,
+            identity=training_identity(context, self.card, self.parameters),
+        )
+        sizes = {name: getattr(self.parameters, name) for name in NetworkParameters.model_fields}
+        return CloneRouter(
+            name=self.card.name,
+            model_names=context.pool.model_names,
+            features=features,
+            settings=CloneSettings(layout=layout, sizes=NetworkParameters(**sizes), n_members=len(iterates)),
+            weights=stack_weights([_own_names(iterate) for iterate in iterates]),
+            provenance=provenance(context, self.card, self.parameters),
+        )
+
+
+def _make_network(settings: CloneSettings, n_models: int) -> ActionClassifier:
+    with torch.random.fork_rng(devices=[]):
+        return ActionClassifier(settings.layout, settings.sizes, n_models=n_models)
+
+
+def _own_names(weights: StateDict) -> dict[str, Tensor]:
+    """Weights of d3rlpy's categorical policy under the names of `ActionClassifier`."""
+    prefixes = {"_encoder.network.": "encoder.", "_fc.": "output."}
+    return {
+        own + name.removeprefix(theirs): tensor
+        for name, tensor in weights.items()
+        for theirs, own in prefixes.items()
+        if name.startswith(theirs)
+    }
+
+
+def _best(dataset: "Dataset", transitions: Transitions, *, share: float) -> npt.NDArray[np.bool_]:
+    """Flags of the episodes with a turn: the best share of every task by return, at least one episode of each."""
+    tasks = np.array([episode.task for episode in dataset.completed if episode.turns])
+    returns = transitions.returns[transitions.turns == 0]
+    chosen = np.zeros(len(tasks), dtype=np.bool_)
+    for task in np.unique(tasks):
+        members = np.flatnonzero(tasks == task)
+        n_best = max(1, round(share * len(members)))
+        chosen[members[np.argsort(-returns[members], kind="stable")[:n_best]]] = True
+    return chosen

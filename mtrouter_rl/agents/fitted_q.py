@@ -1,0 +1,168 @@
+"""Fitted-Q iteration over the joint history-model Q-function, and the training that all Q-based agents share."""
+
+from typing import ClassVar, Self
+
+from pydantic import model_validator
+
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.learners import QLearnerName, q_learner
+from mtrouter_rl.agents.networks import HistoryLayout
+from mtrouter_rl.agents.parameters import (
+    Discount,
+    JointParameters,
+    LoopParameters,
+    NonNegative,
+    PositiveInt,
+    parse_parameters,
+)
+from mtrouter_rl.agents.q_router import QNetworkSettings, QRouter, stack_critics
+from mtrouter_rl.agents.trainer import train
+from mtrouter_rl.agents.training import provenance, require_data, training_identity
+from mtrouter_rl.agents.transitions import Transitions, make_transitions
+from mtrouter_rl.cards import AgentCard
+
+
+class QParameters(JointParameters, LoopParameters):
+    """What every agent with a joint Q-function has: the sizes of the network and the training loop."""
+
+
+class FittedQParameters(QParameters):
+    """Parameters of `FittedQ`.
+
+    Attributes:
+        learner: "double_dqn", "dqn" or "discrete_cql"; see `learners.q_learner`.
+        gamma: Discount factor; 1 values a whole episode, whose length the environment limits.
+        n_critics: Q-functions side by side; targets take the lower value.
+        conservatism: Weight of the penalty of "discrete_cql"; must stay 0 with the others.
+        bootstrap_after_truncation: See `transitions.make_transitions`.
+    """
+
+    learner: QLearnerName = "double_dqn"
+    gamma: Discount = 1.0
+    n_critics: PositiveInt = 2
+    conservatism: NonNegative = 0.0
+    bootstrap_after_truncation: bool = False
+
+    @model_validator(mode="after")
+    def _conservatism_is_used(self) -> Self:
+        if (self.conservatism > 0) != (self.learner == "discrete_cql"):
+            raise ValueError(
+                f"conservatism is {self.conservatism} with learner '{self.learner}', must be above 0 with "
+                "'discrete_cql' and 0 with every other learner"
+            )
+        return self
+
+
+class FittedQ:
+    """Learns Q*(h, m), the return of calling m now and the best models ever after, from logs of any behaviour policy.
+
+    d3rlpy's double DQN with a target network that stands still for a whole iteration is fitted-Q iteration:
+    Q_{k+1} = argmin_Q E[(r + gamma Q_k(h', argmax_m Q(h', m)) - Q(h, m))^2], Q_0 = 0. The router averages the last
+    iterates.
+
+    Source: Ernst, Geurts and Wehenkel, Tree-Based Batch Mode Reinforcement Learning (2005); van Hasselt, Guez and
+        Silver,
+    Deep Reinforcement Learning with Double Q-learning (2016). Deviations: gradient steps on mini-batches instead of a
+    full regression per iterate, and the lower of the critics in the target.
+    """
+
+    needs_dataset: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
+    needs_validation: ClassVar[bool] = False
+
+    def __init__(self, card: AgentCard, parameters: FittedQParameters) -> None:
+        self.card = card
+        self.parameters = parameters
+
+    @classmethod
+    def from_card(cls, card: AgentCard) -> Self:
+        """Check the card's parameters.
+
+        Raises:
+            CardError: If a parameter is unknown or out of range.
+        """
+        return cls(card, parse_parameters(card, FittedQParameters))
+
+    def train(self, context: TrainingContext) -> QRouter:
+        """Train on the context's dataset.
+
+        Raises:
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
+            PoolMismatchError: If the dataset was logged with another pool.
+            RouterError: If the checkpoint folder belongs to another training.
+        """
+        dataset, features = require_data(context, self.card)
+        transitions = make_transitions(
+            dataset,
+            features,
+            reward=context.reward,
+            gamma=self.parameters.gamma,
+            bootstrap_after_truncation=self.parameters.bootstrap_after_truncation,
+            show_progress=context.show_progress,
+        )
+        return train_q_router(
+            context,
+            transitions,
+            card=self.card,
+            parameters=self.parameters,
+            learner=self.parameters.learner,
+            gamma=self.parameters.gamma,
+            n_critics=self.parameters.n_critics,
+            conservatism=self.parameters.conservatism,
+        )
+
+
+def train_q_router(
+    context: TrainingContext,
+    transitions: Transitions,
+    *,
+    card: AgentCard,
+    parameters: QParameters,
+    learner: QLearnerName = "dqn",
+    gamma: float = 0.0,
+    n_critics: int = 1,
+    conservatism: float = 0.0,
+) -> QRouter:
+    """Train a joint Q-function on transitions and make its greedy router.
+
+    Args:
+        context: Pool, features, seed, checkpoints, metrics.
+        transitions: The log, with the rewards that are to be learned.
+        card: The agent card.
+        parameters: Sizes and loop.
+        learner: See `learners.q_learner`, as the rest.
+        gamma: Discount factor; 0 is a regression of the rewards.
+        n_critics: Number of Q-functions.
+        conservatism: Weight of the penalty of "discrete_cql".
+
+    Raises:
+        InvalidConfigError: If the training diverges.
+        RouterError: If the checkpoint folder belongs to another training.
+    """
+    from mtrouter_rl.agents.joint_q import JointQFunctionFactory
+
+    _, features = require_data(context, card)
+    layout = HistoryLayout.of_features(features)
+    model_features = features.model_features.tolist()
+    factory = JointQFunctionFactory.of(layout, parameters, model_features=model_features)
+    iterates = train(
+        q_learner(learner, factory, gamma=gamma, n_critics=n_critics, conservatism=conservatism),
+        transitions,
+        loop=parameters,
+        context=context,
+        identity=training_identity(context, card, parameters),
+    )
+    settings = QNetworkSettings(
+        layout=layout,
+        sizes=JointParameters(**{name: getattr(parameters, name) for name in JointParameters.model_fields}),
+        model_features=tuple(tuple(row) for row in model_features),
+        n_members=n_critics * len(iterates),
+    )
+    return QRouter(
+        name=card.name,
+        model_names=context.pool.model_names,
+        features=features,
+        settings=settings,
+        weights=stack_critics(iterates),
+        provenance=provenance(context, card, parameters),
+    )

@@ -1,0 +1,262 @@
+"""Routers that learn nothing: uniform, one model throughout, the cheapest, the strongest."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from pydantic import Field
+
+from mtrouter_rl.agents import distributions
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.parameters import parse_parameters
+from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
+from mtrouter_rl.agents.training import provenance
+from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.embeddings.models import REFERENCE_CALL
+from mtrouter_rl.errors import InvalidConfigError, RouterError
+from mtrouter_rl.pools.card import Frozen, PoolCard
+from mtrouter_rl.records import FloatArray, Observation
+
+_LOG = logging.getLogger(__name__)
+
+
+class NoParameters(Frozen):
+    """The algorithm takes no parameters."""
+
+
+class SingleParameters(Frozen):
+    """Parameters of `Single`.
+
+    Attributes:
+        model: Name of the model, as in the pool card.
+    """
+
+    model: str
+
+
+class OrderSettings(Frozen):
+    """What a `FixedOrderRouter` is made of.
+
+    Attributes:
+        order: Every model of the pool, the preferred one first.
+        validation_utilities: Mean utility on validation that decided the order, by model; empty if prices did.
+    """
+
+    order: tuple[str, ...]
+    validation_utilities: dict[str, float] = Field(default_factory=dict)
+
+
+class UniformRouter:
+    """Calls every allowed model with the same probability.
+
+    Attributes:
+        name: Name in logs and tables.
+        model_names: Names of its pool, length M.
+        provenance: How it was made; None if it was written down as a behaviour policy.
+    """
+
+    KIND = "uniform"
+
+    def __init__(self, *, name: str, model_names: tuple[str, ...], provenance: Provenance | None = None) -> None:
+        self.name = name
+        self.model_names = model_names
+        self.provenance = provenance
+
+    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
+        return distributions.uniform(distributions.action_masks(observations, len(self.model_names)))
+
+    def save(self, folder: Path) -> None:
+        """Write `router.json`."""
+        record = RouterRecord(kind=self.KIND, name=self.name, model_names=self.model_names, provenance=self.provenance)
+        write_router(folder, record)
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """Make the router of a record whose pool has been checked."""
+        record = saved.record
+        return cls(name=record.name, model_names=record.model_names, provenance=record.provenance)
+
+
+class FixedOrderRouter:
+    """Calls the first model of a fixed order that is allowed.
+
+    Attributes:
+        name: Name in logs and tables.
+        model_names: Names of its pool, length M.
+        settings: The order, and the numbers that decided it.
+        provenance: How it was made; None if it was written down as a behaviour policy.
+    """
+
+    KIND = "fixed_order"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model_names: tuple[str, ...],
+        settings: OrderSettings,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.name = name
+        self.model_names = model_names
+        self.settings = settings
+        self.provenance = provenance
+        ranks = {model: rank for rank, model in enumerate(settings.order)}
+        self._preferences = -np.array([ranks[model] for model in model_names], dtype=np.float64)
+
+    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability 1 for one model a row, shape (B, M). Raises as `distributions.action_masks`."""
+        masks = distributions.action_masks(observations, len(self.model_names))
+        return distributions.greedy(np.broadcast_to(self._preferences, masks.shape), masks)
+
+    def save(self, folder: Path) -> None:
+        """Write `router.json`."""
+        record = RouterRecord(
+            kind=self.KIND,
+            name=self.name,
+            model_names=self.model_names,
+            settings=self.settings.model_dump(mode="json"),
+            provenance=self.provenance,
+        )
+        write_router(folder, record)
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """Make the router of a record whose pool has been checked.
+
+        Raises:
+            RouterError: If the order does not hold every model once.
+        """
+        record = saved.record
+        settings = saved.settings(OrderSettings)
+        if sorted(settings.order) != sorted(record.model_names):
+            raise RouterError(
+                f"router {saved.folder}: order is {', '.join(settings.order)}, must hold every model of its pool once "
+                f"({', '.join(record.model_names)}); correct router.json"
+            )
+        return cls(name=record.name, model_names=record.model_names, settings=settings, provenance=record.provenance)
+
+
+def by_price(pool: PoolCard) -> tuple[str, ...]:
+    """Models of a pool, the cheapest first, by the price of `REFERENCE_CALL` (3000 prompt and 300 output tokens)."""
+    return tuple(sorted(pool.model_names, key=lambda name: pool.model(name).prices.cost_usd(REFERENCE_CALL)))
+
+
+def single_router(
+    model: str, pool: PoolCard, *, name: str | None = None, provenance: Provenance | None = None
+) -> FixedOrderRouter:
+    """Router that calls one model, and the cheapest allowed one where that is masked.
+
+    Args:
+        model: Name of the model.
+        pool: Its pool.
+        name: Name of the router; None takes `single:MODEL`.
+        provenance: How it was made.
+
+    Raises:
+        UnknownNameError: If the pool has no such model.
+    """
+    pool.index(model)
+    others = (other for other in by_price(pool) if other != model)
+    return FixedOrderRouter(
+        name=name or f"single:{model}",
+        model_names=pool.model_names,
+        settings=OrderSettings(order=(model, *others)),
+        provenance=provenance,
+    )
+
+
+class _Heuristic:
+    """What these algorithms share."""
+
+    needs_dataset: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
+    needs_validation: ClassVar[bool] = False
+    parameters_model: ClassVar[type[Frozen]] = NoParameters
+
+    def __init__(self, card: AgentCard, parameters: Frozen) -> None:
+        self.card = card
+        self.parameters = parameters
+
+    @classmethod
+    def from_card(cls, card: AgentCard) -> Self:
+        """Check the card's parameters.
+
+        Raises:
+            CardError: If a parameter is unknown or out of range.
+        """
+        return cls(card, parse_parameters(card, cls.parameters_model))
+
+    def _provenance(self, context: TrainingContext) -> Provenance:
+        return provenance(context, self.card, self.parameters)
+
+
+class Uniform(_Heuristic):
+    """Every allowed model with the same probability, at every turn."""
+
+    def train(self, context: TrainingContext) -> UniformRouter:
+        """Make the router."""
+        return UniformRouter(
+            name=self.card.name, model_names=context.pool.model_names, provenance=self._provenance(context)
+        )
+
+
+class Single(_Heuristic):
+    """One model throughout. Where it is masked, the cheapest allowed model by the price of a reference call."""
+
+    parameters_model: ClassVar[type[Frozen]] = SingleParameters
+
+    def train(self, context: TrainingContext) -> FixedOrderRouter:
+        """Make the router.
+
+        Raises:
+            UnknownNameError: If the pool has no such model.
+        """
+        assert isinstance(self.parameters, SingleParameters)
+        return single_router(
+            self.parameters.model, context.pool, name=self.card.name, provenance=self._provenance(context)
+        )
+
+
+class Cheapest(_Heuristic):
+    """The allowed model with the lowest price of a reference call."""
+
+    def train(self, context: TrainingContext) -> FixedOrderRouter:
+        """Make the router."""
+        cheapest = by_price(context.pool)[0]
+        return single_router(cheapest, context.pool, name=self.card.name, provenance=self._provenance(context))
+
+
+class Strongest(_Heuristic):
+    """The single model with the best mean utility on the validation split; the cheaper one on a tie.
+
+    Where it is masked, the next best one is called. The numbers that decided are saved with the router.
+    """
+
+    needs_validation: ClassVar[bool] = True
+
+    def train(self, context: TrainingContext) -> FixedOrderRouter:
+        """Run every single model on the validation split and make the router.
+
+        Raises:
+            InvalidConfigError: If the context has no validation.
+        """
+        if context.validate is None:
+            raise InvalidConfigError(
+                f"agent '{self.card.name}': the training context has no validate, but the strongest model is found by "
+                "running every one; give it"
+            )
+        candidates = by_price(context.pool)
+        utilities = context.validate([single_router(model, context.pool) for model in candidates])
+        scored: Mapping[str, float] = dict(zip(candidates, utilities, strict=True))
+        order = tuple(sorted(candidates, key=lambda model: -scored[model]))
+        _LOG.info("strongest model on validation: %s (%s)", order[0], dict(scored))
+        return FixedOrderRouter(
+            name=self.card.name,
+            model_names=context.pool.model_names,
+            settings=OrderSettings(order=order, validation_utilities=dict(scored)),
+            provenance=self._provenance(context),
+        )

@@ -1,0 +1,73 @@
+"""The paper's estimator: regression of the return that the behaviour policy went on to get."""
+
+from typing import ClassVar, Self
+
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
+from mtrouter_rl.agents.parameters import Discount, parse_parameters
+from mtrouter_rl.agents.q_router import QRouter
+from mtrouter_rl.agents.training import require_data
+from mtrouter_rl.agents.transitions import make_transitions
+from mtrouter_rl.cards import AgentCard
+
+
+class MonteCarloQParameters(QParameters):
+    """Parameters of `MonteCarloQ`.
+
+    Attributes:
+        gamma: Discount of the return that is regressed.
+    """
+
+    gamma: Discount = 1.0
+
+
+class MonteCarloQ:
+    """Learns Q of the behaviour policy: the mean return from this turn on, given history h and model m; acts greedily.
+
+    The greedy policy is one step of policy improvement over the behaviour policy. It does not know that better models
+    may be called later on: under uniform random logs a dear model looks as bad as what uniform random makes of its
+    work.
+
+    d3rlpy's DQN with gamma 0 and the return as reward is that regression.
+
+    Source: MTRouter (2026), the estimator. Deviation: the target is the return of our reward, which is the utility
+    still to be gained minus the weighted cost still to be paid. The research notes write final score minus cost weight
+    x remaining cost; the two differ by the utility already gained, which is one number for all models of a state and
+    changes no argmax. A fixed number of steps replaces early stopping.
+    """
+
+    needs_dataset: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
+    needs_validation: ClassVar[bool] = False
+
+    def __init__(self, card: AgentCard, parameters: MonteCarloQParameters) -> None:
+        self.card = card
+        self.parameters = parameters
+
+    @classmethod
+    def from_card(cls, card: AgentCard) -> Self:
+        """Check the card's parameters.
+
+        Raises:
+            CardError: If a parameter is unknown or out of range.
+        """
+        return cls(card, parse_parameters(card, MonteCarloQParameters))
+
+    def train(self, context: TrainingContext) -> QRouter:
+        """Train on the context's dataset.
+
+        Raises:
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
+            PoolMismatchError: If the dataset was logged with another pool.
+            RouterError: If the checkpoint folder belongs to another training.
+        """
+        dataset, features = require_data(context, self.card)
+        transitions = make_transitions(
+            dataset,
+            features,
+            reward=context.reward,
+            gamma=self.parameters.gamma,
+            show_progress=context.show_progress,
+        )
+        targets = transitions.with_rewards(transitions.returns)
+        return train_q_router(context, targets, card=self.card, parameters=self.parameters)

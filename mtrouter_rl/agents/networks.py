@@ -1,0 +1,239 @@
+"""The neural networks, in plain torch: what is needed to act, without d3rlpy.
+
+`joint_q` hands them to d3rlpy for training.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mtrouter_rl.agents.parameters import JointParameters, NetworkParameters
+from mtrouter_rl.pools.card import Frozen
+
+if TYPE_CHECKING:
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+
+FORBIDDEN_Q = -100.0
+"""Q-value of a forbidden model: below every return, and small enough to stay exact in float32 (-1e9 breaks d3rlpy's
+discrete BCQ)."""
+
+TEXT_BLOCKS = ("task", "last_observation", "last_action", "recent")
+"""Blocks of the history features that hold text vectors; all of one size E."""
+
+StateDict = Mapping[str, Tensor]
+
+
+class HistoryLayout(Frozen):
+    """Where things are in a row of input.
+
+    Attributes:
+        n_columns: Columns that the encoder reads, from the first.
+        text_blocks: (start, stop) of every text block; all of one size E. The remaining columns are taken as they are.
+    """
+
+    n_columns: int
+    text_blocks: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of_features(cls, features: "HistoryFeatures", *, n_extra: int = 0) -> "HistoryLayout":
+        """Layout of history features, followed by `n_extra` plain columns."""
+        slices = [features.blocks[name] for name in TEXT_BLOCKS if name in features.blocks]
+        blocks = tuple((part.start, part.stop) for part in slices)
+        return cls(n_columns=features.dim + n_extra, text_blocks=blocks)
+
+
+class GradientDropout(nn.Module):
+    """Dropout that acts only while training and only where a gradient is taken.
+
+    d3rlpy computes targets and greedy actions in training mode, but without gradients. Plain dropout would put noise
+    into both, and the maximum over noisy values is too high.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop components of x, any shape, with the given probability."""
+        active = self.training and torch.is_grad_enabled()
+        return functional.dropout(x, self.probability, training=active)
+
+
+class TextProjection(nn.Module):
+    """Every text block through its own linear projection and layer norm: (B, n_blocks, E) to (B, n_blocks, P)."""
+
+    def __init__(self, n_blocks: int, *, text_dim: int, projection: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(text_dim)
+        self.weight = nn.Parameter(torch.empty(n_blocks, text_dim, projection).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(n_blocks, projection))
+        self.norm_gain = nn.Parameter(torch.ones(n_blocks, projection))
+        self.norm_bias = nn.Parameter(torch.zeros(n_blocks, projection))
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Project blocks of shape (B, n_blocks, E)."""
+        projected = torch.einsum("bne,nep->bnp", blocks, self.weight) + self.bias
+        normed = functional.layer_norm(projected, projected.shape[-1:])
+        return normed * self.norm_gain + self.norm_bias
+
+
+class HistoryEncoder(nn.Module):
+    """phi(h): projected text blocks, joined with the remaining columns, through an MLP with layer norm.
+
+    Text vectors make up nearly all columns and few of the facts; the projections keep them from drowning the rest.
+    """
+
+    def __init__(self, layout: HistoryLayout, parameters: NetworkParameters) -> None:
+        super().__init__()
+        self.n_columns = layout.n_columns
+        self.text_slices = [slice(start, stop) for start, stop in layout.text_blocks]
+        in_text = {column for start, stop in layout.text_blocks for column in range(start, stop)}
+        rest = [column for column in range(layout.n_columns) if column not in in_text]
+        self.rest: Tensor
+        self.register_buffer("rest", torch.tensor(rest, dtype=torch.long), persistent=False)
+        size = len(rest)
+        if self.text_slices:
+            text_dim = layout.text_blocks[0][1] - layout.text_blocks[0][0]
+            n_blocks, projection = len(self.text_slices), parameters.text_projection
+            self.text = TextProjection(n_blocks, text_dim=text_dim, projection=projection)
+            size += n_blocks * projection
+        layers: list[nn.Module] = []
+        for hidden in parameters.history_hidden:
+            layers += [nn.Linear(size, hidden), nn.LayerNorm(hidden), nn.ReLU(), GradientDropout(parameters.dropout)]
+            size = hidden
+        self.layers = nn.Sequential(*layers)
+        self.out_dim = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode rows of shape (B, n_columns or more) to shape (B, out_dim)."""
+        rest = x.index_select(1, self.rest)
+        if self.text_slices:
+            blocks = torch.stack([x[:, part] for part in self.text_slices], dim=1)
+            rest = torch.cat([self.text(blocks).flatten(1), rest], dim=1)
+        encoded: Tensor = self.layers(rest)
+        return encoded
+
+
+class JointQNetwork(nn.Module):
+    """Q(h, m) = head(act(W_h phi(h) + W_m z_m + b)), one number for every model.
+
+    z_m is an MLP of [model features ; learned residual], the residual being zero at first, so that an unseen model is
+    judged by its features alone. The first joint layer is split into W_h and W_m: the same functions as a layer on the
+    concatenation [phi(h) ; z_m], at half the time. The last layer is zero at first, so Q starts as the Q_0 = 0 of
+    fitted Q iteration (Ernst et al., Tree-Based Batch Mode Reinforcement Learning, 2005).
+
+    Source: MTRouter (2026), history-model joint embeddings; deviations: the history encoder, and no concatenation.
+    """
+
+    def __init__(
+        self, layout: HistoryLayout, parameters: JointParameters, *, model_features: Sequence[Sequence[float]]
+    ) -> None:
+        super().__init__()
+        self.n_history = layout.n_columns
+        self.history = HistoryEncoder(layout, parameters)
+        self.model_features: Tensor
+        self.register_buffer("model_features", torch.tensor(model_features, dtype=torch.float32))
+        n_models, n_features = self.model_features.shape
+        self.residual = nn.Parameter(torch.zeros(n_models, parameters.residual_dim))
+        size = parameters.model_hidden
+        self.model = nn.Sequential(
+            nn.Linear(n_features + parameters.residual_dim, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()
+        )
+        first, *more = parameters.joint_hidden
+        self.joint_history = nn.Linear(self.history.out_dim, first)
+        self.joint_model = nn.Linear(size, first, bias=False)
+        self.head = _head(first, more, parameters.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Q-values of all models.
+
+        Args:
+            x: Rows of [history features, allowed bits], shape (B, D + M).
+
+        Returns:
+            Q-values, shape (B, M); `FORBIDDEN_Q` where the bit is 0, except in rows whose bits are all 0.
+        """
+        history = self.joint_history(self.history(x[:, : self.n_history]))
+        joint = history.unsqueeze(1) + self._models().unsqueeze(0)
+        return _mask_forbidden(self.head(joint).squeeze(-1), x[:, self.n_history :])
+
+    def value_of(self, x: Tensor, actions: Tensor) -> Tensor:
+        """Q-value of one model a row, without the cost of all the others.
+
+        Args:
+            x: Rows of [history features, allowed bits], shape (B, D + M).
+            actions: One allowed model each, int64, shape (B,).
+
+        Returns:
+            Q-values, shape (B, 1).
+        """
+        joint = self.joint_history(self.history(x[:, : self.n_history])) + self._models()[actions]
+        value: Tensor = self.head(joint)
+        return value
+
+    def _models(self) -> Tensor:
+        embedded: Tensor = self.joint_model(self.model(torch.cat([self.model_features, self.residual], dim=1)))
+        return embedded
+
+
+class ActionClassifier(nn.Module):
+    """Logit of every model from a row of [history features, allowed bits]."""
+
+    def __init__(self, layout: HistoryLayout, parameters: NetworkParameters, *, n_models: int) -> None:
+        super().__init__()
+        self.encoder = HistoryEncoder(layout, parameters)
+        self.output = nn.Linear(self.encoder.out_dim, n_models)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, shape (B, M), of rows of shape (B, D + M)."""
+        logits: Tensor = self.output(self.encoder(x))
+        return logits
+
+
+def _head(size: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.ReLU(), GradientDropout(dropout)]
+    for out in hidden:
+        layers += [nn.Linear(size, out), nn.ReLU()]
+        size = out
+    last = nn.Linear(size, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
+
+
+def _mask_forbidden(values: Tensor, allowed: Tensor) -> Tensor:
+    is_open = (allowed > 0.5) | ~(allowed > 0.5).any(dim=1, keepdim=True)
+    return torch.where(is_open, values, torch.full_like(values, FORBIDDEN_Q))
+
+
+class Ensemble:
+    """Networks of one shape, evaluated in one pass.
+
+    Args:
+        network: A network of that shape; its own weights do not matter.
+        weights: Stacked weights, one leading axis for the members: name -> tensor of shape (K, ...).
+    """
+
+    def __init__(self, network: nn.Module, weights: StateDict) -> None:
+        self.network = network.eval()
+        self.weights = dict(weights)
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs of the K members for rows of shape (B, ...), shape (K, B, ...)."""
+
+        def member(weights: dict[str, Tensor]) -> Tensor:
+            output: Tensor = torch.func.functional_call(self.network, weights, (x,))
+            return output
+
+        stacked: Tensor = torch.func.vmap(member)(self.weights)
+        return stacked
+
+
+def stack_weights(members: Sequence[StateDict]) -> dict[str, Tensor]:
+    """Weights of K networks of one shape, stacked along a new first axis."""
+    return {name: torch.stack([member[name] for member in members]).contiguous() for name in members[0]}

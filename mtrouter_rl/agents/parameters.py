@@ -1,0 +1,107 @@
+"""Hyper-parameters of agent cards: the fields that learned agents share, and how a card's parameters are checked."""
+
+import math
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.errors import CardError
+from mtrouter_rl.pools.card import Frozen
+
+ParametersT = TypeVar("ParametersT", bound=Frozen)
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Discount = Annotated[float, Field(ge=0, le=1)]
+
+
+class NetworkParameters(Frozen):
+    """Sizes of the history encoder and of the joint layers.
+
+    Attributes:
+        text_projection: Every text block of the history is projected to this size.
+        history_hidden: Hidden layers of the history encoder.
+        dropout: Dropout probability, applied only where a gradient is taken (see `networks.GradientDropout`).
+    """
+
+    text_projection: PositiveInt = 64
+    history_hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256,)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class JointParameters(NetworkParameters):
+    """Sizes of the joint Q-function on top of the history encoder.
+
+    Attributes:
+        model_hidden: Size of the model embedding z_m and of the layer before it.
+        residual_dim: Size of the learned residual per known model, initially zero.
+        joint_hidden: Layers of the joint part; the first is the split layer W_h phi(h) + W_m z_m + b.
+    """
+
+    model_hidden: PositiveInt = 64
+    residual_dim: PositiveInt = 16
+    joint_hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256, 64)
+
+
+class LoopParameters(Frozen):
+    """What the training loop does.
+
+    Attributes:
+        n_iterations: Iterations; at the end of each one metrics and a checkpoint are written.
+        steps_per_iteration: Gradient steps of an iteration.
+        batch_size: Transitions of a gradient step, drawn uniformly with replacement.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        schedule: "constant", or "cosine": from `learning_rate` to 0 over all iterations (one value an iteration).
+        keep_last: How many of the last iterates the router averages.
+    """
+
+    n_iterations: PositiveInt = 20
+    steps_per_iteration: PositiveInt = 400
+    batch_size: PositiveInt = 256
+    learning_rate: Positive = 5e-4
+    weight_decay: NonNegative = 0.01
+    schedule: Literal["constant", "cosine"] = "constant"
+    keep_last: PositiveInt = 5
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """Learning rate of an iteration, counted from 0.
+
+        Source of the cosine: Loshchilov and Hutter, SGDR (2017), equation 5, without restarts.
+        """
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / self.n_iterations))
+
+
+def parse_parameters(card: AgentCard, model: type[ParametersT]) -> ParametersT:
+    """Check the parameters of an agent card.
+
+    Args:
+        card: The card.
+        model: Frozen pydantic model of its parameters.
+
+    Raises:
+        CardError: If a parameter is missing, unknown or out of range; names every one with its value and rule.
+    """
+    try:
+        return model.model_validate(card.parameters)
+    except ValidationError as error:
+        raise _explain(card, model, error) from error
+
+
+def _explain(card: AgentCard, model: type[Frozen], error: ValidationError) -> CardError:
+    known = ", ".join(model.model_fields) or "(none)"
+    lines = []
+    for issue in error.errors():
+        where = ".".join(str(part) for part in issue["loc"]) or "(all together)"
+        if issue["type"] == "extra_forbidden":
+            rule = f"is no parameter of algorithm '{card.algorithm}'; remove it or correct its spelling. Known: {known}"
+        elif issue["type"] == "missing":
+            rule = "is missing and has no default; add it"
+        else:
+            rule = f"got {issue['input']!r}: {issue['msg'].rstrip('.')}"
+        lines.append(f"  parameter '{where}' {rule}")
+    return CardError(f"agent card '{card.name}' breaks its rules:\n" + "\n".join(lines))

@@ -1,0 +1,166 @@
+"""From what a user writes (a name, a policy, a folder) to a router, in this process or in a worker."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mtrouter_rl.agents.base import Algorithm, TrainingContext
+from mtrouter_rl.agents.behavior import POLICY_FORMS, parse_policy
+from mtrouter_rl.agents.loading import load_router
+from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE
+from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
+from mtrouter_rl.errors import InvalidConfigError, RouterError, unknown_name
+from mtrouter_rl.pools.card import PoolCard
+from mtrouter_rl.protocols import Router, TextEncoder
+from mtrouter_rl.records import JsonValue
+from mtrouter_rl.registry import ALGORITHMS, ENCODERS
+
+if TYPE_CHECKING:
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+    from mtrouter_rl.envs.factory import EnvConfig
+
+ENCODER_CACHE_FILE_FOLDER = "embeddings"
+
+
+def load_algorithm(card: AgentCard) -> Algorithm:
+    """Algorithm of an agent card, its parameters checked.
+
+    Raises:
+        UnknownNameError: If the algorithm is not registered.
+        CardError: If a parameter breaks its rule.
+    """
+    algorithm = cast("type[Algorithm]", ALGORITHMS.load(card.algorithm))
+    return algorithm.from_card(card)
+
+
+def make_encoder(name: str, cache: Path | None) -> TextEncoder:
+    """Text encoder with a cache around it.
+
+    Args:
+        name: Registered name ("minilm"), or the name of the weights that a saved router tells ("all-MiniLM-L6-v2").
+        cache: Folder of the on-disk cache; None keeps vectors in memory only.
+
+    Raises:
+        UnknownNameError: If there is no such encoder.
+        MissingDependencyError: If its package is not installed.
+    """
+    from mtrouter_rl.embeddings.cache import CachedEncoder
+
+    makers = {key: ENCODERS.load(key) for key in ENCODERS.targets()}
+    if name in makers:
+        return CachedEncoder(makers[name](), cache)  # type: ignore[operator]
+    for maker in makers.values():
+        encoder = maker()  # type: ignore[operator]
+        if encoder.name == name:
+            return CachedEncoder(encoder, cache)
+    raise unknown_name("text encoder", name, makers)
+
+
+def make_features(config: Mapping[str, JsonValue], pool: PoolCard, cache: Path | None) -> "HistoryFeatures":
+    """History features from the `to_config()` of those that a router was trained on.
+
+    Raises:
+        RouterError: If the configuration is incomplete.
+    """
+    from mtrouter_rl.embeddings.history import HistoryFeatures, HistoryFeaturesConfig
+
+    try:
+        name, settings = str(config["encoder"]), config["config"]
+    except KeyError as error:
+        raise RouterError(f"features of the saved router have no field {error}; train the router again") from error
+    encoder = make_encoder(name, cache)
+    return HistoryFeatures(encoder=encoder, pool=pool, config=HistoryFeaturesConfig.model_validate(settings))
+
+
+def is_router_folder(text: str) -> bool:
+    """Whether a text names the folder of a saved router."""
+    return (Path(text) / RECORD_FILE).is_file()
+
+
+def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> Router:
+    """Router from what a user wrote.
+
+    Args:
+        text: A folder of a saved router; a policy such as `uniform`, `sticky:0.3`, `single:MODEL` or
+            `epsilon-greedy:0.2:FOLDER`; or the name of an agent card that needs no training (`random`, `cheapest`).
+        pool: The pool that it acts on.
+        cache: Folder of the embedding cache.
+
+    Raises:
+        UnknownNameError: If it is none of these; lists what there is.
+        InvalidConfigError: If the agent has to be trained first.
+        RouterError: If the saved router cannot be read.
+        PoolMismatchError: If it was made for another pool.
+    """
+    if is_router_folder(text):
+        return load_router(Path(text), pool=pool, make_features=lambda config: make_features(config, pool, cache))
+    if text.partition(":")[0] in POLICY_FORMS:
+        return parse_policy(text, pool=pool, load_router=lambda folder: resolve_router(folder, pool, cache=cache))
+    if text in list_cards("agents") or Path(text).suffix == ".yaml":
+        return _untrained(text, pool)
+    if Path(text).is_dir():
+        raise RouterError(f"folder {text} holds no {RECORD_FILE}: it is no saved router; give the --out of a training")
+    raise unknown_name(
+        "router", text, {*list_cards("agents"), *POLICY_FORMS}, fix="The folder of a trained router is taken as well"
+    )
+
+
+def _untrained(text: str, pool: PoolCard) -> Router:
+    card = load_agent_card(text)
+    algorithm = load_algorithm(card)
+    if algorithm.needs_dataset or algorithm.needs_validation:
+        raise InvalidConfigError(
+            f"router '{card.name}' has to be trained first: run "
+            f"'mtrouter-rl train --agent {card.name} --out FOLDER' and give that FOLDER"
+        )
+    # These agents maximise nothing, so the reward of the context is not read.
+    from mtrouter_rl.cards import RewardCard
+
+    return algorithm.train(TrainingContext(pool=pool, reward=RewardCard(cost_weight=0.0, cost_unit_usd=1.0), seed=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterRef:
+    """A router by its text: small and picklable, made into the router where it is needed.
+
+    Attributes:
+        text: See `resolve_router`.
+        cache: Folder of the embedding cache.
+        key: Distinguishes routers in a worker: text, and the contents of its folder if it is one.
+    """
+
+    text: str
+    cache: str | None = None
+    key: str = ""
+
+    @classmethod
+    def of(cls, text: str, cache: Path | None = None) -> "RouterRef":
+        """Reference with the fingerprint of the router's files as part of its key."""
+        return cls(text=text, cache=None if cache is None else str(cache), key=f"{text}#{fingerprint(text)}")
+
+    @property
+    def name(self) -> str:
+        """What tells routers apart inside a worker."""
+        return self.key or self.text
+
+    def __call__(self, config: "EnvConfig") -> Router:
+        """Make the router for an environment's pool."""
+        return resolve_router(self.text, config.pool, cache=None if self.cache is None else Path(self.cache))
+
+
+def fingerprint(text: str) -> str:
+    """Hash of a router's files, 16 hexadecimal digits; empty if the text names no folder.
+
+    It is kept beside every episode that a router ran, so that results of an older training are never taken for those of
+    a newer one.
+    """
+    folder = Path(text.rpartition(":")[2] if text.startswith("epsilon-greedy:") else text)
+    if not (folder / RECORD_FILE).is_file():
+        return ""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in (RECORD_FILE, WEIGHTS_FILE):
+        path = folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()

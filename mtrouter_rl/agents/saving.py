@@ -1,0 +1,176 @@
+"""What a saved router looks like: `router.json`, and `weights.safetensors` beside it if there are any. No pickles."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from pydantic import Field, JsonValue, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mtrouter_rl.cards import AgentCard, RewardCard
+from mtrouter_rl.errors import PoolMismatchError, RouterError
+from mtrouter_rl.pools.card import Frozen, PoolCard
+
+if TYPE_CHECKING:
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+
+RECORD_FILE = "router.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+MakeFeatures = Callable[[dict[str, JsonValue]], "HistoryFeatures"]
+"""Makes the history features that a saved router was trained on from their `to_config()`."""
+
+SettingsT = TypeVar("SettingsT", bound=Frozen)
+
+
+class Provenance(Frozen):
+    """How a router was made.
+
+    Attributes:
+        card: The agent card, as it was given.
+        seed: Seed of the training.
+        dataset_id: The log that it learned from; None if it needed none.
+        reward: What it maximises; None if it maximises nothing.
+    """
+
+    card: AgentCard
+    seed: int
+    dataset_id: str | None = None
+    reward: RewardCard | None = None
+
+
+class RouterRecord(Frozen):
+    """Contents of `router.json`.
+
+    Attributes:
+        schema_version: Version of this layout.
+        kind: Registered name of the router class.
+        name: Name of the router in tables.
+        model_names: Names of the pool that it was made for, in pool order.
+        settings: Checked by the router class.
+        features: Configuration of the history features; None if it reads none.
+        provenance: How it was made; None for a policy that was written down rather than trained.
+        package_version: Version of mtrouter_rl that wrote it.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: str
+    name: str
+    model_names: tuple[str, ...]
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    features: dict[str, JsonValue] | None = None
+    provenance: Provenance | None = None
+    package_version: str = Field(default_factory=lambda: version("mtrouter-rl"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRouter:
+    """A saved router that is being loaded.
+
+    Attributes:
+        folder: Where it is.
+        record: Its `router.json`.
+        pool: The pool that it is loaded for; its names are those of the record.
+        make_features: See `MakeFeatures`.
+    """
+
+    folder: Path
+    record: RouterRecord
+    pool: PoolCard
+    make_features: MakeFeatures
+
+    def settings(self, model: type[SettingsT]) -> SettingsT:
+        """The record's settings.
+
+        Raises:
+            RouterError: If they break the rules of the router class.
+        """
+        try:
+            return model.model_validate(self.record.settings)
+        except ValidationError as error:
+            raise RouterError(f"router {self.folder / RECORD_FILE}: settings break their rules: {error}") from error
+
+    def features(self) -> "HistoryFeatures":
+        """The history features that the router was trained on.
+
+        Raises:
+            RouterError: If the record has none.
+        """
+        if self.record.features is None:
+            raise RouterError(
+                f"router {self.folder / RECORD_FILE}: features is null, but kind '{self.record.kind}' needs them; "
+                "train the router again"
+            )
+        return self.make_features(self.record.features)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The router's weights.
+
+        Raises:
+            RouterError: If the file is missing or cannot be read.
+        """
+        path = self.folder / WEIGHTS_FILE
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RouterError(
+                f"router weights {path} cannot be read ({error}); copy or train the router again"
+            ) from error
+
+
+def write_router(folder: Path, record: RouterRecord, *, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a router into a folder, which is made if need be. The record comes last: with it the router is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if weights is not None:
+        partial = folder / f"{WEIGHTS_FILE}.partial"
+        save_file(dict(weights), partial)
+        partial.replace(folder / WEIGHTS_FILE)
+    partial = folder / f"{RECORD_FILE}.partial"
+    partial.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / RECORD_FILE)
+
+
+def read_record(folder: Path) -> RouterRecord:
+    """Read `router.json`.
+
+    Raises:
+        RouterError: If it is missing, unreadable, of another version, or was written by something else.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise RouterError(f"no saved router in {folder}: {RECORD_FILE} is missing; give the folder that `train` wrote")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return RouterRecord.model_validate(data)
+    except ValidationError as error:
+        raise RouterError(f"router {path} was not written by this version of mtrouter_rl: {error}") from error
+    except (ValueError, OSError) as error:
+        raise RouterError(f"router {path} cannot be read ({error}); copy or train the router again") from error
+
+
+def check_pool(record: RouterRecord, pool: PoolCard) -> None:
+    """Make sure that a router fits a pool.
+
+    Raises:
+        PoolMismatchError: If the pool's models are others or in another order; names the differing ones.
+    """
+    theirs, ours = record.model_names, pool.model_names
+    if theirs == ours:
+        return
+    missing = [name for name in theirs if name not in ours]
+    unknown = [name for name in ours if name not in theirs]
+    if missing or unknown:
+        difference = (
+            f"only the router knows: {', '.join(missing) or '(none)'}; only the pool: {', '.join(unknown) or '(none)'}"
+        )
+    else:
+        difference = f"same models in another order: {', '.join(theirs)} and {', '.join(ours)}"
+    raise PoolMismatchError(
+        f"router '{record.name}' was made for another pool than '{pool.name}'; {difference}; "
+        "use the router's pool, or train a router for this one"
+    )

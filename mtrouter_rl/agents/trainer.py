@@ -1,0 +1,155 @@
+"""The one training loop. It runs any of the `learners` over a log, in iterations.
+
+An iteration is one interval of the target network: with Q-learning, one step of fitted-Q iteration. Everything random
+in an iteration comes from (seed, iteration), so a training that was killed and resumed ends with the same weights.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.checkpoint import CheckpointStore
+from mtrouter_rl.agents.learners import Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm
+from mtrouter_rl.agents.parameters import LoopParameters
+from mtrouter_rl.agents.transitions import Transitions
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.protocols import MetricSink
+from mtrouter_rl.records import JsonValue
+
+TD_LOSS = "train/td_loss"
+IMITATION_LOSS = "train/imitation_loss"
+Q_MEAN = "train/q_mean"
+BELLMAN_RESIDUAL = "train/bellman_residual"
+LEARNING_RATE = "train/learning_rate"
+STEPS_PER_SECOND = "train/steps_per_second"
+
+N_WATCHED_STATES = 512
+N_WATCHED_TRANSITIONS = 2048
+
+
+def train(
+    learner: Learner,
+    transitions: Transitions,
+    *,
+    loop: LoopParameters,
+    context: TrainingContext,
+    identity: Mapping[str, JsonValue],
+) -> tuple[dict[str, Tensor], ...]:
+    """Train, or resume a training from its checkpoint.
+
+    Args:
+        learner: Which algorithm.
+        transitions: The log.
+        loop: Length and optimizer of the training.
+        context: Seed, checkpoint folder, metrics, progress bar. Torch's global random state is left as it was.
+        identity: Everything else that decides the result; a checkpoint of another training is refused by it.
+
+    Returns:
+        Weights of the learner's module after each of the last `loop.keep_last` iterations, oldest first.
+
+    Raises:
+        RouterError: If the checkpoint folder holds the checkpoint of another training, or one that cannot be read.
+        InvalidConfigError: If the training diverges, or the seed is negative.
+    """
+    whole_identity = {**identity, "seed": context.seed, "data": transitions.fingerprint()}
+    store = CheckpointStore(context.checkpoint_folder, whole_identity)
+    with torch.random.fork_rng(devices=[]):
+        algorithm = _build(learner, transitions, loop=loop, seed=context.seed)
+        networks = Networks(algorithm)
+        n_done, kept = store.load(networks)
+        algorithm.set_grad_step(1 + n_done * loop.steps_per_iteration)
+        iterates = deque(kept, maxlen=loop.keep_last)
+        watch = _Watch(learner, transitions, sink=context.metrics)
+        bar = range(n_done, loop.n_iterations)
+        for iteration in tqdm(bar, initial=n_done, total=loop.n_iterations, disable=not context.show_progress):
+            networks.set_learning_rate(loop.learning_rate_at(iteration))
+            started = time.perf_counter()
+            loss = _run_iteration(algorithm, transitions, loop=loop, seed=context.seed, iteration=iteration)
+            steps_per_second = loop.steps_per_iteration / (time.perf_counter() - started)
+            iterates.append(networks.weights(learner.module))
+            step = (iteration + 1) * loop.steps_per_iteration
+            context.metrics.scalar(LEARNING_RATE, loop.learning_rate_at(iteration), step)
+            context.metrics.scalar(STEPS_PER_SECOND, steps_per_second, step)
+            watch.record(networks, loss=loss, step=step)
+            store.save(networks, iterates, n_done=iteration + 1)
+    return tuple(iterates)
+
+
+def _seed(seed: int, stage: int) -> np.random.Generator:
+    """Seed torch's global state, which initialises weights and draws dropout, and give a generator for the rest."""
+    if seed < 0:
+        raise InvalidConfigError(f"seed is {seed}, must be 0 or more")
+    sequence = np.random.SeedSequence([seed, stage])
+    torch.manual_seed(int(sequence.generate_state(1)[0]))
+    return np.random.default_rng(sequence)
+
+
+def _build(learner: Learner, transitions: Transitions, *, loop: LoopParameters, seed: int) -> TrainableAlgorithm:
+    _seed(seed, 0)
+    algorithm = learner.build(loop)
+    algorithm.create_impl((transitions.observations.shape[1],), transitions.n_models)
+    return algorithm
+
+
+def _run_iteration(
+    algorithm: TrainableAlgorithm, transitions: Transitions, *, loop: LoopParameters, seed: int, iteration: int
+) -> float:
+    """Gradient steps of one iteration; gives the mean loss.
+
+    d3rlpy renews the target network after every step whose number is a multiple of the interval. Steps are counted
+    from 1 here, so that this is the last step of an iteration and not the first one of the next.
+    """
+    generator = _seed(seed, iteration + 1)
+    losses = [
+        algorithm.update(transitions.sample(loop.batch_size, generator))["loss"]
+        for _ in range(loop.steps_per_iteration)
+    ]
+    loss = float(np.mean(losses))
+    if not math.isfinite(loss):
+        raise InvalidConfigError(
+            f"iteration {iteration}: the loss is {loss}, must be finite; the training diverges: lower learning_rate "
+            f"(now {loop.learning_rate})"
+        )
+    return loss
+
+
+class _Watch:
+    """Measures a training on fixed states and transitions, so that its curves are comparable from point to point."""
+
+    def __init__(self, learner: Learner, transitions: Transitions, *, sink: MetricSink) -> None:
+        self.sink = sink
+        self.learner = learner
+        starts = transitions.start_rows
+        chosen = _spread(len(transitions), N_WATCHED_TRANSITIONS)
+        rows = transitions.rows[chosen]
+        self.starts = torch.from_numpy(transitions.observations[starts[_spread(len(starts), N_WATCHED_STATES)]])
+        self.now = torch.from_numpy(transitions.observations[rows])
+        self.next = torch.from_numpy(transitions.observations[rows + 1])
+        self.actions = torch.from_numpy(transitions.actions[chosen])
+        self.rewards = torch.from_numpy(transitions.rewards[chosen])
+        self.continues = 1 - torch.from_numpy(transitions.terminals[chosen])
+
+    def record(self, networks: Networks, *, loss: float, step: int) -> None:
+        """Write the metrics of an iteration: the loss, and for Q-learning value estimate and Bellman residual."""
+        if self.learner.module != Q_FUNCTIONS:
+            self.sink.scalar(IMITATION_LOSS, loss, step)
+            return
+        value = networks.q_values(self.starts).max(dim=1).values.mean()
+        chosen = networks.q_values(self.now).gather(1, self.actions[:, None]).squeeze(1)
+        following = networks.q_values(self.next).max(dim=1).values
+        residual = self.rewards + self.learner.gamma * self.continues * following - chosen
+        self.sink.scalar(TD_LOSS, loss, step)
+        self.sink.scalar(Q_MEAN, float(value), step)
+        self.sink.scalar(BELLMAN_RESIDUAL, float(residual.abs().mean()), step)
+
+
+def _spread(n: int, at_most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Evenly spread indices into n things, all of them if they are few."""
+    return np.unique(np.linspace(0, n - 1, min(n, at_most)).astype(np.int64))

@@ -1,0 +1,248 @@
+"""A log laid out as arrays, and mini-batches of it for d3rlpy.
+
+Every episode of T turns gives T transitions and T + 1 rows of observations: the state before each turn, and the one
+after the last. The next observation of a transition is the next row, so nothing is stored twice and the last
+transition of an episode, with its reward, is kept however the episode ended.
+"""
+
+import dataclasses
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mtrouter_rl.agents.networks import FORBIDDEN_Q
+from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.records import Episode, FloatArray
+
+if TYPE_CHECKING:
+    from d3rlpy.dataset import TransitionMiniBatch
+
+    from mtrouter_rl.datasets.store import Dataset
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+
+_LOG = logging.getLogger(__name__)
+
+
+def discounted_returns(rewards: FloatArray, gamma: float) -> FloatArray:
+    """Return-to-go of every turn of one episode.
+
+    Args:
+        rewards: Reward per turn, shape (T,).
+        gamma: Discount factor, in [0, 1].
+
+    Returns:
+        Discounted sum of rewards from each turn to the last, float64, shape (T,).
+
+    Example:
+        >>> discounted_returns(np.array([1.0, 0.0, 2.0]), 0.5)
+        array([1.5, 1. , 2. ])
+
+    Source: Sutton and Barto, Reinforcement Learning (2018), section 3.3.
+    """
+    returns = np.zeros(len(rewards))
+    following = 0.0
+    for turn in range(len(rewards) - 1, -1, -1):
+        following = float(rewards[turn]) + gamma * following
+        returns[turn] = following
+    return returns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transitions:
+    """N transitions of E episodes over R = N + E observation rows.
+
+    Attributes:
+        observations: [history features (D), allowed bits (M)], float32, shape (R, D + M). The bits of the row after the
+            last turn are all 0, which the Q-function reads as "no mask".
+        rows: Row of the state before the transition, shape (N,); the next state is row + 1.
+        actions: Model chosen, shape (N,).
+        rewards: Utility gained minus weighted cost, float32, shape (N,).
+        terminals: 1 where the value ends with this transition, float32, shape (N,).
+        utility_gains: Shape (N,).
+        costs_usd: USD, shape (N,).
+        episodes: Index of the episode among those that were given, shape (N,).
+        turns: Turn index, shape (N,).
+        returns: Discounted return from this turn on, as logged, float32, shape (N,).
+        n_models: M.
+    """
+
+    observations: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+    actions: npt.NDArray[np.int64]
+    rewards: npt.NDArray[np.float32]
+    terminals: npt.NDArray[np.float32]
+    utility_gains: npt.NDArray[np.float32]
+    costs_usd: npt.NDArray[np.float32]
+    episodes: npt.NDArray[np.int64]
+    turns: npt.NDArray[np.int64]
+    returns: npt.NDArray[np.float32]
+    n_models: int
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def start_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the first states of the episodes, shape (E,)."""
+        rows: npt.NDArray[np.int64] = self.rows[self.turns == 0]
+        return rows
+
+    def with_rewards(self, rewards: npt.NDArray[np.float32]) -> Self:
+        """The same transitions with other rewards, shape (N,); `returns` stays what was logged."""
+        return dataclasses.replace(self, rewards=rewards.astype(np.float32))
+
+    def of_episodes(self, chosen: npt.NDArray[np.bool_]) -> Self:
+        """Transitions of some episodes; `chosen` has one flag for every episode that was given."""
+        keep = chosen[self.episodes]
+        names = (
+            "rows",
+            "actions",
+            "rewards",
+            "terminals",
+            "utility_gains",
+            "costs_usd",
+            "episodes",
+            "turns",
+            "returns",
+        )
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names})
+
+    def batch(self, indices: npt.NDArray[np.int64]) -> "TransitionMiniBatch":
+        """The transitions of these indices, shape (B,), as d3rlpy takes them."""
+        from d3rlpy.dataset import TransitionMiniBatch
+
+        rows = self.rows[indices]
+        ones = np.ones((len(indices), 1), dtype=np.float32)
+        return TransitionMiniBatch(
+            observations=self.observations[rows],
+            actions=self.actions[indices, None].astype(np.float32),
+            rewards=self.rewards[indices, None],
+            next_observations=self.observations[rows + 1],
+            next_actions=np.zeros_like(ones),
+            terminals=self.terminals[indices, None],
+            intervals=ones,
+            transitions=[],
+        )
+
+    def sample(self, batch_size: int, generator: np.random.Generator) -> "TransitionMiniBatch":
+        """Mini-batch drawn uniformly with replacement."""
+        return self.batch(generator.integers(len(self), size=batch_size))
+
+    def fingerprint(self) -> str:
+        """Checksum of everything that a training reads."""
+        checksum = 0
+        for array in (self.observations, self.rows, self.actions, self.rewards, self.terminals):
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        return f"{len(self)}-{checksum:08x}"
+
+
+def make_transitions(
+    dataset: "Dataset",
+    features: "HistoryFeatures",
+    *,
+    reward: RewardCard,
+    gamma: float,
+    bootstrap_after_truncation: bool = False,
+    show_progress: bool = False,
+) -> Transitions:
+    """Lay out the completed episodes of a dataset.
+
+    Args:
+        dataset: The log.
+        features: Encodes it.
+        reward: Cost weight and unit.
+        gamma: Discount of `Transitions.returns`.
+        bootstrap_after_truncation: False: a truncated episode has no value after its last turn, as a terminated one.
+            The state holds the turns and the budget that are left, so the limit is part of the task that is learned
+            (the "time-aware" agents of Pardo et al., Time Limits in Reinforcement Learning, 2018). True: the value of
+            the state after the last turn is bootstrapped, as if the episode went on ("partial-episode bootstrapping").
+        show_progress: Whether to draw a progress bar while encoding.
+
+    Raises:
+        InvalidConfigError: If no completed episode has a turn, or a return is at or below the value of forbidden
+            models.
+    """
+    episodes = [episode for episode in dataset.completed if episode.turns]
+    skipped = len(dataset.completed) - len(episodes)
+    if skipped:
+        _LOG.warning("%d completed episodes without a turn give no transition", skipped)
+    if not episodes:
+        raise InvalidConfigError(
+            f"dataset '{dataset.info.dataset_id}' has no completed episode with a turn; there is nothing to learn from"
+        )
+    features.encode_log(episodes, show_progress=show_progress)
+    model_names = tuple(dataset.info.model_names)
+    transitions = _lay_out(
+        episodes,
+        observations=_observations(episodes, features, n_models=len(model_names)),
+        model_names=model_names,
+        reward=reward,
+        gamma=gamma,
+        bootstrap_after_truncation=bootstrap_after_truncation,
+    )
+    _check_returns(transitions, reward)
+    return transitions
+
+
+def _observations(
+    episodes: Sequence[Episode], features: "HistoryFeatures", *, n_models: int
+) -> npt.NDArray[np.float32]:
+    n_rows = sum(len(episode.turns) + 1 for episode in episodes)
+    rows = np.zeros((n_rows, features.dim + n_models), dtype=np.float32)
+    start = 0
+    for episode in episodes:
+        n_turns = len(episode.turns)
+        rows[start : start + n_turns + 1, : features.dim] = features.of_episode(episode)
+        rows[start : start + n_turns, features.dim :] = [turn.action_mask for turn in episode.turns]
+        start += n_turns + 1
+    return rows
+
+
+def _lay_out(
+    episodes: Sequence[Episode],
+    *,
+    observations: npt.NDArray[np.float32],
+    model_names: tuple[str, ...],
+    reward: RewardCard,
+    gamma: float,
+    bootstrap_after_truncation: bool,
+) -> Transitions:
+    turns = [turn for episode in episodes for turn in episode.turns]
+    lengths = np.array([len(episode.turns) for episode in episodes])
+    episode_index = np.repeat(np.arange(len(episodes)), lengths)
+    turn_index = np.concatenate([np.arange(length) for length in lengths])
+    utility_gains = np.array([turn.utility_gain for turn in turns])
+    costs_usd = np.array([turn.cost_usd for turn in turns])
+    rewards = reward.reward(utility_gains, costs_usd)
+    parts = np.split(rewards, np.cumsum(lengths)[:-1])
+    terminated = np.array([turn.terminated for turn in turns])
+    truncated = np.array([turn.truncated for turn in turns])
+    ends = terminated if bootstrap_after_truncation else terminated | truncated
+    return Transitions(
+        observations=observations,
+        rows=np.arange(len(turns)) + episode_index,
+        actions=np.array([model_names.index(turn.model) for turn in turns]),
+        rewards=rewards.astype(np.float32),
+        terminals=ends.astype(np.float32),
+        utility_gains=utility_gains.astype(np.float32),
+        costs_usd=costs_usd.astype(np.float32),
+        episodes=episode_index,
+        turns=turn_index,
+        returns=np.concatenate([discounted_returns(part, gamma) for part in parts]).astype(np.float32),
+        n_models=len(model_names),
+    )
+
+
+def _check_returns(transitions: Transitions, reward: RewardCard) -> None:
+    lowest = float(transitions.returns.min())
+    if lowest <= FORBIDDEN_Q:
+        raise InvalidConfigError(
+            f"reward.cost_weight {reward.cost_weight} with cost_unit_usd {reward.cost_unit_usd} gives a return of "
+            f"{lowest:.4g}, must be above {FORBIDDEN_Q}, the value of forbidden models; choose a larger cost_unit_usd"
+        )

@@ -1,0 +1,356 @@
+"""Command line: parses, calls the package, prints. No logic of its own."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mtrouter_rl import __version__
+from mtrouter_rl.envs.factory import EnvConfig, resolve_env
+from mtrouter_rl.errors import MTRouterError
+
+_GENERAL = """\
+Learn from logs which LLM to call at every turn of a long task.
+
+The usual order:
+  mtrouter-rl study                      everything below, in order, with sensible sizes
+  mtrouter-rl collect ... --out LOG      run episodes, keep them as a dataset
+  mtrouter-rl inspect LOG                see what a dataset holds, and whether it is sound
+  mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
+  mtrouter-rl evaluate --router ROUTER random --split test --out RUN
+  mtrouter-rl report RUN                 table, plots, TensorBoard, HTML page
+"""
+
+
+def _formatter(prog: str) -> argparse.RawDescriptionHelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110)
+
+
+def _add_env(parser: argparse.ArgumentParser, *, default: str | None = "scienceworld") -> None:
+    group = parser.add_argument_group("environment")
+    group.add_argument("--env", default=default, metavar="NAME|PATH", help=f"environment card (default: {default})")
+    group.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
+    group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
+    group.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
+    group.add_argument("--max-turns", type=int, metavar="T", help="turn limit (default: the card's)")
+
+
+def _config(args: argparse.Namespace, *, env: str | None = None) -> EnvConfig:
+    return resolve_env(
+        args.env or env or "scienceworld",
+        args.pool,
+        cost_weight=args.cost_weight,
+        budget_usd=args.budget_usd,
+        max_turns=args.max_turns,
+    )
+
+
+def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "study",
+        formatter_class=_formatter,
+        help="the main job, end to end: collect, train, evaluate, report",
+        description=(
+            "Collects a log of uniform random routing, finds the strongest single model on validation, trains every\n"
+            "router, evaluates all of them closed-loop on test and held-out (OOD) tasks, and draws tables, plots and\n"
+            "TensorBoard. Steps that are done are skipped; a killed study goes on where it stopped.\n\n"
+            "example: mtrouter-rl study --out runs/quick"
+        ),
+    )
+    _add_env(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/quick"), metavar="DIR", help="folder of the run (default: runs/quick)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of collection, training and bootstrap (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="worker processes, each with its own simulator (default: 2)"
+    )
+    parser.add_argument("--encoder", default="minilm", help="text encoder: minilm or hashing (default: minilm)")
+    parser.add_argument("--episodes", type=int, metavar="N", help="logged episodes to train on (default: 640)")
+    parser.add_argument("--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2)")
+    parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: five of them)")
+    parser.set_defaults(run=_study)
+
+
+def _study(args: argparse.Namespace) -> None:
+    import dataclasses
+
+    from mtrouter_rl.evaluation.tables import format_table
+    from mtrouter_rl.study import QUICK, StudyRequest, run_study
+
+    changes = {"n_episodes": args.episodes, "n_test_seeds": args.test_seeds}
+    size = dataclasses.replace(QUICK, **{name: value for name, value in changes.items() if value is not None})
+    request = StudyRequest(
+        config=_config(args), out=args.out, size=size, seed=args.seed, n_workers=args.workers, encoder=args.encoder
+    )
+    if args.agents:
+        request = dataclasses.replace(request, agents=tuple(args.agents))
+    results = run_study(request, say=_say)
+    for split in results.splits:
+        print(f"\n{format_table(results, split)}")
+    print(
+        f"\nEverything lies in {args.out}:\n"
+        f"  {args.out / 'report.html'}   the report, for a browser\n"
+        f"  {args.out / 'results.json'}  every number\n"
+        f"  {args.out / 'routers'}       the trained routers\n"
+        f"Open TensorBoard with:\n  tensorboard --logdir {args.out}"
+    )
+
+
+def _add_collect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "collect",
+        formatter_class=_formatter,
+        help="run episodes under a behaviour policy and keep them as a dataset",
+        description=(
+            "Policies: uniform | sticky:P (changes model with probability P) | single:MODEL |\n"
+            "epsilon-greedy:E:FOLDER (a trained router, with probability E a uniform draw). The propensity of every\n"
+            "logged action is exact. Run the same command again after a kill: it goes on where it stopped.\n\n"
+            "example: mtrouter-rl collect --env scienceworld --policy uniform --episodes 1000 --out logs/uniform"
+        ),
+    )
+    _add_env(parser)
+    parser.add_argument("--policy", metavar="POLICY", help="behaviour policy, see above")
+    parser.add_argument("--episodes", type=int, metavar="N", help="how many episodes")
+    parser.add_argument(
+        "--dataset", metavar="NAME|PATH", help="dataset card; gives env, pool, policy, episodes and seed"
+    )
+    parser.add_argument("--split", default=None, choices=["train", "validation", "test", "ood"], help="default: train")
+    parser.add_argument("--seed", type=int, help="seed of the draw of episodes (default: 0)")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the dataset")
+    parser.add_argument("--overwrite", action="store_true", help="replace another dataset that lies there")
+    parser.set_defaults(run=_collect)
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from mtrouter_rl.cards import DatasetCard, load_dataset_card
+    from mtrouter_rl.datasets.inspect import format_summary, summarize
+    from mtrouter_rl.errors import InvalidConfigError
+    from mtrouter_rl.rollout import RolloutPool
+    from mtrouter_rl.workflows import CollectRequest, collect_dataset
+
+    card: DatasetCard | None = load_dataset_card(args.dataset) if args.dataset else None
+    if card is not None:
+        args.env, args.pool = card.env, args.pool or card.pool
+    policy = args.policy or (card.policy if card else None)
+    n_episodes = args.episodes or (card.n_episodes if card else None)
+    if policy is None or n_episodes is None:
+        raise InvalidConfigError("give --policy and --episodes, or a dataset card with --dataset")
+    request = CollectRequest(
+        policy=policy,
+        n_episodes=n_episodes,
+        seed=args.seed if args.seed is not None else (card.seed if card else 0),
+        out=args.out,
+        split=args.split or (card.split if card else "train"),
+        dataset_id=f"{card.name}-v{card.version}" if card else None,
+        cache=args.out.parent / "embeddings",
+        overwrite=args.overwrite,
+    )
+    with RolloutPool(_config(args), n_workers=args.workers) as pool:
+        dataset = collect_dataset(pool, request)
+    print(format_summary(summarize(dataset)))
+
+
+def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "inspect",
+        formatter_class=_formatter,
+        help="validate a dataset and say what it holds",
+        description=(
+            "Loads a dataset, checks every rule (a violation is named by file, episode, turn and field) and prints\n"
+            "episodes, turns, spend, scores per task and model, propensities and error kinds.\n\n"
+            "example: mtrouter-rl inspect logs/uniform --json"
+        ),
+    )
+    parser.add_argument("dataset", type=Path, metavar="DIR", help="folder of the dataset")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from mtrouter_rl.datasets.inspect import format_summary, summarize
+    from mtrouter_rl.datasets.store import Dataset
+
+    summary = summarize(Dataset.load(args.dataset))
+    print(json.dumps(summary, indent=2) if args.json else format_summary(summary))
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from mtrouter_rl.cards import list_cards
+
+    parser = commands.add_parser(
+        "train",
+        formatter_class=_formatter,
+        help="train a router from a dataset",
+        description=(
+            f"Agents: {', '.join(list_cards('agents'))}, single:MODEL, or the path of a card.\n"
+            "A killed training goes on from its last checkpoint when the same command is run again, and ends with the\n"
+            "same weights. Curves: tensorboard --logdir OUT\n\n"
+            "example: mtrouter-rl train --agent fitted-q --dataset logs/uniform --seed 0 --out routers/fitted-q"
+        ),
+    )
+    _add_env(parser, default=None)
+    parser.add_argument("--agent", required=True, metavar="NAME|PATH", help="agent card")
+    parser.add_argument("--dataset", type=Path, metavar="DIR", help="the log to learn from")
+    parser.add_argument("--encoder", default="minilm", help="text encoder: minilm or hashing (default: minilm)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="worker processes of closed-loop validation (default: 2)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the router")
+    parser.add_argument("--overwrite", action="store_true", help="replace another router that lies there")
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from mtrouter_rl.datasets.info import read_info
+    from mtrouter_rl.rollout import RolloutPool
+    from mtrouter_rl.workflows import TrainRequest, load_agent, train_router
+
+    config = _config(args, env=read_info(args.dataset).env if args.dataset else None)
+    request = TrainRequest(
+        agent=load_agent(args.agent),
+        config=config,
+        seed=args.seed,
+        out=args.out,
+        dataset=args.dataset,
+        encoder=args.encoder,
+        cache=args.out.parent / "embeddings",
+        overwrite=args.overwrite,
+    )
+    with RolloutPool(config, n_workers=args.workers) as pool:
+        folder = train_router(request, pool=pool)
+    print(
+        f"router saved in {folder}; evaluate it with: mtrouter-rl evaluate --router {folder} random --split test --out RUN"
+    )
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        formatter_class=_formatter,
+        help="run routers closed-loop on a split and compare them",
+        description=(
+            "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | single:MODEL. All run the same\n"
+            "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n\n"
+            "example: mtrouter-rl evaluate --router routers/fitted-q random single:gpt-5 --split test --seeds 2 --out runs/mine"
+        ),
+    )
+    _add_env(parser)
+    parser.add_argument("--router", nargs="+", required=True, metavar="DIR|NAME", help="routers to run")
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test", "ood"], help="default: test")
+    parser.add_argument("--seeds", type=int, default=1, metavar="K", help="seeds per variation (default: 1)")
+    parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of other routers that lie there")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from mtrouter_rl.evaluation.tables import format_table
+    from mtrouter_rl.rollout import RolloutPool
+    from mtrouter_rl.workflows import EvaluateRequest, evaluate_routers, present
+
+    config = _config(args)
+    request = EvaluateRequest(
+        routers=tuple(args.router),
+        split=args.split,
+        n_seeds=args.seeds,
+        out=args.out,
+        per_task=args.per_task,
+        seed=args.seed,
+        cache=args.out / "embeddings",
+        overwrite=args.overwrite,
+    )
+    with RolloutPool(config, n_workers=args.workers) as pool:
+        results = evaluate_routers(pool, request)
+    page = present(args.out, config, routers=args.router, cache=request.cache)
+    print(f"{format_table(results, args.split)}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "report",
+        formatter_class=_formatter,
+        help="draw table, plots and report of a run anew",
+        description="Writes report.md, report.html (one file, no network) and plots/ from RUN/results.json.\n\n"
+        "example: mtrouter-rl report runs/quick",
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of an evaluation or a study")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the report there instead of into RUN")
+    parser.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace) -> None:
+    import shutil
+
+    from mtrouter_rl.evaluation.report import write_report
+    from mtrouter_rl.evaluation.results import Results
+    from mtrouter_rl.evaluation.tables import format_table
+    from mtrouter_rl.workflows import RESULTS_FILE
+
+    folder = args.run_folder
+    if args.out is not None:
+        results_path = folder / RESULTS_FILE
+        Results.load(results_path)
+        args.out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(results_path, args.out / RESULTS_FILE)
+        folder = args.out
+    page = write_report(folder)
+    results = Results.load(folder / RESULTS_FILE)
+    for split in results.splits:
+        print(f"{format_table(results, split)}\n")
+    print(f"report: {page}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of `mtrouter-rl`, with every command."""
+    parser = argparse.ArgumentParser(prog="mtrouter-rl", description=_GENERAL, formatter_class=_formatter)
+    parser.add_argument("--version", action="version", version=f"mtrouter-rl {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    adders: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None], ...] = (
+        _add_study,
+        _add_collect,
+        _add_inspect,
+        _add_train,
+        _add_evaluate,
+        _add_report,
+    )
+    for add in adders:
+        add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Words after the program's name; None takes those of the process.
+
+    Returns:
+        Exit status: 0, or 1 after an error that has been explained on stderr, or 130 after Ctrl-C.
+    """
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        args.run(args)
+    except MTRouterError as error:
+        print(f"mtrouter-rl {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nmtrouter-rl {args.command}: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Collection: runs a list of episodes and writes them shard by shard, resumably. Evaluation stores its episodes likewise."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mtrouter_rl import __version__
+from mtrouter_rl.datasets.info import DatasetInfo
+from mtrouter_rl.datasets.store import Dataset, DatasetWriter
+from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.records import EpisodeSpec, Split, TracedEpisode
+from mtrouter_rl.rollout import RolloutJob, RolloutPool, RouterFactory
+
+EPISODES_PER_JOB = 5
+EPISODES_PER_SHARD = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionPlan:
+    """One dataset to be collected.
+
+    Attributes:
+        folder: Where it goes.
+        info: What it is.
+        factory: Makes the behaviour policy.
+        specs: Its episodes, in order.
+        overwrite: Whether another dataset in the folder is replaced.
+    """
+
+    folder: Path
+    info: DatasetInfo
+    factory: RouterFactory
+    specs: tuple[EpisodeSpec, ...]
+    overwrite: bool = False
+
+    def shard(self, index: int) -> tuple[EpisodeSpec, ...]:
+        """Episodes of a shard."""
+        return self.specs[index * EPISODES_PER_SHARD : (index + 1) * EPISODES_PER_SHARD]
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return -(-len(self.specs) // EPISODES_PER_SHARD)
+
+
+def dataset_info(
+    config: EnvConfig,
+    *,
+    dataset_id: str,
+    policy: str,
+    split: Split,
+    seed: int,
+    n_episodes: int,
+    created_by: dict[str, object],
+) -> DatasetInfo:
+    """Provenance of a dataset that is collected in an environment."""
+    return DatasetInfo(
+        dataset_id=dataset_id,
+        env=config.card.name,
+        pool_name=config.pool.name,
+        models=config.pool.models,
+        prompt_cache=config.pool.prompt_cache,
+        behavior_policy=policy,
+        split=split,
+        seed=seed,
+        n_episodes_planned=n_episodes,
+        max_turns=config.limits.max_turns,
+        budget_usd=config.limits.budget_usd,
+        is_simulated=config.pool.backend.kind == "simulated",
+        package_version=__version__,
+        created_by=created_by | {"cards": fingerprint_cards(config)},
+    )
+
+
+def fingerprint_cards(config: EnvConfig) -> str:
+    """Hash of the environment and pool cards, 16 hexadecimal digits: a changed card makes another dataset."""
+    text = config.card.model_dump_json() + config.pool.model_dump_json()
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(kw_only=True)
+class _Open:
+    """A dataset in the making: its writer and the parts of shards that are not whole yet."""
+
+    plan: CollectionPlan
+    writer: DatasetWriter
+    parts: dict[int, dict[int, list[TracedEpisode]]] = field(default_factory=dict)
+
+    def jobs(self, number: int) -> Iterator[RolloutJob]:
+        finished = self.writer.finished_shards()
+        for shard in range(self.plan.n_shards):
+            specs = self.plan.shard(shard)
+            if shard in finished:
+                continue
+            for part in range(0, len(specs), EPISODES_PER_JOB):
+                batch = specs[part : part + EPISODES_PER_JOB]
+                yield RolloutJob(key=(number, shard, part), factory=self.plan.factory, specs=batch)
+
+    def add(self, shard: int, part: int, episodes: list[TracedEpisode]) -> None:
+        """Take in a part; write the shard once it is whole."""
+        parts = self.parts.setdefault(shard, {})
+        parts[part] = episodes
+        if sum(len(done) for done in parts.values()) == len(self.plan.shard(shard)):
+            self.writer.write_shard(shard, [episode for key in sorted(parts) for episode in parts[key]])
+            del self.parts[shard]
+
+
+class _Bar:
+    """Progress bar with rate, time left, mean score and spend."""
+
+    def __init__(self, *, total: int, done: int, title: str, is_shown: bool) -> None:
+        self._bar = tqdm(total=total, initial=done, desc=title, unit="ep", disable=not is_shown, mininterval=1.0)
+        self._n_scored, self._score, self._spend_usd = 0, 0.0, 0.0
+
+    def update(self, episodes: Sequence[TracedEpisode]) -> None:
+        for traced in episodes:
+            self._spend_usd += traced.episode.cost_usd
+            if traced.episode.status == "completed":
+                self._n_scored += 1
+                self._score += 100 * traced.episode.utility
+        mean = self._score / self._n_scored if self._n_scored else float("nan")
+        self._bar.set_postfix_str(f"score {mean:.1f}, spent ${self._spend_usd:.2f}", refresh=False)
+        self._bar.update(len(episodes))
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def collect(
+    pool: RolloutPool, plans: Sequence[CollectionPlan], *, title: str, show_progress: bool = True
+) -> list[Dataset]:
+    """Collect datasets; what is already there is kept, what is missing is run.
+
+    A shard is written as soon as its episodes are done, so that a killed collection loses the shards in flight alone, and
+    the finished dataset is the same as if it had never been killed.
+
+    Args:
+        pool: Workers.
+        plans: The datasets.
+        title: Title of the progress bar.
+        show_progress: Whether to draw it.
+
+    Returns:
+        The datasets, loaded and validated, in the order of the plans.
+
+    Raises:
+        DatasetError: If a folder holds another dataset, or cannot be written.
+        SimulatorError: If a worker process died.
+    """
+    opened = [
+        _Open(plan=plan, writer=DatasetWriter(plan.folder, plan.info, overwrite=plan.overwrite)) for plan in plans
+    ]
+    jobs = [job for number, one in enumerate(opened) for job in one.jobs(number)]
+    total = sum(len(plan.specs) for plan in plans)
+    done = total - sum(len(job.specs) for job in jobs)
+    bar = _Bar(total=total, done=done, title=title, is_shown=show_progress)
+    try:
+        for job, episodes in pool.run(jobs) if jobs else ():
+            number, shard, part = job.key
+            opened[number].add(shard, part, episodes)
+            bar.update(episodes)
+    finally:
+        bar.close()
+    return [Dataset.load(plan.folder) for plan in plans]

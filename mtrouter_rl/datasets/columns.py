@@ -1,0 +1,150 @@
+"""Columns of the Parquet files, and how records become tables and tables records again.
+
+Each writer stands beside its inverse. No rule about values is checked here; that is `mtrouter_rl.datasets.validation`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import TypeVar
+
+import pyarrow as pa
+
+from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.records import Episode, JsonValue, TokenUsage, TracedEpisode, Turn
+
+RecordT = TypeVar("RecordT")
+N_TURNS_KEY = b"mtrouter_rl.n_turns"
+"""Key in the metadata of an episodes file: how many rows its turns file has, so that lost episodes are noticed."""
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+
+
+EPISODE_SCHEMA = _schema(
+    episode_id=pa.string(),
+    task=pa.string(),
+    variation=pa.int64(),
+    seed=pa.int64(),
+    split=pa.string(),
+    task_text=pa.string(),
+    first_observation=pa.string(),
+    behavior_policy=pa.string(),
+    budget_usd=pa.float64(),
+    max_turns=pa.int64(),
+    status=pa.string(),
+    status_detail=pa.string(),
+)
+TURN_SCHEMA = _schema(
+    episode_id=pa.string(),
+    turn=pa.int64(),
+    model=pa.string(),
+    served_model=pa.string(),
+    action_text=pa.string(),
+    observation_text=pa.string(),
+    n_fresh=pa.int64(),
+    n_cached=pa.int64(),
+    n_written=pa.int64(),
+    n_output=pa.int64(),
+    cost_usd=pa.float64(),
+    utility_gain=pa.float64(),
+    propensity=pa.float64(),
+    action_mask=pa.list_(pa.bool_()),
+    warm=pa.list_(pa.bool_()),
+    error=pa.string(),
+    latency_s=pa.float64(),
+    terminated=pa.bool_(),
+    truncated=pa.bool_(),
+)
+HIDDEN_SCHEMA = _schema(episode_id=pa.string(), turn=pa.int64(), hidden=pa.string())
+
+_USAGE_COLUMNS = ("n_fresh", "n_cached", "n_written", "n_output")
+_PLAIN_COLUMNS = tuple(name for name in TURN_SCHEMA.names if name not in {"episode_id", "turn", *_USAGE_COLUMNS})
+
+
+def _column(records: Sequence[RecordT], field: pa.Field, get: Callable[[RecordT], object]) -> pa.Array:
+    try:
+        return pa.array([get(record) for record in records], type=field.type)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+        raise DatasetError(
+            f"column '{field.name}' cannot be written as {field.type}: {error}; give every row a value of that type "
+            "(text must be valid Unicode, without lone surrogates)"
+        ) from error
+
+
+def episodes_to_table(episodes: Sequence[Episode]) -> pa.Table:
+    """Episode rows, without their turns. Inverse: `table_to_episode_fields`.
+
+    Raises:
+        DatasetError: If a value does not fit the type of its column.
+    """
+    n_turns = sum(len(episode.turns) for episode in episodes)
+    schema = EPISODE_SCHEMA.with_metadata({N_TURNS_KEY: str(n_turns).encode()})
+    columns = [_column(episodes, field, attrgetter(field.name)) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def table_to_episode_fields(table: pa.Table) -> list[dict[str, object]]:
+    """Keyword arguments of every `Episode`, without its turns."""
+    rows: list[dict[str, object]] = table.select(EPISODE_SCHEMA.names).to_pylist()
+    return rows
+
+
+def _turn_getter(name: str) -> Callable[[tuple[str, int, Turn]], object]:
+    get = attrgetter(f"usage.{name}" if name in _USAGE_COLUMNS else name)
+    return lambda row: get(row[2])
+
+
+def turns_to_table(episodes: Sequence[Episode]) -> pa.Table:
+    """Turn rows of all episodes, in order. Inverse: `table_to_turns`.
+
+    Raises:
+        DatasetError: If a value does not fit the type of its column.
+    """
+    rows = [(episode.episode_id, index, turn) for episode in episodes for index, turn in enumerate(episode.turns)]
+    getters = {name: _turn_getter(name) for name in (*_USAGE_COLUMNS, *_PLAIN_COLUMNS)}
+    getters |= {"episode_id": lambda row: row[0], "turn": lambda row: row[1]}
+    return pa.Table.from_arrays(
+        [_column(rows, field, getters[field.name]) for field in TURN_SCHEMA], schema=TURN_SCHEMA
+    )
+
+
+def table_to_turns(table: pa.Table) -> list[tuple[str, int, Turn]]:
+    """Episode id, turn index and turn of every row, in the order of the file."""
+    columns = {name: table[name].to_pylist() for name in TURN_SCHEMA.names}
+    for name in ("action_mask", "warm"):
+        columns[name] = [tuple(flags) for flags in columns[name]]
+    usages = [
+        TokenUsage(n_fresh=n_fresh, n_cached=n_cached, n_written=n_written, n_output=n_output)
+        for n_fresh, n_cached, n_written, n_output in zip(*(columns[name] for name in _USAGE_COLUMNS), strict=True)
+    ]
+    plain = zip(*(columns[name] for name in _PLAIN_COLUMNS), strict=True)
+    turns = (
+        Turn(usage=usage, **dict(zip(_PLAIN_COLUMNS, values, strict=True)))
+        for usage, values in zip(usages, plain, strict=True)
+    )
+    return list(zip(columns["episode_id"], columns["turn"], turns, strict=True))
+
+
+def hidden_to_table(traced: Sequence[TracedEpisode]) -> pa.Table:
+    """Hidden rows, one a turn, as JSON text; an episode without any has no row. Inverse: `table_to_hidden`."""
+    rows = [
+        (trace.episode.episode_id, index, json.dumps(dict(hidden), sort_keys=True))
+        for trace in traced
+        for index, hidden in enumerate(trace.hidden)
+    ]
+    columns = [pa.array([row[i] for row in rows], type=field.type) for i, field in enumerate(HIDDEN_SCHEMA)]
+    return pa.Table.from_arrays(columns, schema=HIDDEN_SCHEMA)
+
+
+def table_to_hidden(table: pa.Table) -> dict[str, tuple[dict[str, JsonValue], ...]]:
+    """Hidden information of every turn, by episode id.
+
+    Raises:
+        json.JSONDecodeError: If a row is not JSON.
+    """
+    hidden: dict[str, list[dict[str, JsonValue]]] = {}
+    for episode_id, text in zip(table["episode_id"].to_pylist(), table["hidden"].to_pylist(), strict=True):
+        hidden.setdefault(episode_id, []).append(json.loads(text))
+    return {episode_id: tuple(rows) for episode_id, rows in hidden.items()}

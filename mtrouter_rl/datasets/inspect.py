@@ -1,0 +1,274 @@
+"""Sums a log up for its reader: how many episodes, what they scored and cost, which models acted, what went wrong."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.records import Episode, Turn
+
+_INDENT = "  "
+
+
+class Spread(TypedDict):
+    """Mean and range of a quantity; None where there is nothing to average."""
+
+    mean: float | None
+    min: float | None
+    max: float | None
+
+
+class PropensitySpread(Spread):
+    """Spread of the propensities, and how many different ones there are."""
+
+    n_unique: int
+
+
+class CostSummary(TypedDict):
+    """Money of the completed episodes, USD; that of the failed ones stands apart."""
+
+    total: float
+    mean: float | None
+    failed_total: float
+
+
+class TaskSummary(TypedDict):
+    """Completed episodes of one task; `score_mean` is 100 x utility."""
+
+    n_episodes: int
+    score_mean: float | None
+    cost_usd_mean: float | None
+    turns_mean: float | None
+
+
+class ModelSummary(TypedDict):
+    """Turns of completed episodes in which one model was chosen; `share` is of all turns."""
+
+    n_turns: int
+    share: float | None
+    cost_usd: float
+    error_rate: float | None
+    n_output_mean: float | None
+
+
+class Summary(TypedDict):
+    """What `summarize` gives. All but the counts and costs of failures is over completed episodes."""
+
+    dataset_id: str
+    env: str
+    pool: str
+    is_simulated: bool
+    behavior_policy: str
+    split: str
+    n_episodes_planned: int
+    n_episodes: int
+    n_completed: int
+    n_failed: int
+    failed_reasons: dict[str, int]
+    n_turns: int
+    turns_per_episode: Spread
+    cost_usd: CostSummary
+    score_mean: float | None
+    switches_mean: float | None
+    n_terminated: int
+    n_truncated: int
+    n_without_turns: int
+    propensity: PropensitySpread
+    errors: dict[str, int]
+    tasks: dict[str, TaskSummary]
+    models: dict[str, ModelSummary]
+
+
+def summarize(dataset: Dataset) -> Summary:
+    """Sum a dataset up.
+
+    Scores, turns, models and propensities are those of completed episodes. An end that is both terminated and truncated
+    counts as both.
+
+    Returns:
+        A dictionary that `json.dumps` takes.
+    """
+    info, completed = dataset.info, dataset.completed
+    failed = [episode for episode in dataset.episodes if episode.status == "failed"]
+    turns = [turn for episode in completed for turn in episode.turns]
+    cost_usd = sum(episode.cost_usd for episode in completed)
+    return Summary(
+        dataset_id=info.dataset_id,
+        env=info.env,
+        pool=info.pool_name,
+        is_simulated=info.is_simulated,
+        behavior_policy=info.behavior_policy,
+        split=info.split,
+        n_episodes_planned=info.n_episodes_planned,
+        n_episodes=len(dataset.episodes),
+        n_completed=len(completed),
+        n_failed=len(failed),
+        failed_reasons=_counts(episode.status_detail for episode in failed),
+        n_turns=len(turns),
+        turns_per_episode=_spread([len(episode.turns) for episode in completed]),
+        cost_usd=CostSummary(
+            total=cost_usd,
+            mean=_ratio(cost_usd, len(completed)),
+            failed_total=sum((episode.cost_usd for episode in failed), 0.0),
+        ),
+        score_mean=_mean([100 * episode.utility for episode in completed]),
+        switches_mean=_mean([_n_switches(episode) for episode in completed]),
+        n_terminated=sum(turn.terminated for turn in turns),
+        n_truncated=sum(turn.truncated for turn in turns),
+        n_without_turns=sum(not episode.turns for episode in completed),
+        propensity=PropensitySpread(
+            **_spread([turn.propensity for turn in turns]), n_unique=len({turn.propensity for turn in turns})
+        ),
+        errors=_counts(turn.error for turn in turns if turn.error),
+        tasks=_tasks(completed),
+        models={name: _model([turn for turn in turns if turn.model == name], len(turns)) for name in info.model_names},
+    )
+
+
+def _tasks(episodes: Sequence[Episode]) -> dict[str, TaskSummary]:
+    by_task: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        by_task.setdefault(episode.task, []).append(episode)
+    return {
+        task: TaskSummary(
+            n_episodes=len(group),
+            score_mean=_mean([100 * episode.utility for episode in group]),
+            cost_usd_mean=_mean([episode.cost_usd for episode in group]),
+            turns_mean=_mean([len(episode.turns) for episode in group]),
+        )
+        for task, group in sorted(by_task.items())
+    }
+
+
+def _model(turns: Sequence[Turn], n_all: int) -> ModelSummary:
+    return ModelSummary(
+        n_turns=len(turns),
+        share=_ratio(len(turns), n_all),
+        cost_usd=sum((turn.cost_usd for turn in turns), 0.0),
+        error_rate=_ratio(sum(bool(turn.error) for turn in turns), len(turns)),
+        n_output_mean=_mean([turn.usage.n_output for turn in turns]),
+    )
+
+
+def _n_switches(episode: Episode) -> int:
+    return sum(before != after for before, after in zip(episode.models, episode.models[1:], strict=False))
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _ratio(total: float, count: int) -> float | None:
+    return total / count if count else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return _ratio(sum(values), len(values))
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    if not values:
+        return Spread(mean=None, min=None, max=None)
+    return Spread(mean=_mean(values), min=min(values), max=max(values))
+
+
+def format_summary(summary: Summary) -> str:
+    """Readable text of a summary for a terminal: facts first, then one table per task, per model and per error kind."""
+    blocks = [_aligned([(f"{name}:", value) for name, value in _facts(summary)])]
+    blocks.append(_table("task", ["episodes", "score", "cost USD", "turns"], _task_rows(summary)))
+    blocks.append(_table("model", ["turns", "share", "cost USD", "errors", "output tokens"], _model_rows(summary)))
+    if summary["errors"]:
+        blocks.append(_table("error", ["turns"], [(name, str(n)) for name, n in summary["errors"].items()]))
+    if summary["failed_reasons"]:
+        rows = [(reason, str(n)) for reason, n in summary["failed_reasons"].items()]
+        blocks.append(_table("failed because", ["episodes"], rows))
+    return "\n\n".join(blocks)
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    turns, cost, propensity = summary["turns_per_episode"], summary["cost_usd"], summary["propensity"]
+    return [
+        ("dataset", summary["dataset_id"]),
+        ("environment", summary["env"]),
+        ("pool", summary["pool"] + (" (simulated models)" if summary["is_simulated"] else "")),
+        ("behaviour policy", summary["behavior_policy"]),
+        ("split", summary["split"]),
+        (
+            "episodes",
+            f"{summary['n_episodes']} of {summary['n_episodes_planned']} planned; {summary['n_completed']} completed, "
+            f"{summary['n_failed']} failed",
+        ),
+        (
+            "ends",
+            f"{summary['n_terminated']} terminated, {summary['n_truncated']} truncated, "
+            f"{summary['n_without_turns']} without a turn",
+        ),
+        (
+            "turns",
+            f"{summary['n_turns']}; per episode mean {_shown(turns['mean'], 1)}, min {_shown(turns['min'], 0)}, "
+            f"max {_shown(turns['max'], 0)}",
+        ),
+        ("score", f"mean {_shown(summary['score_mean'], 1)}"),
+        (
+            "cost USD",
+            f"{_shown(cost['total'], 4)}; per episode mean {_shown(cost['mean'], 6)}; "
+            f"failed episodes {_shown(cost['failed_total'], 4)}",
+        ),
+        (
+            "propensity",
+            f"min {_shown(propensity['min'], 4)}, mean {_shown(propensity['mean'], 4)}, "
+            f"max {_shown(propensity['max'], 4)}; {propensity['n_unique']} different",
+        ),
+        ("switches", f"per episode mean {_shown(summary['switches_mean'], 1)}"),
+    ]
+
+
+def _task_rows(summary: Summary) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            str(task["n_episodes"]),
+            _shown(task["score_mean"], 1),
+            _shown(task["cost_usd_mean"], 6),
+            _shown(task["turns_mean"], 1),
+        )
+        for name, task in summary["tasks"].items()
+    ]
+
+
+def _model_rows(summary: Summary) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            str(model["n_turns"]),
+            _percent(model["share"]),
+            _shown(model["cost_usd"], 4),
+            _percent(model["error_rate"]),
+            _shown(model["n_output_mean"], 1),
+        )
+        for name, model in summary["models"].items()
+    ]
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def _aligned(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}{_INDENT}{value}" for name, value in rows)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [(title, *header), *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header) + 1)]
+    return "\n".join(
+        _INDENT.join(
+            [f"{line[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )

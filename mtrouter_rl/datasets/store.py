@@ -1,0 +1,382 @@
+"""The dataset folder: `info.json` and shards of Parquet files. A kill at any moment loses one shard at most.
+
+A shard is three files. All are first written under temporary names, then renamed, the episodes file last: a shard
+counts exactly if its episodes file is there. Everything that is loaded has been checked against every rule of
+`mtrouter_rl.datasets.validation`; what is written is checked as well, so that a broken log fails when it is made.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mtrouter_rl.datasets import columns
+from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
+from mtrouter_rl.datasets.validation import (
+    Context,
+    ShardFiles,
+    Violation,
+    ViolationLog,
+    check_columns,
+    check_episodes,
+    check_unique_ids,
+    group_turns,
+)
+from mtrouter_rl.errors import DatasetError, InvalidConfigError
+from mtrouter_rl.records import Episode, JsonValue, TracedEpisode
+
+logger = logging.getLogger(__name__)
+
+_SHARD_FILE = re.compile(r"(episodes|turns|hidden)-([0-9]{5,})\.parquet")
+_TEMPORARY = ".tmp"
+_ZSTD_LEVEL = 19
+_PAGE_BYTES = 1 << 24
+"""One page a column and shard, as a rule: the longer the page, the better it compresses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterReport:
+    """What a filter left out.
+
+    Attributes:
+        reason: Why, in words.
+        n_before: Episodes before.
+        n_left_out: Episodes left out.
+    """
+
+    reason: str
+    n_before: int
+    n_left_out: int
+
+    def __str__(self) -> str:
+        """One line for a log or a terminal."""
+        return f"left out {self.n_left_out} of {self.n_before} episodes: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Logged episodes in memory. Holds nothing that a router may not see.
+
+    Attributes:
+        info: What it is and how it was made.
+        episodes: All episodes, completed and failed, by shard and then in the order written.
+    """
+
+    info: DatasetInfo
+    episodes: tuple[Episode, ...]
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Dataset":
+        """Load a dataset and check every rule.
+
+        A shard that a killed collection left unfinished is not loaded, and said in the log.
+
+        Raises:
+            DatasetError: If the folder is no dataset, a file is missing or unreadable, or a rule is broken; names file,
+                episode, turn, field, value, rule and fix of the first 20 violations.
+        """
+        folder = Path(folder)
+        info = read_info(folder)
+        shards = _shards(folder)
+        unfinished = sorted(set().union(*shards.values()) - shards["episodes"])
+        if unfinished:
+            logger.warning("%s: shard(s) %s are unfinished and are not loaded", folder, unfinished)
+        log, context, episodes, ids = ViolationLog(), Context.of(info), list[Episode](), list[tuple[str, str]]()
+        for index in sorted(shards["episodes"]):
+            loaded = _load_shard(folder, ShardFiles.of(index), context=context, log=log)
+            episodes += loaded
+            ids += [(ShardFiles.of(index).episodes, episode.episode_id) for episode in loaded]
+        check_unique_ids(ids, log)
+        log.raise_if_any(f"dataset '{info.dataset_id}' in {folder}")
+        return cls(info=info, episodes=tuple(episodes))
+
+    @cached_property
+    def completed(self) -> tuple[Episode, ...]:
+        """Episodes that ran to their end; the failed ones are counted, and never scored or learned from."""
+        return tuple(episode for episode in self.episodes if episode.status == "completed")
+
+    @property
+    def n_turns(self) -> int:
+        """Turns of all episodes, failed ones included."""
+        return sum(len(episode.turns) for episode in self.episodes)
+
+    def filter(self, keep: Callable[[Episode], bool], reason: str) -> tuple["Dataset", FilterReport]:
+        """Dataset of the episodes that `keep` is true of, and a report of what was left out.
+
+        Args:
+            keep: Whether an episode stays.
+            reason: Why the others are left out, in words, for the report.
+        """
+        kept = tuple(episode for episode in self.episodes if keep(episode))
+        n_before = len(self.episodes)
+        report = FilterReport(reason=reason, n_before=n_before, n_left_out=n_before - len(kept))
+        return replace(self, episodes=kept), report
+
+
+class DatasetWriter:
+    """Writes a dataset shard by shard, and continues one that was interrupted.
+
+    A collection asks `finished_shards` first and runs only the episodes of the others; the index of a shard must
+    therefore always stand for the same episodes.
+    """
+
+    def __init__(self, folder: Path | str, info: DatasetInfo, *, overwrite: bool = False) -> None:
+        """Create the folder, or resume in it if its `info.json` is equal to `info`.
+
+        Args:
+            folder: Where the dataset is or will be.
+            info: What it is.
+            overwrite: Remove the dataset that is there first. Other files in the folder are left alone.
+
+        Raises:
+            DatasetError: If the folder holds another dataset or shards of unknown origin, or cannot be written.
+        """
+        self.folder = Path(folder)
+        self.info = info
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self._clear()
+            self._claim()
+            self._remove_strays()
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+
+    def finished_shards(self) -> set[int]:
+        """Indices of the shards that are complete on disk."""
+        return _shards(self.folder)["episodes"]
+
+    def write_shard(self, index: int, traced: Sequence[TracedEpisode]) -> None:
+        """Check and write one shard; it counts as soon as this returns, and not before its last file is in place.
+
+        Args:
+            index: Index of the shard, >= 0.
+            traced: Its episodes, in order; `hidden` holds one entry a turn, or nothing.
+
+        Raises:
+            InvalidConfigError: If the index is negative.
+            DatasetError: If the shard is already there, an episode breaks a rule, or the disk refuses it (full disk);
+                shards that were written before stay as they are.
+        """
+        if index < 0:
+            raise InvalidConfigError(f"shard index is {index}, must be >= 0")
+        if index in self.finished_shards():
+            path = self.folder / ShardFiles.of(index).episodes
+            raise DatasetError(f"{path} is already written; skip the shards of finished_shards()")
+        tables = self._checked_tables(index, traced)
+        temporary = {self.folder / f"{name}{_TEMPORARY}": self.folder / name for name in tables}
+        try:
+            for path, table in zip(temporary, tables.values(), strict=True):
+                _write_synced(path, _parquet_bytes(table))
+            for path, final in temporary.items():
+                path.replace(final)
+        except OSError as error:
+            for path in temporary:
+                path.unlink(missing_ok=True)
+            raise _cannot_write(self.folder / ShardFiles.of(index).episodes, error) from error
+
+    def _checked_tables(self, index: int, traced: Sequence[TracedEpisode]) -> dict[str, pa.Table]:
+        files, log = ShardFiles.of(index), ViolationLog()
+        episodes = [trace.episode for trace in traced]
+        tables = {
+            files.turns: columns.turns_to_table(episodes),
+            files.hidden: columns.hidden_to_table(traced),
+            files.episodes: columns.episodes_to_table(episodes),
+        }
+        turns_ok = check_columns(tables[files.turns], columns.TURN_SCHEMA, file=files.turns, log=log)
+        if check_columns(tables[files.episodes], columns.EPISODE_SCHEMA, file=files.episodes, log=log) and turns_ok:
+            check_episodes(episodes, context=Context.of(self.info), files=files, log=log)
+            check_unique_ids([(files.episodes, episode.episode_id) for episode in episodes], log)
+            _check_hidden_lengths(traced, files.hidden, log)
+        log.raise_if_any(f"shard {index} of dataset '{self.info.dataset_id}' is not written: it")
+        return tables
+
+    def _clear(self) -> None:
+        # Episodes first, info.json last: whenever this is killed, what is left is a smaller dataset or an empty one.
+        for kind, indices in _shards(self.folder).items():
+            for index in indices:
+                (self.folder / _file_name(kind, index)).unlink()
+        (self.folder / INFO_FILE).unlink(missing_ok=True)
+
+    def _claim(self) -> None:
+        path = self.folder / INFO_FILE
+        if path.exists():
+            self._check_same(read_info(self.folder))
+            return
+        if any(_shards(self.folder).values()):
+            raise DatasetError(
+                f"{self.folder} holds shards but no {INFO_FILE}, so nobody knows what they are; "
+                "give another --out, or delete the folder"
+            )
+        temporary = path.with_name(INFO_FILE + _TEMPORARY)
+        try:
+            _write_synced(temporary, self.info.to_json().encode())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _check_same(self, there: DatasetInfo) -> None:
+        names = DatasetInfo.model_fields
+        differing = [name for name in names if getattr(there, name) != getattr(self.info, name)]
+        if differing:
+            details = "\n".join(f"  {name}: {_both(there, self.info, name)}" for name in differing)
+            raise DatasetError(
+                f"{self.folder} holds another dataset, '{there.dataset_id}'; differing field(s): "
+                f"{', '.join(differing)}\n{details}\n  give another --out, or delete the folder"
+            )
+
+    def _remove_strays(self) -> None:
+        shards = _shards(self.folder)
+        for kind in ("turns", "hidden"):
+            for index in shards[kind] - shards["episodes"]:
+                (self.folder / _file_name(kind, index)).unlink()
+        for path in self.folder.glob(f"*{_TEMPORARY}"):
+            name = path.name.removesuffix(_TEMPORARY)
+            if name == INFO_FILE or _SHARD_FILE.fullmatch(name):
+                path.unlink()
+
+
+def load_hidden(folder: Path | str) -> dict[str, tuple[Mapping[str, JsonValue], ...]]:
+    """What only a simulator knows of every turn, by episode id. For diagnosis; no router may be trained on it.
+
+    Returns:
+        Per episode one mapping a turn, length T; episodes without hidden information are left out.
+
+    Raises:
+        DatasetError: If the folder is no dataset, or a hidden file is missing, unreadable or breaks a rule.
+    """
+    folder = Path(folder)
+    info = read_info(folder)
+    log, hidden = ViolationLog(), dict[str, tuple[Mapping[str, JsonValue], ...]]()
+    for index in sorted(_shards(folder)["episodes"]):
+        file = ShardFiles.of(index).hidden
+        table = _read_table(folder / file)
+        if not check_columns(table, columns.HIDDEN_SCHEMA, file=file, log=log):
+            continue
+        try:
+            hidden |= columns.table_to_hidden(table)
+        except json.JSONDecodeError as error:
+            raise DatasetError(
+                f"{folder / file}: column 'hidden' holds text that is not JSON: {error}; {_RESTORE}"
+            ) from error
+    log.raise_if_any(f"hidden information of dataset '{info.dataset_id}' in {folder}")
+    return hidden
+
+
+_RESTORE = "restore the file from a copy, or delete the shard's three files and resume the collection"
+
+
+def _load_shard(folder: Path, files: ShardFiles, *, context: Context, log: ViolationLog) -> list[Episode]:
+    episode_table, turn_table = _read_table(folder / files.episodes), _read_table(folder / files.turns)
+    turns_ok = check_columns(turn_table, columns.TURN_SCHEMA, file=files.turns, log=log)
+    if not check_columns(episode_table, columns.EPISODE_SCHEMA, file=files.episodes, log=log) or not turns_ok:
+        return []
+    _check_turn_count(episode_table, turn_table, files=files, log=log)
+    fields = columns.table_to_episode_fields(episode_table)
+    ids = [cast(str, row["episode_id"]) for row in fields]
+    grouped = group_turns(columns.table_to_turns(turn_table), episode_ids=ids, files=files, log=log)
+    episodes = [
+        Episode(turns=tuple(grouped[episode_id]), **row)  # type: ignore[arg-type]  # types checked by check_columns
+        for episode_id, row in zip(ids, fields, strict=True)
+    ]
+    check_episodes(episodes, context=context, files=files, log=log)
+    return episodes
+
+
+def _check_turn_count(episode_table: pa.Table, turn_table: pa.Table, *, files: ShardFiles, log: ViolationLog) -> None:
+    # A file from elsewhere may lack the count; ours have it, and it tells a turns file that lost whole episodes.
+    expected = (episode_table.schema.metadata or {}).get(columns.N_TURNS_KEY)
+    if expected is not None and expected != str(turn_table.num_rows).encode():
+        log.add(
+            Violation(
+                file=files.turns,
+                field="number of rows",
+                value=str(turn_table.num_rows),
+                rule=f"must be {expected.decode()}, as {files.episodes} says",
+                fix=_RESTORE,
+            )
+        )
+
+
+def _check_hidden_lengths(traced: Sequence[TracedEpisode], file: str, log: ViolationLog) -> None:
+    for trace in traced:
+        if len(trace.hidden) not in {0, len(trace.episode.turns)}:
+            log.add(
+                Violation(
+                    file=file,
+                    episode=trace.episode.episode_id,
+                    field="number of hidden entries",
+                    value=str(len(trace.hidden)),
+                    rule=f"must be 0 or the number of turns, {len(trace.episode.turns)}",
+                    fix="give one entry a turn, or none",
+                )
+            )
+
+
+def _file_name(kind: str, index: int) -> str:
+    name: str = getattr(ShardFiles.of(index), kind)
+    return name
+
+
+def _shards(folder: Path) -> dict[str, set[int]]:
+    """Indices of the files of each kind that are in the folder; the episodes come first."""
+    found: dict[str, set[int]] = {"episodes": set(), "turns": set(), "hidden": set()}
+    for path in folder.iterdir():
+        match = _SHARD_FILE.fullmatch(path.name)
+        if match:
+            found[match[1]].add(int(match[2]))
+    return found
+
+
+def _both(there: DatasetInfo, here: DatasetInfo, name: str) -> str:
+    return f"{str(getattr(there, name))[:200]} in the folder, {str(getattr(here, name))[:200]} now"
+
+
+def _cannot_write(path: Path, error: OSError) -> DatasetError:
+    return DatasetError(
+        f"{path} cannot be written: {error}; free disk space or correct the permissions, then start the same "
+        "collection again: the shards that are already written are kept"
+    )
+
+
+def _parquet_bytes(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        row_group_size=max(1, table.num_rows),
+        data_page_size=_PAGE_BYTES,
+        dictionary_pagesize_limit=_PAGE_BYTES,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def _write_synced(path: Path, data: bytes | pa.Buffer) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_table(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing, though its shard has an episodes file; {_RESTORE}")
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} is not a readable Parquet file: {error}; {_RESTORE}") from error
+    return table

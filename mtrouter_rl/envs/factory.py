@@ -1,0 +1,103 @@
+"""Builds a `RoutingEnv` from cards; `gymnasium.make` comes through here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from mtrouter_rl.cards import EnvCard, load_env_card, load_pool_card
+from mtrouter_rl.datasets.splits import episode_specs
+from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
+from mtrouter_rl.errors import InvalidConfigError, unknown_name
+from mtrouter_rl.pools.card import PoolCard
+from mtrouter_rl.protocols import ModelBackend, TextTask
+from mtrouter_rl.records import SPLITS, EpisodeSpec, Split
+from mtrouter_rl.registry import BACKENDS, TASK_FAMILIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Resolved cards of an environment; plain data, so that it can be sent to a worker process.
+
+    Attributes:
+        card: Environment card.
+        pool: Pool card.
+        limits: Limits, the card's unless they were overridden.
+        cost_weight: Cost weight, the card's unless it was overridden.
+    """
+
+    card: EnvCard
+    pool: PoolCard
+    limits: EpisodeLimits
+    cost_weight: float
+
+
+def resolve_env(
+    env: str | Path = "scienceworld",
+    pool: str | Path | None = None,
+    *,
+    cost_weight: float | None = None,
+    budget_usd: float | None = None,
+    max_turns: int | None = None,
+) -> EnvConfig:
+    """Read the cards and apply overrides.
+
+    Args:
+        env: Environment card, name or path.
+        pool: Pool card, name or path; None takes the environment's.
+        cost_weight: Overrides the card's.
+        budget_usd: Overrides the card's, USD.
+        max_turns: Overrides the card's.
+
+    Raises:
+        CardError: If a card breaks its rules.
+        UnknownNameError: If there is no card of that name.
+        InvalidConfigError: If an override is out of range.
+    """
+    card = load_env_card(env)
+    limits = EpisodeLimits(
+        max_turns=card.limits.max_turns if max_turns is None else max_turns,
+        budget_usd=card.limits.budget_usd if budget_usd is None else budget_usd,
+        max_output_tokens=card.limits.max_output_tokens,
+    )
+    weight = card.reward.cost_weight if cost_weight is None else cost_weight
+    if not 0 <= weight < float("inf"):
+        raise InvalidConfigError(f"cost_weight is {weight}, must be a finite number of at least 0")
+    return EnvConfig(card=card, pool=load_pool_card(pool or card.pool), limits=limits, cost_weight=weight)
+
+
+def build_env(config: EnvConfig, *, split: Split = "train", render_mode: str | None = None) -> RoutingEnv:
+    """Routing environment of resolved cards.
+
+    Raises:
+        InvalidConfigError: If the split has no tasks in this environment.
+        UnknownNameError: If the family or the backend is not registered.
+    """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    make_task = cast("type[TextTask]", TASK_FAMILIES.load(config.card.family))
+    make_backend = cast("type[ModelBackend]", BACKENDS.load(config.pool.backend.kind))
+    pairs = episode_specs(config.card, split)
+    return RoutingEnv(
+        task=make_task(config.card),  # type: ignore[call-arg]
+        backend=make_backend(config.pool, config.card),  # type: ignore[call-arg]
+        pool=config.pool,
+        specs=[EpisodeSpec(task=task, variation=variation, seed=0, split=split) for task, variation in pairs],
+        system_prompt=config.card.system_prompt,
+        limits=config.limits,
+        reward=config.card.reward.model_copy(update={"cost_weight": config.cost_weight}),
+        render_mode=render_mode,
+    )
+
+
+def make_env(
+    env: str | Path = "scienceworld",
+    pool: str | Path | None = None,
+    split: Split = "train",
+    cost_weight: float | None = None,
+    budget_usd: float | None = None,
+    max_turns: int | None = None,
+    render_mode: str | None = None,
+) -> RoutingEnv:
+    """Entry point of `gymnasium.make("mtrouter_rl/ScienceWorld-v0", ...)`; see `resolve_env` and `build_env`."""
+    config = resolve_env(env, pool, cost_weight=cost_weight, budget_usd=budget_usd, max_turns=max_turns)
+    return build_env(config, split=split, render_mode=render_mode)

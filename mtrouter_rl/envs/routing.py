@@ -1,0 +1,329 @@
+"""The MDP: at every turn choose the model that is called next, earn utility, spend money.
+
+`RoutingEnv` knows a text task, a pool of models and whoever answers for them. It is the one place where money is
+counted, the budget is kept and episodes are truncated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.envs.spaces import Unicode
+from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError
+from mtrouter_rl.pools.card import ModelCard, PoolCard
+from mtrouter_rl.pools.prompt_cache import PromptCache
+from mtrouter_rl.protocols import ModelBackend, Reply, TaskStep, TextTask
+from mtrouter_rl.records import EpisodeSpec, Message, Observation, TurnView
+
+MONEY_TOLERANCE_USD = 1e-9
+"""Slack for the rounding of sums of floats; a millionth of a cent's thousandth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeLimits:
+    """Limits outside the task, for one environment.
+
+    Attributes:
+        max_turns: Turn limit.
+        budget_usd: Money of an episode, USD.
+        max_output_tokens: Output limit of every call.
+    """
+
+    max_turns: int
+    budget_usd: float
+    max_output_tokens: int
+
+    def __post_init__(self) -> None:
+        """Check ranges: a budget of NaN would mask nothing, a turn limit of 0 would never act."""
+        if self.max_turns < 1:
+            raise InvalidConfigError(f"max_turns is {self.max_turns}, must be at least 1")
+        if not (np.isfinite(self.budget_usd) and self.budget_usd > 0):
+            raise InvalidConfigError(f"budget_usd is {self.budget_usd}, must be a finite number above 0")
+        if self.max_output_tokens < 1:
+            raise InvalidConfigError(f"max_output_tokens is {self.max_output_tokens}, must be at least 1")
+
+
+def observation_space(n_models: int, limits: EpisodeLimits) -> spaces.Dict:
+    """Space of `mtrouter_rl.records.Observation` for a pool of `n_models`."""
+    turn_view = spaces.Dict(
+        {"model": spaces.Discrete(n_models), "action": Unicode(), "observation": Unicode(), "error": Unicode()}
+    )
+    high = float(np.finfo(np.float32).max)
+    return spaces.Dict(
+        {
+            "task": Unicode(),
+            "first_observation": Unicode(),
+            "history": spaces.Sequence(turn_view),
+            "turn": spaces.Discrete(limits.max_turns + 1),
+            "max_turns": spaces.Discrete(limits.max_turns + 1),
+            "budget_left_usd": spaces.Box(0.0, high, shape=(1,), dtype=np.float32),
+            "budget_usd": spaces.Box(0.0, high, shape=(1,), dtype=np.float32),
+            "warm": spaces.MultiBinary(n_models),
+            "action_mask": spaces.MultiBinary(n_models),
+        }
+    )
+
+
+class RoutingEnv(gymnasium.Env[Observation, int]):
+    """Gymnasium environment of turn-by-turn model routing.
+
+    Observation: `mtrouter_rl.records.Observation`. Action: index into the pool. Reward: utility gained this turn minus
+    `cost_weight` times the turn's cost in cost units. `terminated`: the task itself ended. `truncated`: the turn limit is
+    reached, or no model's worst-case call fits the remaining budget and its context window any more.
+
+    A model is allowed if its worst-case call (the known prompt with nothing cached, the longest output it may give, its
+    prices) fits the remaining budget, and prompt and output fit its context window: the budget can never be exceeded. If
+    no model is allowed at reset the mask is all zero and no money can be spent at all; the rollout logs such an episode
+    with zero turns.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it on the instance
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+    }
+
+    def __init__(
+        self,
+        *,
+        task: TextTask,
+        backend: ModelBackend,
+        pool: PoolCard,
+        specs: Sequence[EpisodeSpec],
+        system_prompt: str,
+        limits: EpisodeLimits,
+        reward: RewardCard,
+        render_mode: str | None = None,
+    ) -> None:
+        """Create the environment; nothing is started before `reset`.
+
+        Args:
+            task: The text task that actions are executed in.
+            backend: Who answers model calls.
+            pool: The M models.
+            specs: Episodes that `reset` draws from when it is told none; its seed then replaces theirs.
+            system_prompt: First message of every conversation.
+            limits: Turns, budget, output.
+            reward: Cost weight and unit.
+            render_mode: "ansi" for a text of the last turn, or None.
+
+        Raises:
+            InvalidConfigError: If there is no episode to draw from, or the render mode is unknown.
+        """
+        if not specs:
+            raise InvalidConfigError("specs is empty, must hold at least one episode; choose a split that has tasks")
+        if render_mode not in (None, "ansi"):
+            raise InvalidConfigError(f"render_mode is {render_mode!r}, must be 'ansi' or None")
+        self.pool = pool
+        self.limits = limits
+        self.reward_card = reward
+        self.render_mode = render_mode
+        self.action_space = spaces.Discrete(len(pool.models))  # type: ignore[assignment]
+        self.observation_space = observation_space(len(pool.models), limits)  # type: ignore[assignment]
+        self._task = task
+        self._backend = backend
+        self._specs = tuple(specs)
+        self._system_prompt = system_prompt
+        self._is_running = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: Seeds the draw of the episode and, unless the options name one, the episode itself.
+            options: `{"spec": EpisodeSpec}` to run that episode; otherwise one is drawn from the split.
+
+        Returns:
+            The first observation, and an info with `spec`, `score`, `utility` and `budget_left_usd`.
+
+        Raises:
+            InvalidConfigError: If an option is unknown or the spec is none.
+            SimulatorError: If the simulator cannot be started.
+        """
+        super().reset(seed=seed)
+        self._is_running = False
+        self.spec_of_episode = self._choose_spec(options or {})
+        spec = self.spec_of_episode
+        start = self._task.reset(spec.task, spec.variation, spec.seed)
+        self._backend.start_episode(task=self._task, task_name=spec.task, variation=spec.variation, seed=spec.seed)
+        self._task_text = start.task_text
+        self._first_observation = start.observation
+        self._utility = start.score / self._task.max_score
+        self._messages = [
+            Message(role="system", content=self._system_prompt),
+            Message(role="user", content=f"{start.task_text}\n\n{start.observation}"),
+        ]
+        self._n_prompt = sum(self.pool.token_counter.count(message.content) for message in self._messages)
+        self._history: tuple[TurnView, ...] = ()
+        self._spent_usd = 0.0
+        self._clock_s = 0.0
+        self._prompt_cache = PromptCache(self.pool.prompt_cache)
+        self._last_step: TaskStep | None = None
+        self._is_running = True
+        info = {"spec": spec, "utility": self._utility, "budget_left_usd": self.budget_left_usd}
+        return self._observe(), info
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Let one model act for one turn.
+
+        Args:
+            action: Index of the model in the pool.
+
+        Returns:
+            Observation, reward, terminated, truncated, and an info with everything that a log needs: `model`,
+            `served_model`, `action_text`, `observation_text`, `usage` (TokenUsage), `cost_usd`, `utility_gain`, `utility`,
+            `error`, `ending`, `latency_s`, `budget_left_usd`; and apart, under `hidden`, what only a simulator knows.
+
+        Raises:
+            CallOrderError: If called before `reset` or after the episode ended.
+            InvalidConfigError: If the action is no index of the pool.
+            MaskedActionError: If the model is not allowed this turn; names it, the price of the call and what is left.
+            BackendError: If the call failed, or used more tokens than it was allowed.
+        """
+        if not self._is_running:
+            raise CallOrderError("step() was called before reset() or after the episode ended; call reset() first")
+        if not self.action_space.contains(action):
+            raise InvalidConfigError(f"action is {action!r}, must be an index in 0..{len(self.pool.models) - 1}")
+        card = self.pool.models[int(action)]
+        self._refuse_masked(card)
+        reply = self._backend.reply(
+            card.name, self._messages, turn=len(self._history), max_output_tokens=self._n_output_limit(card)
+        )
+        cost_usd = self._book(card, reply)
+        step = self._task.step(reply.text)
+        return self._advance(int(action), reply=reply, step=step, cost_usd=cost_usd)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Text of the last turn, in render mode "ansi"."""
+        if self.render_mode != "ansi":
+            return None
+        if not self._history:
+            return f"{self._task_text}\n{self._first_observation}"
+        turn = self._history[-1]
+        return f"[{self.pool.models[turn['model']].name}] > {turn['action']}\n{turn['observation']}"
+
+    def close(self) -> None:
+        """Close the text task and whatever it runs."""
+        self._is_running = False
+        self._task.close()
+
+    @property
+    def budget_left_usd(self) -> float:
+        """Money left in this episode, USD."""
+        return max(self.limits.budget_usd - self._spent_usd, 0.0)
+
+    def action_masks(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which models are allowed this turn, shape (M,); the name is the one that sb3-contrib looks for."""
+        return np.array([self._is_allowed(card) for card in self.pool.models], dtype=np.bool_)
+
+    def _choose_spec(self, options: Mapping[str, Any]) -> EpisodeSpec:
+        unknown = sorted(set(options) - {"spec"})
+        if unknown:
+            raise InvalidConfigError(f"reset options {unknown} are unknown; the only one is 'spec' (an EpisodeSpec)")
+        if "spec" in options:
+            if not isinstance(options["spec"], EpisodeSpec):
+                raise InvalidConfigError(f"reset option 'spec' is {options['spec']!r}, must be an EpisodeSpec")
+            return options["spec"]
+        drawn = self._specs[int(self.np_random.integers(len(self._specs)))]
+        episode_seed = int(self.np_random.integers(2**31 - 1))
+        return EpisodeSpec(task=drawn.task, variation=drawn.variation, seed=episode_seed, split=drawn.split)
+
+    def _n_output_limit(self, card: ModelCard) -> int:
+        return min(card.max_output_tokens, self.limits.max_output_tokens)
+
+    def _worst_case_usd(self, card: ModelCard) -> float:
+        return card.prices.worst_case_usd(n_prompt=self._n_prompt, n_output=self._n_output_limit(card))
+
+    def _fits_context(self, card: ModelCard) -> bool:
+        return self._n_prompt + self._n_output_limit(card) <= card.context_tokens
+
+    def _is_allowed(self, card: ModelCard) -> bool:
+        return self._fits_context(card) and self._worst_case_usd(card) <= self.budget_left_usd
+
+    def _refuse_masked(self, card: ModelCard) -> None:
+        if not self._fits_context(card):
+            raise MaskedActionError(
+                f"model '{card.name}' is not allowed at turn {len(self._history)}: prompt of {self._n_prompt} tokens and "
+                f"output of up to {self._n_output_limit(card)} do not fit its context of {card.context_tokens}; "
+                "choose a model that the action mask allows"
+            )
+        if not self._is_allowed(card):
+            raise MaskedActionError(
+                f"model '{card.name}' is not allowed at turn {len(self._history)}: its call may cost "
+                f"{self._worst_case_usd(card):.6f} USD and {self.budget_left_usd:.6f} USD are left; "
+                "choose a model that the action mask allows"
+            )
+
+    def _book(self, card: ModelCard, reply: Reply) -> float:
+        """Price of the call, USD; refuses a reply that used more than the call was allowed."""
+        usage = reply.usage
+        cost_usd = self.pool.model(reply.served_model).prices.cost_usd(usage)
+        if usage.n_output > self._n_output_limit(card) or cost_usd > self.budget_left_usd + MONEY_TOLERANCE_USD:
+            raise BackendError(
+                f"model '{card.name}', turn {len(self._history)}: the reply used {usage.n_prompt} prompt and "
+                f"{usage.n_output} output tokens for {cost_usd:.6f} USD, but the prompt was counted as {self._n_prompt}, the "
+                f"output limit was {self._n_output_limit(card)} and {self.budget_left_usd:.6f} USD were left; "
+                "use the token counter 'utf8_bytes' in the pool card if the endpoint counts more tokens than estimated"
+            )
+        self._prompt_cache.record(reply.served_model, n_prompt=usage.n_prompt, now_s=self._clock_s)
+        self._clock_s += reply.latency_s
+        self._spent_usd += cost_usd
+        return cost_usd
+
+    def _advance(
+        self, action: int, *, reply: Reply, step: TaskStep, cost_usd: float
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        utility = step.score / self._task.max_score
+        utility_gain = utility - self._utility
+        self._utility = utility
+        view = TurnView(model=action, action=reply.text, observation=step.observation, error=step.error)
+        self._history = (*self._history, view)
+        new_messages = (
+            Message(role="assistant", content=reply.text),
+            Message(role="user", content=step.observation),
+        )
+        self._messages.extend(new_messages)
+        self._n_prompt += sum(self.pool.token_counter.count(message.content) for message in new_messages)
+        observation = self._observe()
+        terminated = step.ending != ""
+        is_out_of_turns = len(self._history) >= self.limits.max_turns
+        truncated = is_out_of_turns or (not terminated and not observation["action_mask"].any())
+        self._is_running = not (terminated or truncated)
+        info = {
+            "spec": self.spec_of_episode,
+            "model": self.pool.models[action].name,
+            "served_model": reply.served_model,
+            "action_text": reply.text,
+            "observation_text": step.observation,
+            "usage": reply.usage,
+            "cost_usd": cost_usd,
+            "utility_gain": utility_gain,
+            "utility": utility,
+            "error": step.error,
+            "ending": step.ending,
+            "latency_s": reply.latency_s,
+            "budget_left_usd": self.budget_left_usd,
+            "hidden": dict(reply.hidden),
+        }
+        reward = self.reward_card.reward(utility_gain, cost_usd)
+        return observation, float(reward), terminated, truncated, info
+
+    def _observe(self) -> Observation:
+        warm = [self._prompt_cache.is_warm(name, now_s=self._clock_s) for name in self.pool.model_names]
+        return Observation(
+            task=self._task_text,
+            first_observation=self._first_observation,
+            history=self._history,
+            turn=np.int64(len(self._history)),
+            max_turns=np.int64(self.limits.max_turns),
+            budget_left_usd=np.array([self.budget_left_usd], dtype=np.float32),
+            budget_usd=np.array([self.limits.budget_usd], dtype=np.float32),
+            warm=np.array(warm, dtype=np.int8),
+            action_mask=self.action_masks().astype(np.int8),
+        )

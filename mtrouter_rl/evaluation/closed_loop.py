@@ -1,0 +1,128 @@
+"""Closed-loop evaluation: every policy runs the same episodes; what they did is kept as datasets, so that it resumes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mtrouter_rl.agents.heuristics import FixedOrderRouter
+from mtrouter_rl.agents.resolve import RouterRef
+from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info
+from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.plots import slug
+from mtrouter_rl.protocols import Router
+from mtrouter_rl.records import Episode, EpisodeSpec, Split
+from mtrouter_rl.rollout import RolloutPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A policy in an evaluation.
+
+    Attributes:
+        name: Name in tables.
+        ref: Where its router comes from.
+        router: The router itself, if it calls a fixed order of models; None for all others.
+    """
+
+    name: str
+    ref: RouterRef
+    router: FixedOrderRouter | None = None
+
+    @classmethod
+    def of(cls, text: str, config: EnvConfig, *, cache: Path | None) -> "Contestant":
+        """Contestant from what a user wrote; reads the router once, so that a wrong one is refused before anything runs.
+
+        Raises:
+            UnknownNameError, RouterError, PoolMismatchError: As `mtrouter_rl.agents.resolve.resolve_router`.
+        """
+        ref = RouterRef.of(text, cache)
+        router: Router = ref(config)
+        return cls(name=router.name, ref=ref, router=router if isinstance(router, FixedOrderRouter) else None)
+
+    @property
+    def first_model(self) -> str | None:
+        """The model that it calls while it is allowed; None if it is no such policy."""
+        return None if self.router is None else self.router.settings.order[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """Which episodes are run, and where they are kept.
+
+    Attributes:
+        split: Their split.
+        specs: The episodes, the same for every policy.
+        seed: Recorded in the datasets.
+        folder: Holds one dataset per policy in a folder of the split's name.
+        overwrite: Whether episodes of another router or card that lie there are replaced.
+    """
+
+    split: Split
+    specs: tuple[EpisodeSpec, ...]
+    seed: int
+    folder: Path
+    overwrite: bool = False
+
+
+def run_policies(
+    pool: RolloutPool, contestants: Sequence[Contestant], plan: EvaluationPlan, *, show_progress: bool = True
+) -> dict[str, tuple[Episode, ...]]:
+    """Run every policy on the same episodes.
+
+    Policies that call the same single model ("cheapest", "strongest", "single:MODEL") are run once, as long as that model
+    was allowed at every turn: then none of them can differ.
+
+    Returns:
+        Policy -> its episodes, completed and failed.
+
+    Raises:
+        InvalidConfigError: If two policies have one name.
+        DatasetError: If the folder holds episodes of another router under the same name.
+    """
+    names = [one.name for one in contestants]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InvalidConfigError(f"policies {repeated} are given more than once; every policy needs its own name")
+    leaders: dict[str, Contestant] = {}
+    for one in contestants:
+        leaders.setdefault(one.first_model or f"router {one.name}", one)
+    episodes = _run(pool, list(leaders.values()), plan, show_progress=show_progress)
+    rest = []
+    for one in contestants:
+        leader = leaders[one.first_model or f"router {one.name}"]
+        if one is leader:
+            continue
+        if _is_first_always_allowed(episodes[leader.name], one, pool.config):
+            episodes[one.name] = tuple(replace(e, behavior_policy=one.name) for e in episodes[leader.name])
+        else:
+            rest.append(one)
+    episodes |= _run(pool, rest, plan, show_progress=show_progress) if rest else {}
+    return {name: episodes[name] for name in names}
+
+
+def _is_first_always_allowed(episodes: Sequence[Episode], one: Contestant, config: EnvConfig) -> bool:
+    index = config.pool.index(one.first_model or "")
+    return all(turn.action_mask[index] for episode in episodes for turn in episode.turns)
+
+
+def _run(
+    pool: RolloutPool, contestants: Sequence[Contestant], plan: EvaluationPlan, *, show_progress: bool
+) -> dict[str, tuple[Episode, ...]]:
+    plans = [_collection(pool.config, one, plan) for one in contestants]
+    datasets = collect(pool, plans, title=f"evaluate {plan.split}", show_progress=show_progress)
+    return {one.name: dataset.episodes for one, dataset in zip(contestants, datasets, strict=True)}
+
+
+def _collection(config: EnvConfig, one: Contestant, plan: EvaluationPlan) -> CollectionPlan:
+    info = dataset_info(
+        config,
+        dataset_id=f"{slug(one.name)}-{plan.split}-v1",
+        policy=one.name,
+        split=plan.split,
+        seed=plan.seed,
+        n_episodes=len(plan.specs),
+        created_by={"command": "evaluate", "router": one.ref.key.rpartition("#")[2] or one.name},
+    )
+    folder = plan.folder / plan.split / slug(one.name)
+    return CollectionPlan(folder=folder, info=info, factory=one.ref, specs=plan.specs, overwrite=plan.overwrite)

@@ -1,0 +1,125 @@
+"""A few episodes as Markdown: the model of every turn, its action, the answer, and the router's values."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.metrics import SCORE_PER_UTILITY, EpisodeKey, episode_key
+from mtrouter_rl.evaluation.tables import format_number, format_usd
+from mtrouter_rl.records import TracedEpisode, Turn
+
+MAX_CHARACTERS = 160
+"""Longest action or observation shown; longer ones end in an ellipsis."""
+
+
+def choose_keys(policies: Mapping[str, Sequence[TracedEpisode]], *, n_keys: int) -> tuple[EpisodeKey, ...]:
+    """Episodes worth reading, the same for every policy, so that transcripts can be compared.
+
+    Keys are ordered by mean utility over the policies and taken evenly from worst to best.
+
+    Args:
+        policies: Policy -> its episodes on one split.
+        n_keys: How many, at least 1; fewer if there are fewer.
+
+    Returns:
+        (task, variation, seed) that every policy completed; empty if there is none.
+    """
+    utilities: dict[EpisodeKey, list[float]] = {}
+    for traced in policies.values():
+        for one in traced:
+            if one.episode.status == "completed":
+                utilities.setdefault(episode_key(one.episode), []).append(one.episode.utility)
+    shared = [key for key, values in utilities.items() if len(values) == len(policies)]
+    ordered = sorted(shared, key=lambda key: (float(np.mean(utilities[key])), key))
+    picks = np.linspace(0, len(ordered) - 1, min(n_keys, len(ordered))).round().astype(int)
+    return tuple(ordered[index] for index in picks)
+
+
+def transcript_markdown(traced: TracedEpisode, model_names: Sequence[str]) -> str:
+    """One episode as Markdown.
+
+    The last column lists, per model, its action value (if the router has any) and the probability it was given; the
+    chosen model is bold.
+
+    Args:
+        traced: The episode.
+        model_names: Names of the pool, in pool order, length M.
+
+    Raises:
+        ResultsError: If propensities or action values do not have shape (T, M).
+    """
+    episode = traced.episode
+    shape = (len(episode.turns), len(model_names))
+    for name, array in (("propensities", traced.propensities), ("q_values", traced.q_values)):
+        if array is not None and array.size and array.shape != shape:
+            raise ResultsError(
+                f"episode '{episode.episode_id}': {name} have shape {array.shape}, must be {shape} (turns, models); "
+                "give the pool that the episode was run with"
+            )
+    score = format_number(SCORE_PER_UTILITY * episode.utility, decimals=1)
+    lines = [
+        f"### {episode.task}, variation {episode.variation}, seed {episode.seed}",
+        "",
+        f"Policy **{_cell(episode.behavior_policy)}**: score **{score}** for **{format_usd(episode.cost_usd)} USD** in "
+        f"{len(episode.turns)} turns; {_ending(episode.turns)}.",
+        "",
+        f"Task: {shorten(episode.task_text, limit=3 * MAX_CHARACTERS)}",
+        "",
+        f"First observation: {shorten(episode.first_observation, limit=2 * MAX_CHARACTERS)}",
+        "",
+        "| turn | model | action | observation | error | USD | gain | Q-value (probability) per model |",
+        "|---:|---|---|---|---|---:|---:|---|",
+    ]
+    lines += [_turn_line(index, traced, model_names) for index in range(len(episode.turns))]
+    return "\n".join(lines) + "\n"
+
+
+def shorten(text: str, *, limit: int = MAX_CHARACTERS) -> str:
+    """Text on one line, safe inside a Markdown table, at most `limit` characters.
+
+    Example:
+        >>> shorten("open the door to the kitchen", limit=12)
+        'open the do…'
+    """
+    line = " ".join(text.split())
+    return _cell(line if len(line) <= limit else line[: limit - 1] + "…")
+
+
+def _cell(text: str) -> str:
+    """Escape what Markdown or HTML would take for markup; models write anything."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\|*_`[]":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return escaped
+
+
+def _ending(turns: Sequence[Turn]) -> str:
+    if not turns:
+        return "stopped before its first call"
+    return "the task ended" if turns[-1].terminated else "stopped by a limit (turns or budget)"
+
+
+def _turn_line(index: int, traced: TracedEpisode, model_names: Sequence[str]) -> str:
+    turn = traced.episode.turns[index]
+    served = "" if turn.served_model == turn.model else f" (served by {_cell(turn.served_model)})"
+    cells = (
+        str(index + 1),
+        f"{_cell(turn.model)}{served}",
+        shorten(turn.action_text),
+        shorten(turn.observation_text),
+        _cell(turn.error),
+        format_usd(turn.cost_usd),
+        format_number(SCORE_PER_UTILITY * turn.utility_gain, decimals=1, sign=True),
+        ", ".join(_opinion(index, number, traced, model_names) for number in range(len(model_names))),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _opinion(turn: int, model: int, traced: TracedEpisode, model_names: Sequence[str]) -> str:
+    name = _cell(model_names[model])
+    if traced.q_values is not None and traced.q_values.size:
+        name += f" {traced.q_values[turn, model]:.3f}"
+    if traced.propensities.size:
+        name += f" ({traced.propensities[turn, model]:.0%})"
+    return f"**{name}**" if traced.episode.turns[turn].model == model_names[model] else name

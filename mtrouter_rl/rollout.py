@@ -1,0 +1,266 @@
+"""The one loop: environment x router -> episodes. Collection and evaluation both use it.
+
+An episode depends on its specification and on the router alone: not on the worker that ran it, nor on what was run before.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from mtrouter_rl.envs.factory import EnvConfig, build_env
+from mtrouter_rl.envs.routing import RoutingEnv
+from mtrouter_rl.errors import BackendError, InvalidConfigError, SimulatorError
+from mtrouter_rl.protocols import Router
+from mtrouter_rl.records import Episode, EpisodeSpec, FloatArray, JsonValue, Observation, TracedEpisode, Turn
+
+_ROUTER_STREAM = 2
+_PROPENSITY_TOLERANCE = 1e-6
+
+
+class RouterFactory(Protocol):
+    """Makes a router inside a worker process; has to be picklable."""
+
+    @property
+    def name(self) -> str:
+        """What tells routers apart inside a worker: the same name is the same router."""
+
+    def __call__(self, config: EnvConfig) -> Router:
+        """Make the router for an environment."""
+
+
+@dataclass(kw_only=True)
+class _Log:
+    """What one episode gathers while it runs."""
+
+    turns: list[Turn] = field(default_factory=list)
+    hidden: list[dict[str, JsonValue]] = field(default_factory=list)
+    propensities: list[FloatArray] = field(default_factory=list)
+
+
+def choose(propensities: FloatArray, rng: np.random.Generator) -> int:
+    """Draw an action from one row of propensities, shape (M,).
+
+    Raises:
+        InvalidConfigError: If they are no distribution: the log would hold a wrong propensity.
+    """
+    is_valid = np.isfinite(propensities).all() and (propensities >= 0).all()
+    if not is_valid or abs(float(propensities.sum()) - 1.0) > _PROPENSITY_TOLERANCE:
+        raise InvalidConfigError(
+            f"router gave propensities {propensities.tolist()}, must be finite, non-negative and sum to 1; fix the router"
+        )
+    edges = np.cumsum(propensities)
+    drawn = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
+    return min(drawn, int(np.flatnonzero(propensities)[-1]))
+
+
+def run_episode(env: RoutingEnv, router: Router, spec: EpisodeSpec) -> TracedEpisode:
+    """Run one episode.
+
+    An episode that breaks for outside reasons (a failed call, a broken simulator) comes back with status "failed" and
+    the turns it had; the environment is closed then, so that the next reset starts a fresh simulator.
+
+    Args:
+        env: The environment.
+        router: Who chooses.
+        spec: Which episode.
+
+    Returns:
+        The log, with what only the simulator knows apart from it.
+    """
+    log = _Log()
+    observation: Observation | None = None
+    status_detail = ""
+    try:
+        observation, _ = env.reset(seed=spec.seed, options={"spec": spec})
+        _run_turns(env, router, spec, observation, log)
+    except (BackendError, SimulatorError) as error:
+        status_detail = f"{type(error).__name__}: {error}"
+        env.close()
+    episode = Episode(
+        episode_id=spec.key,
+        task=spec.task,
+        variation=spec.variation,
+        seed=spec.seed,
+        split=spec.split,
+        task_text=observation["task"] if observation else "",
+        first_observation=observation["first_observation"] if observation else "",
+        behavior_policy=router.name,
+        budget_usd=env.limits.budget_usd,
+        max_turns=env.limits.max_turns,
+        turns=tuple(log.turns),
+        status="failed" if status_detail else "completed",
+        status_detail=status_detail,
+    )
+    propensities = np.stack(log.propensities) if log.propensities else np.zeros((0, len(env.pool.models)))
+    return TracedEpisode(episode=episode, hidden=tuple(log.hidden), propensities=propensities)
+
+
+def _run_turns(env: RoutingEnv, router: Router, spec: EpisodeSpec, observation: Observation, log: _Log) -> None:
+    entropy = [spec.seed, zlib.crc32(spec.task.encode()), spec.variation, _ROUTER_STREAM]
+    rng = np.random.default_rng(np.random.SeedSequence(entropy))
+    is_over = not observation["action_mask"].any()
+    while not is_over:
+        propensities = router.propensities([observation])[0]
+        action = choose(propensities, rng)
+        before = observation
+        observation, _, terminated, truncated, info = env.step(action)
+        log.turns.append(_turn(before, info, float(propensities[action]), terminated=terminated, truncated=truncated))
+        log.hidden.append(info["hidden"])
+        log.propensities.append(np.asarray(propensities, dtype=np.float64))
+        is_over = terminated or truncated
+
+
+def _turn(before: Observation, info: dict[str, Any], propensity: float, *, terminated: bool, truncated: bool) -> Turn:
+    return Turn(
+        model=info["model"],
+        served_model=info["served_model"],
+        action_text=info["action_text"],
+        observation_text=info["observation_text"],
+        usage=info["usage"],
+        cost_usd=info["cost_usd"],
+        utility_gain=info["utility_gain"],
+        propensity=min(propensity, 1.0),
+        action_mask=tuple(bool(allowed) for allowed in before["action_mask"]),
+        warm=tuple(bool(warm) for warm in before["warm"]),
+        error=info["error"],
+        latency_s=info["latency_s"],
+        terminated=terminated,
+        truncated=truncated,
+    )
+
+
+class _Worker:
+    """One environment and the routers made for it; lives in a worker process, or in this one."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self._config = config
+        self._env = build_env(config)
+        self._routers: dict[str, Router] = {}
+
+    def run(self, factory: RouterFactory, specs: Sequence[EpisodeSpec]) -> list[TracedEpisode]:
+        if factory.name not in self._routers:
+            self._routers[factory.name] = factory(self._config)
+        return [run_episode(self._env, self._routers[factory.name], spec) for spec in specs]
+
+    def close(self) -> None:
+        self._env.close()
+
+
+_worker: _Worker | None = None
+"""The worker of this process; set once by `_start_worker` in a process that does nothing else."""
+
+
+def _start_worker(config: EnvConfig) -> None:
+    global _worker
+    _worker = _Worker(config)
+    multiprocessing.util.Finalize(None, _worker.close, exitpriority=10)
+
+
+def _run_in_worker(factory: RouterFactory, specs: Sequence[EpisodeSpec]) -> list[TracedEpisode]:
+    if _worker is None:
+        raise InvalidConfigError("this process is no rollout worker; use RolloutPool")
+    return _worker.run(factory, specs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutJob:
+    """A batch of episodes of one router.
+
+    Attributes:
+        key: What tells the caller which job this is: number of the dataset, shard, first episode within the shard.
+        factory: Makes the router.
+        specs: The episodes.
+    """
+
+    key: tuple[int, int, int]
+    factory: RouterFactory
+    specs: tuple[EpisodeSpec, ...]
+
+
+class RolloutPool:
+    """Worker processes, each with an environment (and its simulator) of its own. With one worker: this process.
+
+    Use as a context manager; leaving it closes the environments.
+    """
+
+    def __init__(self, config: EnvConfig, *, n_workers: int) -> None:
+        """Create the pool; nothing is started before the first job.
+
+        Raises:
+            InvalidConfigError: If n_workers is below 1.
+        """
+        if n_workers < 1:
+            raise InvalidConfigError(f"workers is {n_workers}, must be at least 1")
+        self.config = config
+        self._n_workers = n_workers
+        self._local: _Worker | None = None
+        self._executor: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers; jobs that have not begun are dropped."""
+        if self._local is not None:
+            self._local.close()
+            self._local = None
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def run(self, jobs: Sequence[RolloutJob]) -> Iterator[tuple[RolloutJob, list[TracedEpisode]]]:
+        """Run jobs and give each as soon as it is done, in any order.
+
+        Raises:
+            SimulatorError: If a worker process died.
+        """
+        if self._n_workers == 1:
+            yield from self._run_here(jobs)
+        else:
+            yield from self._run_in_processes(jobs)
+
+    def _run_here(self, jobs: Sequence[RolloutJob]) -> Iterator[tuple[RolloutJob, list[TracedEpisode]]]:
+        if self._local is None:
+            self._local = _Worker(self.config)
+        for job in jobs:
+            yield job, self._local.run(job.factory, job.specs)
+
+    def _run_in_processes(self, jobs: Sequence[RolloutJob]) -> Iterator[tuple[RolloutJob, list[TracedEpisode]]]:
+        executor = self._start_executor()
+        pending = {executor.submit(_run_in_worker, job.factory, job.specs): job for job in jobs}
+        try:
+            for future in concurrent.futures.as_completed(pending):
+                yield pending[future], future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise SimulatorError(
+                "a rollout worker process died (killed, or out of memory); finished shards are kept: run the same command "
+                "again to go on, with fewer --workers if memory was short"
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _start_executor(self) -> concurrent.futures.ProcessPoolExecutor:
+        if self._executor is None:
+            # One thread per worker: more threads than free cores are many times slower.
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                os.environ.setdefault(name, "1")
+            self._executor = concurrent.futures.ProcessPoolExecutor(
+                max_workers=self._n_workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(self.config,),
+            )
+        return self._executor

@@ -1,0 +1,215 @@
+"""The main job: collect, choose the strongest model, train, evaluate, report; every finished step is kept."""
+
+import concurrent.futures
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.records import Split
+from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.workflows import (
+    RESULTS_FILE,
+    CollectRequest,
+    EvaluateRequest,
+    TrainRequest,
+    collect_dataset,
+    describe,
+    encode_log,
+    evaluate_routers,
+    load_agent,
+    present,
+    save_config,
+    train_router,
+)
+
+logger = logging.getLogger(__name__)
+
+DATASET_FOLDER = "dataset"
+ROUTERS_FOLDER = "routers"
+CACHE_FOLDER = "embeddings"
+STRONGEST = "strongest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySize:
+    """How much a study does.
+
+    Attributes:
+        n_episodes: Logged episodes to train on.
+        n_validation_seeds: Seeds per validation variation, for the choice of the strongest model.
+        n_test_seeds: Seeds per test variation.
+        n_ood_seeds: Seeds per held-out variation.
+        ood_per_task: At most this many variations of a held-out task; None takes all.
+    """
+
+    n_episodes: int
+    n_validation_seeds: int
+    n_test_seeds: int
+    n_ood_seeds: int
+    ood_per_task: int | None
+
+
+QUICK = StudySize(n_episodes=640, n_validation_seeds=1, n_test_seeds=2, n_ood_seeds=1, ood_per_task=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """What `mtrouter-rl study` is asked for.
+
+    Attributes:
+        config: Environment.
+        out: Folder of the run.
+        size: How much.
+        seed: Seed of collection, training and bootstrap.
+        n_workers: Worker processes.
+        agents: Agent cards that are trained from the log.
+        encoder: Registered name of the text encoder.
+    """
+
+    config: EnvConfig
+    out: Path
+    size: StudySize
+    seed: int
+    n_workers: int
+    agents: tuple[str, ...] = (
+        "fitted-q",
+        "monte-carlo-q",
+        "behavior-cloning",
+        "behavior-cloning-best",
+        "myopic",
+    )
+    encoder: str = "minilm"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the embedding cache."""
+        return self.out / CACHE_FOLDER
+
+    def router(self, agent: str) -> Path:
+        """Folder of an agent's router."""
+        return self.out / ROUTERS_FOLDER / agent
+
+
+def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progress: bool = True) -> Results:
+    """Run the study; steps that are done are skipped, a step that was killed goes on where it stopped.
+
+    Args:
+        request: What to run.
+        say: Told, in a sentence, what begins and how long it took.
+        show_progress: Whether to draw progress bars.
+
+    Returns:
+        The results, also in `out/results.json`.
+    """
+    clock = _Clock(say)
+    save_config(request.out, {"command": "study", "seed": request.seed, **describe(request.config)})
+    with RolloutPool(request.config, n_workers=request.n_workers) as pool:
+        clock.step("1/5 collect: a log of uniform per-turn random routing on the train split")
+        log = CollectRequest(
+            policy="uniform",
+            n_episodes=request.size.n_episodes,
+            seed=request.seed,
+            out=request.out / DATASET_FOLDER,
+        )
+        collect_dataset(pool, log, show_progress=show_progress)
+        clock.step("2/5 validate: every single model on the validation split, to find the strongest")
+        train_router(_training(request, STRONGEST), pool=pool, show_progress=show_progress)
+    clock.step(f"3/5 train: {', '.join(request.agents)}")
+    _train_all(request, show_progress=show_progress)
+    with RolloutPool(request.config, n_workers=request.n_workers) as pool:
+        for split, n_seeds, per_task in _evaluations(request.size):
+            clock.step(f"4/5 evaluate on {split}, closed-loop, every router on the same episodes")
+            evaluate_routers(pool, _evaluation(request, split, n_seeds, per_task), show_progress=show_progress)
+    clock.step("5/5 draw plots, TensorBoard and the report")
+    trained = [str(request.router(agent)) for agent in request.agents]
+    present(request.out, request.config, routers=trained, cache=request.cache)
+    clock.done()
+    return Results.load(request.out / RESULTS_FILE)
+
+
+def _evaluations(size: StudySize) -> tuple[tuple[Split, int, int | None], ...]:
+    return (("test", size.n_test_seeds, None), ("ood", size.n_ood_seeds, size.ood_per_task))
+
+
+def _training(request: StudyRequest, agent: str) -> TrainRequest:
+    card = load_agent(agent)
+    return TrainRequest(
+        agent=card,
+        config=request.config,
+        seed=request.seed,
+        out=request.router(agent),
+        dataset=None if agent == STRONGEST else request.out / DATASET_FOLDER,
+        encoder=request.encoder,
+        cache=request.cache,
+        n_validation_seeds=request.size.n_validation_seeds,
+    )
+
+
+def _evaluation(request: StudyRequest, split: Split, n_seeds: int, per_task: int | None) -> EvaluateRequest:
+    singles = [f"single:{name}" for name in request.config.pool.model_names]
+    trained = [str(request.router(agent)) for agent in request.agents]
+    return EvaluateRequest(
+        routers=(*singles, "random", "cheapest", str(request.router(STRONGEST)), *trained),
+        split=split,
+        n_seeds=n_seeds,
+        out=request.out,
+        per_task=per_task,
+        seed=request.seed,
+        cache=request.cache,
+        dataset_id=read_info(request.out / DATASET_FOLDER).dataset_id,
+    )
+
+
+def _train_one(training: TrainRequest, show_progress: bool) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    train_router(training, show_progress=show_progress)
+
+
+def _train_all(request: StudyRequest, *, show_progress: bool) -> None:
+    """Train the agents side by side, after the log was encoded once for all of them."""
+    trainings = [_training(request, agent) for agent in request.agents]
+    encode_log(trainings[0], show_progress=show_progress)
+    if request.n_workers == 1:
+        for training in trainings:
+            _train_one(training, show_progress)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with concurrent.futures.ProcessPoolExecutor(
+        max_workers=request.n_workers, mp_context=multiprocessing.get_context("spawn")
+    ) as executor:
+        futures = [executor.submit(_train_one, training, index == 0) for index, training in enumerate(trainings)]
+        for future in futures:
+            future.result()
+
+
+class _Clock:
+    """Says what begins, and how long the step before took."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._start = self._last = time.monotonic()
+        self._is_first = True
+
+    def step(self, text: str) -> None:
+        self._tell_last()
+        self._say(text)
+
+    def done(self) -> None:
+        self._tell_last()
+        self._say(f"done in {(time.monotonic() - self._start) / 60:.1f} min")
+
+    def _tell_last(self) -> None:
+        now = time.monotonic()
+        if not self._is_first:
+            self._say(f"    took {now - self._last:.0f} s")
+        self._is_first = False
+        self._last = now

@@ -1,0 +1,429 @@
+"""The steps that the commands are made of: collect, train, evaluate. `study` is these in order."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from mtrouter_rl import __version__
+from mtrouter_rl.agents.base import TrainingContext, Validate
+from mtrouter_rl.agents.loading import save_router
+from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
+from mtrouter_rl.agents.saving import RECORD_FILE
+from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
+from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info, fingerprint_cards
+from mtrouter_rl.datasets.info import INFO_FILE
+from mtrouter_rl.datasets.splits import check_no_leak, evaluation_specs, sample_specs
+from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
+from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.envs.gold_paths import write_atomically
+from mtrouter_rl.errors import InvalidConfigError, RouterError
+from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
+from mtrouter_rl.evaluation.plots import save_plots
+from mtrouter_rl.evaluation.report import write_report
+from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, update_rows
+from mtrouter_rl.evaluation.tensorboard import TensorBoardSink, write_evaluation
+from mtrouter_rl.protocols import Router, ValueRouter
+from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
+from mtrouter_rl.rollout import RolloutPool
+
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.json"
+EPISODES_FOLDER = "episodes"
+VALIDATION_FOLDER = "validation"
+TENSORBOARD_FOLDER = "tensorboard"
+CHECKPOINT_FOLDER = "checkpoints"
+N_TRANSCRIPTS = 3
+
+
+def save_config(folder: Path, config: dict[str, JsonValue]) -> None:
+    """Write the resolved configuration of a run beside its results."""
+    text = json.dumps(config | {"package_version": __version__}, indent=2, sort_keys=True)
+    write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
+
+
+def describe(config: EnvConfig) -> dict[str, JsonValue]:
+    """JSON of a resolved environment, for provenance."""
+    return {
+        "env": config.card.name,
+        "pool": config.pool.name,
+        "cost_weight": config.cost_weight,
+        "cost_unit_usd": config.card.reward.cost_unit_usd,
+        "limits": asdict(config.limits),
+        "cards": fingerprint_cards(config),
+    }
+
+
+def reward_of(config: EnvConfig) -> RewardCard:
+    """Reward of an environment with its cost weight."""
+    return config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectRequest:
+    """What `mtrouter-rl collect` is asked for.
+
+    Attributes:
+        policy: Behaviour policy, as `mtrouter_rl.agents.resolve.resolve_router` takes it.
+        split: Split whose (task, variation) pairs are run.
+        n_episodes: How many episodes.
+        seed: Seed of the draw of episodes.
+        out: Folder of the dataset.
+        dataset_id: Its id; None makes one from environment and policy.
+        cache: Folder of the embedding cache, for learned behaviour policies.
+        overwrite: Whether another dataset in `out` is replaced.
+    """
+
+    policy: str
+    n_episodes: int
+    seed: int
+    out: Path
+    split: Split = "train"
+    dataset_id: str | None = None
+    cache: Path | None = None
+    overwrite: bool = False
+
+
+def collect_dataset(pool: RolloutPool, request: CollectRequest, *, show_progress: bool = True) -> Dataset:
+    """Collect a log; resumes where a killed collection stopped.
+
+    Raises:
+        UnknownNameError: If the policy is unknown.
+        InvalidConfigError: If the number of episodes is below 1.
+        DatasetError: If `out` holds another dataset.
+    """
+    config = pool.config
+    if request.n_episodes < 1:
+        raise InvalidConfigError(f"episodes is {request.n_episodes}, must be at least 1")
+    ref = RouterRef.of(request.policy, request.cache)
+    router = ref(config)  # an unknown policy is refused before anything is started
+    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in router.name)
+    info = dataset_info(
+        config,
+        dataset_id=request.dataset_id or f"{config.card.name}-{plain}-v1",
+        policy=router.name,
+        split=request.split,
+        seed=request.seed,
+        n_episodes=request.n_episodes,
+        created_by={"command": "collect", "policy": router.name, "router": ref.key.rpartition("#")[2]},
+    )
+    specs = sample_specs(config.card, request.split, n_episodes=request.n_episodes, seed=request.seed)
+    plan = CollectionPlan(folder=request.out, info=info, factory=ref, specs=specs, overwrite=request.overwrite)
+    return collect(pool, [plan], title=f"collect {router.name}", show_progress=show_progress)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What `mtrouter-rl train` is asked for.
+
+    Attributes:
+        agent: Agent card.
+        config: Environment that the router is for: pool and cost weight.
+        seed: Seed of the training.
+        out: Folder of the router.
+        dataset: Folder of the log; None for agents that need none.
+        encoder: Registered name of the text encoder.
+        cache: Folder of the embedding cache.
+        n_validation_seeds: Seeds per variation of closed-loop validation.
+        overwrite: Whether another router in `out` is replaced.
+    """
+
+    agent: AgentCard
+    config: EnvConfig
+    seed: int
+    out: Path
+    dataset: Path | None = None
+    encoder: str = "minilm"
+    cache: Path | None = None
+    n_validation_seeds: int = 1
+    overwrite: bool = False
+
+    def identity(self) -> dict[str, JsonValue]:
+        """What decides the router: two requests with one identity train the same."""
+        log = None if self.dataset is None else json.loads((self.dataset / INFO_FILE).read_text(encoding="utf-8"))
+        card = cast(JsonValue, self.agent.model_dump(mode="json"))
+        return {
+            "agent": card,
+            "seed": self.seed,
+            "encoder": self.encoder,
+            "env": describe(self.config),
+            "dataset": log,
+            "n_validation_seeds": self.n_validation_seeds,
+        }
+
+
+def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show_progress: bool = True) -> Path:
+    """Train an agent and save its router; resumes from the last checkpoint, and does nothing if it is done.
+
+    Args:
+        request: What to train.
+        pool: Workers for closed-loop validation; needed by agents with `needs_validation` alone.
+        show_progress: Whether to draw progress bars.
+
+    Returns:
+        The folder of the router.
+
+    Raises:
+        InvalidConfigError: If the agent needs a log and none is given.
+        PoolMismatchError: If the log is of another pool.
+        RouterError: If `out` holds a router of another training.
+        DatasetError: If the log breaks its rules.
+    """
+    algorithm = load_algorithm(request.agent)
+    if algorithm.needs_dataset and request.dataset is None:
+        raise InvalidConfigError(f"agent '{request.agent.name}' learns from a log; give it with --dataset DIR")
+    dataset = _load_log(request) if algorithm.needs_dataset and request.dataset else None
+    if _is_done(request):
+        return request.out
+    with TensorBoardSink(request.out / TENSORBOARD_FOLDER) as metrics:
+        context = TrainingContext(
+            pool=request.config.pool,
+            reward=reward_of(request.config),
+            seed=request.seed,
+            dataset=dataset,
+            checkpoint_folder=request.out / CHECKPOINT_FOLDER,
+            metrics=metrics,
+            show_progress=show_progress,
+            validate=None if pool is None else make_validate(pool, request),
+        )
+        if algorithm.needs_features:
+            context = replace(context, features=_features(request, dataset, show_progress=show_progress))
+        router = algorithm.train(context)
+    _save(router, request)
+    return request.out
+
+
+def encode_log(request: TrainRequest, *, show_progress: bool = True) -> None:
+    """Encode every text of a log into the embedding cache, so that trainings that follow only read it."""
+    if not _is_done(request):
+        _features(request, _load_log(request), show_progress=show_progress)
+
+
+def _load_log(request: TrainRequest) -> Dataset:
+    if request.dataset is None:
+        raise InvalidConfigError(f"agent '{request.agent.name}' learns from a log; give it with --dataset DIR")
+    dataset = Dataset.load(request.dataset)
+    dataset.info.check_pool(request.config.pool)
+    if dataset.info.env == request.config.card.name:
+        check_no_leak(dataset.episodes, request.config.card)
+    return dataset
+
+
+def _is_done(request: TrainRequest) -> bool:
+    """Whether `out` holds the finished router of this very request."""
+    marker = request.out / CONFIG_FILE
+    if request.overwrite or not (request.out / RECORD_FILE).is_file():
+        return False
+    there = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    wanted = json.loads(json.dumps(request.identity() | {"package_version": __version__}))
+    differing = sorted(key for key in {*there, *wanted} if there.get(key) != wanted.get(key))
+    if differing:
+        raise RouterError(
+            f"{request.out} holds a router of another training (differs in: {', '.join(differing)}); "
+            "choose another --out, or give --overwrite"
+        )
+    return True
+
+
+def _features(request: TrainRequest, dataset: Dataset | None, *, show_progress: bool) -> HistoryFeatures:
+    features = HistoryFeatures(encoder=make_encoder(request.encoder, request.cache), pool=request.config.pool)
+    if dataset is not None:
+        features.encode_log(dataset.completed, show_progress=show_progress)
+    return features
+
+
+def _save(router: Router, request: TrainRequest) -> None:
+    save_config(request.out, request.identity())
+    save_router(router, request.out)
+
+
+def make_validate(pool: RolloutPool, request: TrainRequest) -> Validate:
+    """Closed-loop validation for a training: mean utility of each router on the validation split."""
+
+    def validate(routers: Sequence[Router]) -> list[float]:
+        contestants = [Contestant.of(router.name, pool.config, cache=request.cache) for router in routers]
+        plan = EvaluationPlan(
+            split="validation",
+            specs=evaluation_specs(pool.config.card, "validation", request.n_validation_seeds),
+            seed=request.seed,
+            folder=request.out / VALIDATION_FOLDER,
+        )
+        episodes = run_policies(pool, contestants, plan)
+        return [_mean_utility(episodes[one.name], one.name) for one in contestants]
+
+    return validate
+
+
+def _mean_utility(episodes: Sequence[Episode], name: str) -> float:
+    scored = [episode.utility for episode in episodes if episode.status == "completed"]
+    if not scored:
+        raise InvalidConfigError(f"policy '{name}' completed no episode on validation; see the reasons with 'inspect'")
+    return float(np.mean(scored))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """What `mtrouter-rl evaluate` is asked for.
+
+    Attributes:
+        routers: Policies, as `mtrouter_rl.agents.resolve.resolve_router` takes them.
+        split: "test" or "ood" (or another split).
+        n_seeds: Seeds per variation.
+        out: Folder of the results; rows for further splits and policies are added to what is there.
+        per_task: At most this many variations of a task; None takes all.
+        seed: Seed of the bootstrap.
+        cache: Folder of the embedding cache.
+        overwrite: Whether episodes of other routers under the same names are replaced.
+        dataset_id: Log that the learned routers were trained on, for provenance.
+    """
+
+    routers: tuple[str, ...]
+    split: Split
+    n_seeds: int
+    out: Path
+    per_task: int | None = None
+    seed: int = 0
+    cache: Path | None = None
+    overwrite: bool = False
+    dataset_id: str | None = None
+
+
+def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
+    """Roles in a comparison: what was trained from a log is learned, everything else is a baseline."""
+    singles = tuple(one.name for one in contestants if one.name.startswith("single:"))
+    learned = tuple(one.name for one in contestants if one.router is None and one.ref.key.rpartition("#")[2])
+    strongest = next((one.name for one in contestants if one.name == "strongest"), None)
+    return PolicyRoles(
+        single_models=singles,
+        strongest=strongest,
+        learned=learned,
+        baselines=tuple(one.name for one in contestants if one.name not in singles),
+    )
+
+
+def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progress: bool = True) -> Results:
+    """Run policies closed-loop on a split and add their rows to `out/results.json`.
+
+    Raises:
+        UnknownNameError, RouterError, PoolMismatchError: If a policy cannot be resolved.
+        InvalidConfigError: If two policies have one name, or a number is out of range.
+        DatasetError: If `out` holds episodes of another router under the same name.
+    """
+    config = pool.config
+    if request.n_seeds < 1:
+        raise InvalidConfigError(f"seeds is {request.n_seeds}, must be at least 1")
+    contestants = [Contestant.of(text, config, cache=request.cache) for text in request.routers]
+    plan = EvaluationPlan(
+        split=request.split,
+        specs=evaluation_specs(config.card, request.split, request.n_seeds, per_task=request.per_task),
+        seed=request.seed,
+        folder=request.out / EPISODES_FOLDER,
+        overwrite=request.overwrite,
+    )
+    episodes = run_policies(pool, contestants, plan, show_progress=show_progress)
+    roles = roles_of(contestants)
+    comparison = Comparison(
+        split=request.split, reward=reward_of(config), model_names=config.pool.model_names, roles=roles
+    )
+    rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
+    results = update_rows(_results_so_far(config, request), rows, roles=roles)
+    results.save(request.out / RESULTS_FILE)
+    return results
+
+
+def _results_so_far(config: EnvConfig, request: EvaluateRequest) -> Results:
+    path = request.out / RESULTS_FILE
+    fresh = Results(
+        env=config.card.name,
+        pool=config.pool.name,
+        model_names=config.pool.model_names,
+        is_simulated=config.pool.backend.kind == "simulated",
+        cost_weight=config.cost_weight,
+        cost_unit_usd=config.card.reward.cost_unit_usd,
+        dataset_id=request.dataset_id,
+        seed=request.seed,
+        n_seeds=request.n_seeds,
+        package_version=__version__,
+        config=describe(config),
+        roles=PolicyRoles(),
+        rows=(),
+    )
+    if request.overwrite or not path.is_file():
+        return fresh
+    there = Results.load(path)
+    differing = [
+        name
+        for name in ("env", "pool", "model_names", "cost_weight", "cost_unit_usd", "config")
+        if getattr(there, name) != getattr(fresh, name)
+    ]
+    if differing:
+        raise InvalidConfigError(
+            f"{path} holds results of another setting (differs in: {', '.join(differing)}); "
+            "choose another --out, or give --overwrite"
+        )
+    return there
+
+
+def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]:
+    """Episodes that an evaluation kept, by split and policy."""
+    found: dict[Split, dict[str, tuple[Episode, ...]]] = {}
+    for path in sorted((folder / EPISODES_FOLDER).glob(f"*/*/{INFO_FILE}")):
+        dataset = Dataset.load(path.parent)
+        found.setdefault(dataset.info.split, {})[dataset.info.behavior_policy] = dataset.episodes
+    return found
+
+
+def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cache: Path | None = None) -> Path:
+    """Draw everything that people look at from a run's results: plots, TensorBoard and the report.
+
+    Args:
+        folder: Folder of the run.
+        config: Environment of the run.
+        routers: Policies whose action values are shown in the transcripts.
+        cache: Folder of the embedding cache.
+
+    Returns:
+        The report's HTML page.
+    """
+    results = Results.load(folder / RESULTS_FILE)
+    by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
+    traced: dict[str, dict[str, list[TracedEpisode]]] = {
+        split: {name: _traced(episodes, by_name.get(name), config) for name, episodes in policies.items()}
+        for split, policies in episodes_of_run(folder).items()
+    }
+    save_plots(results, traced, folder / "plots")
+    embeddings = {
+        name: router.model_embeddings() for name, router in by_name.items() if hasattr(router, "model_embeddings")
+    }
+    write_evaluation(
+        folder / TENSORBOARD_FOLDER, results=results, traced=traced, pool=config.pool, model_embeddings=embeddings
+    )
+    return write_report(folder)
+
+
+def _traced(episodes: Sequence[Episode], router: Router | None, config: EnvConfig) -> list[TracedEpisode]:
+    """Episodes with the action values of the few that become transcripts."""
+    return [
+        _explained(episode, router, config) if index < N_TRANSCRIPTS and router else TracedEpisode(episode=episode)
+        for index, episode in enumerate(episodes)
+    ]
+
+
+def _explained(episode: Episode, router: Router, config: EnvConfig) -> TracedEpisode:
+    if not episode.turns:
+        return TracedEpisode(episode=episode)
+    observations = observations_of(episode, config.pool)
+    q_values = router.q_values(observations) if isinstance(router, ValueRouter) else None
+    return TracedEpisode(episode=episode, propensities=router.propensities(observations), q_values=q_values)
+
+
+def load_agent(name_or_path: str) -> AgentCard:
+    """Agent card from what a user wrote; `single:MODEL` fills the model into the card `single`."""
+    if name_or_path.startswith("single:"):
+        card = load_agent_card("single")
+        return card.model_copy(update={"name": name_or_path, "parameters": {"model": name_or_path.partition(":")[2]}})
+    return load_agent_card(name_or_path)

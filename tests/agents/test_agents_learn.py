@@ -1,0 +1,43 @@
+"""Learning on a tabular MDP with a known optimum: a dear model pays only if it is followed well."""
+
+import pytest
+from routing_toy import JOINT, NETWORK, make_card, make_context, optimal_values, policy_value
+
+from mtrouter_rl.registry import ALGORITHMS
+
+LOOP = {"n_iterations": 9, "steps_per_iteration": 60, "batch_size": 128, "learning_rate": 4e-3, "keep_last": 3}
+
+
+def train(algorithm, log, **parameters):
+    card = make_card(algorithm, **(LOOP | parameters))
+    return ALGORITHMS.load(algorithm).from_card(card).train(make_context(log))
+
+
+def test_fitted_q_reaches_the_optimum_of_value_iteration(log):
+    router = train("fitted_q", log, **JOINT, n_critics=1)
+    assert policy_value(router) == pytest.approx(optimal_values()[0], abs=0.02)
+
+
+@pytest.mark.parametrize("learner", ["dqn", "discrete_cql"])
+def test_other_learners_reach_it_too(log, learner):
+    conservatism = {"conservatism": 0.01} if learner == "discrete_cql" else {}
+    router = train("fitted_q", log, **JOINT, learner=learner, n_critics=1, **conservatism)
+    assert policy_value(router) == pytest.approx(optimal_values()[0], abs=0.02)
+
+
+@pytest.mark.parametrize("algorithm", ["monte_carlo_q", "myopic"])
+def test_estimators_that_do_not_plan_stay_with_the_cheap_model(log, algorithm):
+    router = train(algorithm, log, **JOINT, n_iterations=4)
+    assert policy_value(router) == pytest.approx(0.38, abs=1e-6)  # cheap at once: 0.4 - 0.02
+
+
+def test_behavior_cloning_is_as_good_as_the_behavior_policy(log):
+    router = train("behavior_cloning", log, **NETWORK, n_iterations=2)
+    logged = sum(turn.utility_gain - turn.cost_usd for episode in log.episodes for turn in episode.turns)
+    assert policy_value(router) == pytest.approx(logged / len(log.episodes), abs=0.08)
+
+
+def test_cloning_the_best_episodes_is_better_and_not_optimal(log):
+    clone = train("behavior_cloning", log, **NETWORK, n_iterations=2)
+    best = train("behavior_cloning", log, **NETWORK, n_iterations=2, best_share=0.1)
+    assert policy_value(clone) + 0.1 < policy_value(best) < optimal_values()[0] - 0.02

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from routing_toy import POOL, make_observation, make_pool
+
+from mtrouter_rl.agents.behavior import EpsilonGreedy, Sticky, parse_policy
+from mtrouter_rl.agents.heuristics import single_router
+from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, UnknownNameError
+
+NAMES = POOL.model_names
+
+
+def parse(text, router=None):
+    return parse_policy(text, pool=POOL, load_router=lambda _: router or single_router("large", POOL))
+
+
+@pytest.mark.parametrize(
+    ("models", "mask", "expected"),
+    [
+        ((), (1, 1, 1), [1 / 3, 1 / 3, 1 / 3]),
+        ((0, 2), (1, 1, 1), [0.1, 0.1, 0.8]),
+        ((2,), (1, 0, 1), [0.15, 0, 0.85]),
+        ((2,), (1, 1, 0), [0.5, 0.5, 0]),
+        ((1,), (0, 1, 0), [0, 1, 0]),
+    ],
+)
+def test_sticky_propensities_are_exact(models, mask, expected):
+    found = Sticky(0.3, model_names=NAMES).propensities([make_observation(mask=mask, models=models)])
+    assert found[0] == pytest.approx(expected)
+
+
+def test_epsilon_greedy_mixes_over_the_allowed_models():
+    router = EpsilonGreedy(single_router("large", POOL), 0.3)
+    observations = [make_observation(), make_observation(mask=(1, 0, 1)), make_observation(mask=(1, 1, 0))]
+    expected = [[0.1, 0.1, 0.8], [0.15, 0, 0.85], [0.85, 0.15, 0]]
+    np.testing.assert_allclose(router.propensities(observations), expected)
+
+
+@pytest.mark.parametrize("text", ["uniform", "sticky:0.3", "single:middle", "epsilon-greedy:0.2:runs/a:b"])
+def test_policies_are_named_as_they_are_written(text):
+    router = parse(text)
+    assert router.name == text
+    assert router.propensities([make_observation()]).sum() == pytest.approx(1)
+
+
+def test_the_router_of_an_epsilon_greedy_policy_is_loaded_by_the_rest_of_the_text():
+    asked = []
+
+    def load(text):
+        asked.append(text)
+        return single_router("large", POOL)
+
+    parse_policy("epsilon-greedy:0.2:runs/a:b", pool=POOL, load_router=load)
+    assert asked == ["runs/a:b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (
+            "unifrm",
+            UnknownNameError,
+            r"unknown behaviour policy 'unifrm'; did you mean 'uniform'\?.*Forms: uniform; sticky",
+        ),
+        ("uniform:1", InvalidConfigError, r"'uniform:1': it takes no argument, got '1'; write it as uniform"),
+        ("sticky", InvalidConfigError, r"P_SWITCH is '', must be a number in \[0, 1\]; write it as sticky:P_SWITCH"),
+        ("sticky:1.5", InvalidConfigError, r"p_switch is 1\.5, must be in \[0, 1\]"),
+        ("sticky:nan", InvalidConfigError, r"p_switch is nan"),
+        ("single", InvalidConfigError, r"the model is missing \(models of pool 'toy': small, middle, large\)"),
+        ("single:smal", UnknownNameError, r"'smal'; did you mean 'small'"),
+        ("epsilon-greedy:0.2", InvalidConfigError, r"the router is missing; write it as epsilon-greedy:EPSILON:ROUTER"),
+        ("epsilon-greedy:x:r", InvalidConfigError, r"EPSILON is 'x', must be a number"),
+        ("epsilon-greedy:-1:r", InvalidConfigError, r"epsilon is -1\.0, must be in \[0, 1\]"),
+    ],
+)
+def test_bad_policies(text, error, message):
+    with pytest.raises(error, match=message):
+        parse(text)
+
+
+def test_the_router_of_another_pool_is_refused():
+    other = make_pool(("a", "b", "c"))
+    with pytest.raises(PoolMismatchError, match=r"was made for a, b, c, must be made for pool 'toy'"):
+        parse("epsilon-greedy:0.1:r", single_router("a", other))

