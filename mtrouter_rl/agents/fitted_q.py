@@ -1,11 +1,11 @@
 """Fitted-Q iteration over the joint history-model Q-function, and the training that all Q-based agents share."""
 
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.learners import QLearnerName, q_learner
+from mtrouter_rl.agents.learners import QLearnerName, QLearning, q_learner
 from mtrouter_rl.agents.networks import HistoryLayout
 from mtrouter_rl.agents.parameters import (
     Discount,
@@ -30,17 +30,19 @@ class FittedQParameters(QParameters):
     """Parameters of `FittedQ`.
 
     Attributes:
-        learner: "double_dqn", "dqn" or "discrete_cql"; see `learners.q_learner`.
+        learner: "double_dqn", "dqn" or "discrete_cql"; see `learners.QLearning`.
         gamma: Discount factor; 1 values a whole episode, whose length the environment limits.
         n_critics: Q-functions side by side; targets take the lower value.
         conservatism: Weight of the penalty of "discrete_cql"; must stay 0 with the others.
+        n_warm_start: How many of the iterations, from the first, regress the logged return.
         bootstrap_after_truncation: See `transitions.make_transitions`.
     """
 
     learner: QLearnerName = "double_dqn"
     gamma: Discount = 1.0
-    n_critics: PositiveInt = 2
+    n_critics: PositiveInt = 1
     conservatism: NonNegative = 0.0
+    n_warm_start: Annotated[int, Field(ge=0)] = 2
     bootstrap_after_truncation: bool = False
 
     @model_validator(mode="after")
@@ -52,18 +54,30 @@ class FittedQParameters(QParameters):
             )
         return self
 
+    @model_validator(mode="after")
+    def _warm_start_leaves_iterations(self) -> Self:
+        if self.n_warm_start >= self.n_iterations:
+            raise ValueError(
+                f"n_warm_start is {self.n_warm_start}, must be below n_iterations ({self.n_iterations}); "
+                "the rest are the iterations that plan"
+            )
+        return self
+
 
 class FittedQ:
     """Learns Q*(h, m), the return of calling m now and the best models ever after, from logs of any behaviour policy.
 
     d3rlpy's double DQN with a target network that stands still for a whole iteration is fitted-Q iteration:
-    Q_{k+1} = argmin_Q E[(r + gamma Q_k(h', argmax_m Q(h', m)) - Q(h, m))^2], Q_0 = 0. The router averages the last
-    iterates.
+    Q_{k+1} = argmin_Q E[(r + gamma Q_k(h', argmax_m Q(h', m)) - Q(h, m))^2]. The router averages the last iterates.
+
+    Q_0 is the logged return, regressed by the first iterations (`n_warm_start`), or 0 without them. From 0, k
+    iterations see k turns ahead; from the value of the behaviour policy they see k turns of the best models and the
+    behaviour policy after that, so that few iterations do for long episodes, and the iterates rise towards Q* from
+    below.
 
     Source: Ernst, Geurts and Wehenkel, Tree-Based Batch Mode Reinforcement Learning (2005); van Hasselt, Guez and
-        Silver,
-    Deep Reinforcement Learning with Double Q-learning (2016). Deviations: gradient steps on mini-batches instead of a
-    full regression per iterate, and the lower of the critics in the target.
+    Silver, Deep Reinforcement Learning with Double Q-learning (2016). Deviations: gradient steps on mini-batches instead
+    of a full regression per iterate, the warm start, and the lower of the critics in the target if there are several.
     """
 
     needs_dataset: ClassVar[bool] = True
@@ -105,10 +119,13 @@ class FittedQ:
             transitions,
             card=self.card,
             parameters=self.parameters,
-            learner=self.parameters.learner,
-            gamma=self.parameters.gamma,
-            n_critics=self.parameters.n_critics,
-            conservatism=self.parameters.conservatism,
+            learning=QLearning(
+                learner=self.parameters.learner,
+                gamma=self.parameters.gamma,
+                n_critics=self.parameters.n_critics,
+                conservatism=self.parameters.conservatism,
+                n_warm_start=self.parameters.n_warm_start,
+            ),
         )
 
 
@@ -118,10 +135,7 @@ def train_q_router(
     *,
     card: AgentCard,
     parameters: QParameters,
-    learner: QLearnerName = "dqn",
-    gamma: float = 0.0,
-    n_critics: int = 1,
-    conservatism: float = 0.0,
+    learning: QLearning,
 ) -> QRouter:
     """Train a joint Q-function on transitions and make its greedy router.
 
@@ -130,10 +144,7 @@ def train_q_router(
         transitions: The log, with the rewards that are to be learned.
         card: The agent card.
         parameters: Sizes and loop.
-        learner: See `learners.q_learner`, as the rest.
-        gamma: Discount factor; 0 is a regression of the rewards.
-        n_critics: Number of Q-functions.
-        conservatism: Weight of the penalty of "discrete_cql".
+        learning: Which Q-learning.
 
     Raises:
         InvalidConfigError: If the training diverges.
@@ -146,7 +157,7 @@ def train_q_router(
     model_features = features.model_features.tolist()
     factory = JointQFunctionFactory.of(layout, parameters, model_features=model_features)
     iterates = train(
-        q_learner(learner, factory, gamma=gamma, n_critics=n_critics, conservatism=conservatism),
+        q_learner(learning, factory),
         transitions,
         loop=parameters,
         context=context,
@@ -156,7 +167,7 @@ def train_q_router(
         layout=layout,
         sizes=JointParameters(**{name: getattr(parameters, name) for name in JointParameters.model_fields}),
         model_features=tuple(tuple(row) for row in model_features),
-        n_members=n_critics * len(iterates),
+        n_members=learning.n_critics * len(iterates),
     )
     return QRouter(
         name=card.name,

@@ -44,31 +44,42 @@ class Learner:
         build: Makes the algorithm, without networks, for the parameters of the loop.
         module: Which of its modules the router is made of: `Q_FUNCTIONS` or `IMITATOR`.
         gamma: Discount factor of its targets.
+        n_warm_start: Iterations at the start that regress the logged return instead.
     """
 
     build: Callable[[LoopParameters], TrainableAlgorithm]
     module: str
     gamma: float = 0.0
+    n_warm_start: int = 0
 
 
-def q_learner(
-    name: QLearnerName,
-    factory: "QFunctionFactory",
-    *,
-    gamma: float,
-    n_critics: int = 1,
-    conservatism: float = 1.0,
-) -> Learner:
-    """A Q-learning algorithm with a target network that is renewed once an iteration: fitted-Q iteration.
+@dataclass(frozen=True, kw_only=True)
+class QLearning:
+    """Which Q-learning, in the terms of d3rlpy. The defaults are a regression of the reward.
 
-    Args:
-        name: "dqn" (the target network chooses and values the next action), "double_dqn" (the current network chooses,
-            the target network values; van Hasselt et al., 2016), or "discrete_cql" (double DQN plus a penalty on the
-            values of actions that were not logged; Kumar et al., Conservative Q-Learning, 2020).
-        factory: Q-function factory of d3rlpy.
+    Attributes:
+        learner: "dqn" (the target network chooses and values the next action), "double_dqn" (the current network
+            chooses, the target network values; van Hasselt et al., 2016), or "discrete_cql" (double DQN plus a penalty
+            on the values of actions that were not logged; Kumar et al., Conservative Q-Learning, 2020).
         gamma: Discount factor.
         n_critics: Q-functions trained side by side; targets take the lowest of their values.
         conservatism: Weight of the penalty of "discrete_cql".
+        n_warm_start: Iterations at the start that regress the logged return instead.
+    """
+
+    learner: QLearnerName = "dqn"
+    gamma: float = 0.0
+    n_critics: int = 1
+    conservatism: float = 0.0
+    n_warm_start: int = 0
+
+
+def q_learner(settings: QLearning, factory: "QFunctionFactory") -> Learner:
+    """A Q-learning algorithm with a target network that is renewed once an iteration: fitted-Q iteration.
+
+    Args:
+        settings: Which one.
+        factory: Q-function factory of d3rlpy.
     """
 
     def build(loop: LoopParameters) -> TrainableAlgorithm:
@@ -77,21 +88,21 @@ def q_learner(
         from mtrouter_rl.agents.joint_q import FusedAdamWFactory
 
         configs = {"dqn": DQNConfig, "double_dqn": DoubleDQNConfig, "discrete_cql": DiscreteCQLConfig}
-        extra = {"alpha": conservatism} if name == "discrete_cql" else {}
-        config = configs[name](
+        extra = {"alpha": settings.conservatism} if settings.learner == "discrete_cql" else {}
+        config = configs[settings.learner](
             batch_size=loop.batch_size,
             learning_rate=loop.learning_rate,
             optim_factory=FusedAdamWFactory(weight_decay=loop.weight_decay),
             q_func_factory=factory,
-            gamma=gamma,
-            n_critics=n_critics,
+            gamma=settings.gamma,
+            n_critics=settings.n_critics,
             target_update_interval=loop.steps_per_iteration,
             **extra,
         )
         algorithm: TrainableAlgorithm = config.create(device=False)
         return algorithm
 
-    return Learner(build=build, module=Q_FUNCTIONS, gamma=gamma)
+    return Learner(build=build, module=Q_FUNCTIONS, gamma=settings.gamma, n_warm_start=settings.n_warm_start)
 
 
 def imitation_learner(factory: "EncoderFactory", *, logit_penalty: float) -> Learner:

@@ -4,6 +4,7 @@ from typing import ClassVar, Self
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
+from mtrouter_rl.agents.learners import QLearning
 from mtrouter_rl.agents.parameters import Discount, parse_parameters
 from mtrouter_rl.agents.q_router import QRouter
 from mtrouter_rl.agents.training import require_data
@@ -69,5 +70,10 @@ class MonteCarloQ:
             gamma=self.parameters.gamma,
             show_progress=context.show_progress,
         )
-        targets = transitions.with_rewards(transitions.returns)
-        return train_q_router(context, targets, card=self.card, parameters=self.parameters)
+        return train_q_router(
+            context,
+            transitions.as_return_regression(),
+            card=self.card,
+            parameters=self.parameters,
+            learning=QLearning(),
+        )

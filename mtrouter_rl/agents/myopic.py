@@ -4,6 +4,7 @@ from typing import ClassVar, Self
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
+from mtrouter_rl.agents.learners import QLearning
 from mtrouter_rl.agents.parameters import parse_parameters
 from mtrouter_rl.agents.q_router import QRouter
 from mtrouter_rl.agents.training import require_data
@@ -51,4 +52,4 @@ class Myopic:
         transitions = make_transitions(
             dataset, features, reward=context.reward, gamma=0.0, show_progress=context.show_progress
         )
-        return train_q_router(context, transitions, card=self.card, parameters=self.parameters)
+        return train_q_router(context, transitions, card=self.card, parameters=self.parameters, learning=QLearning())

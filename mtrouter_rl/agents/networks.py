@@ -64,20 +64,22 @@ class GradientDropout(nn.Module):
 
 
 class TextProjection(nn.Module):
-    """Every text block through its own linear projection and layer norm: (B, n_blocks, E) to (B, n_blocks, P)."""
+    """Every text block through its own linear projection and layer norm."""
 
-    def __init__(self, n_blocks: int, *, text_dim: int, projection: int) -> None:
+    def __init__(self, slices: Sequence[slice], *, text_dim: int, projection: int) -> None:
         super().__init__()
+        self.slices = tuple(slices)
         bound = 1 / math.sqrt(text_dim)
-        self.weight = nn.Parameter(torch.empty(n_blocks, text_dim, projection).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(n_blocks, projection))
-        self.norm_gain = nn.Parameter(torch.ones(n_blocks, projection))
-        self.norm_bias = nn.Parameter(torch.zeros(n_blocks, projection))
+        self.weight = nn.Parameter(torch.empty(len(slices), text_dim, projection).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(len(slices), projection))
+        self.norm_gain = nn.Parameter(torch.ones(len(slices), projection))
+        self.norm_bias = nn.Parameter(torch.zeros(len(slices), projection))
 
-    def forward(self, blocks: Tensor) -> Tensor:
-        """Project blocks of shape (B, n_blocks, E)."""
-        projected = torch.einsum("bne,nep->bnp", blocks, self.weight) + self.bias
-        normed = functional.layer_norm(projected, projected.shape[-1:])
+    def forward(self, x: Tensor) -> Tensor:
+        """Project the blocks of rows of shape (B, n_columns or more), to shape (B, n_blocks, projection)."""
+        # One product a block on a view of x: stacking the blocks first would copy nearly all of it.
+        projected = torch.stack([x[:, part] @ self.weight[block] for block, part in enumerate(self.slices)], dim=1)
+        normed = functional.layer_norm(projected + self.bias, projected.shape[-1:])
         return normed * self.norm_gain + self.norm_bias
 
 
@@ -98,9 +100,9 @@ class HistoryEncoder(nn.Module):
         size = len(rest)
         if self.text_slices:
             text_dim = layout.text_blocks[0][1] - layout.text_blocks[0][0]
-            n_blocks, projection = len(self.text_slices), parameters.text_projection
-            self.text = TextProjection(n_blocks, text_dim=text_dim, projection=projection)
-            size += n_blocks * projection
+            projection = parameters.text_projection
+            self.text = TextProjection(self.text_slices, text_dim=text_dim, projection=projection)
+            size += len(self.text_slices) * projection
         layers: list[nn.Module] = []
         for hidden in parameters.history_hidden:
             layers += [nn.Linear(size, hidden), nn.LayerNorm(hidden), nn.ReLU(), GradientDropout(parameters.dropout)]
@@ -112,8 +114,7 @@ class HistoryEncoder(nn.Module):
         """Encode rows of shape (B, n_columns or more) to shape (B, out_dim)."""
         rest = x.index_select(1, self.rest)
         if self.text_slices:
-            blocks = torch.stack([x[:, part] for part in self.text_slices], dim=1)
-            rest = torch.cat([self.text(blocks).flatten(1), rest], dim=1)
+            rest = torch.cat([self.text(x).flatten(1), rest], dim=1)
         encoded: Tensor = self.layers(rest)
         return encoded
 

@@ -59,7 +59,7 @@ class LoopParameters(Frozen):
     """
 
     n_iterations: PositiveInt = 20
-    steps_per_iteration: PositiveInt = 400
+    steps_per_iteration: PositiveInt = 250
     batch_size: PositiveInt = 256
     learning_rate: Positive = 5e-4
     weight_decay: NonNegative = 0.01

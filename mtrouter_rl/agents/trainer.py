@@ -67,11 +67,13 @@ def train(
         algorithm.set_grad_step(1 + n_done * loop.steps_per_iteration)
         iterates = deque(kept, maxlen=loop.keep_last)
         watch = _Watch(learner, transitions, sink=context.metrics)
+        logged_returns = transitions.as_return_regression()
         bar = range(n_done, loop.n_iterations)
         for iteration in tqdm(bar, initial=n_done, total=loop.n_iterations, disable=not context.show_progress):
             networks.set_learning_rate(loop.learning_rate_at(iteration))
             started = time.perf_counter()
-            loss = _run_iteration(algorithm, transitions, loop=loop, seed=context.seed, iteration=iteration)
+            source = logged_returns if iteration < learner.n_warm_start else transitions
+            loss = _run_iteration(algorithm, source, loop=loop, seed=context.seed, iteration=iteration)
             steps_per_second = loop.steps_per_iteration / (time.perf_counter() - started)
             iterates.append(networks.weights(learner.module))
             step = (iteration + 1) * loop.steps_per_iteration

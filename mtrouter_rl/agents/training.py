@@ -34,9 +34,9 @@ def require_data(context: TrainingContext, card: AgentCard) -> "tuple[Dataset, H
 def training_identity(context: TrainingContext, card: AgentCard, parameters: Frozen) -> dict[str, JsonValue]:
     """What decides the result of a training, besides its seed and its data."""
     dataset, features = require_data(context, card)
-    return {
+    values: dict[str, JsonValue] = parameters.model_dump(mode="json")
+    return {f"parameter {name}": value for name, value in values.items()} | {
         "algorithm": card.algorithm,
-        "parameters": parameters.model_dump(mode="json"),
         "dataset_id": dataset.info.dataset_id,
         "model_names": list(context.pool.model_names),
         "features": features.to_config(),

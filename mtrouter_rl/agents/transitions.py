@@ -93,9 +93,9 @@ class Transitions:
         rows: npt.NDArray[np.int64] = self.rows[self.turns == 0]
         return rows
 
-    def with_rewards(self, rewards: npt.NDArray[np.float32]) -> Self:
-        """The same transitions with other rewards, shape (N,); `returns` stays what was logged."""
-        return dataclasses.replace(self, rewards=rewards.astype(np.float32))
+    def as_return_regression(self) -> Self:
+        """The same transitions, with the logged return as reward and nothing after it."""
+        return dataclasses.replace(self, rewards=self.returns, terminals=np.ones_like(self.terminals))
 
     def of_episodes(self, chosen: npt.NDArray[np.bool_]) -> Self:
         """Transitions of some episodes; `chosen` has one flag for every episode that was given."""

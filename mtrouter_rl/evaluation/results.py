@@ -358,7 +358,7 @@ def update_rows(results: Results, rows: Iterable[ResultRow], *, roles: PolicyRol
     """Results with further rows: a row of the same key is replaced, others are added.
 
     Hull gains and savings of all rows are worked out again, so that policies run later are measured against single
-    models run earlier, and the other way round.
+    models run earlier, and the other way round. Paired differences stay as they are: they need the episodes.
 
     Args:
         results: What there is.
@@ -377,10 +377,10 @@ def merge(first: Results, second: Results) -> Results:
     """Rows of two files of the same setting in one; of two rows with one key, the second's counts.
 
     Raises:
-        ResultsError: If they differ in environment, pool, reward or in whether models are simulated: their numbers
-            cannot stand in one table.
+        ResultsError: If they differ in environment, pool, reward, seeds per variation, or in whether models are simulated:
+            their numbers cannot stand in one table.
     """
-    for name in ("env", "pool", "model_names", "is_simulated", "cost_weight", "cost_unit_usd"):
+    for name in ("env", "pool", "model_names", "is_simulated", "cost_weight", "cost_unit_usd", "n_seeds"):
         if getattr(first, name) != getattr(second, name):
             raise ResultsError(
                 f"field '{name}' is {getattr(first, name)!r} in one and {getattr(second, name)!r} in the other, "

@@ -113,6 +113,7 @@ def test_a_context_without_a_log_or_with_that_of_another_pool_is_refused(name, s
         ("fitted_q", {"learner": "sarsa"}, r"parameter 'learner' got 'sarsa'"),
         ("fitted_q", {"learner": "discrete_cql"}, r"conservatism is 0\.0 with learner 'discrete_cql', must be above 0"),
         ("fitted_q", {"conservatism": 1.0}, r"conservatism is 1\.0 with learner 'double_dqn'"),
+        ("fitted_q", {"n_warm_start": 20}, r"n_warm_start is 20, must be below n_iterations \(20\)"),
         ("fitted_q", {"joint_hidden": []}, r"parameter 'joint_hidden' got \[\]"),
         ("monte_carlo_q", {"batch_size": -1}, r"parameter 'batch_size' got -1"),
         ("monte_carlo_q", {"schedule": "linear"}, r"parameter 'schedule' got 'linear'"),

@@ -1,7 +1,7 @@
 """Learning on a tabular MDP with a known optimum: a dear model pays only if it is followed well."""
 
 import pytest
-from routing_toy import JOINT, NETWORK, make_card, make_context, optimal_values, policy_value
+from routing_toy import JOINT, NETWORK, make_card, make_context, make_observation, optimal_values, policy_value
 
 from mtrouter_rl.registry import ALGORITHMS
 
@@ -23,6 +23,12 @@ def test_other_learners_reach_it_too(log, learner):
     conservatism = {"conservatism": 0.01} if learner == "discrete_cql" else {}
     router = train("fitted_q", log, **JOINT, learner=learner, n_critics=1, **conservatism)
     assert policy_value(router) == pytest.approx(optimal_values()[0], abs=0.02)
+
+
+def test_warm_start_and_one_iteration_look_one_turn_ahead_of_the_behavior_policy(log):
+    router = train("fitted_q", log, **JOINT, n_iterations=6, n_warm_start=5, keep_last=1, steps_per_iteration=80)
+    # Exact values of the uniform policy, as in a hand calculation: V(state 1) = 0.0675, max Q(state 1) = 0.289.
+    assert router.q_values([make_observation(0)])[0, 2] == pytest.approx(-0.3 + 0.289, abs=0.08)
 
 
 @pytest.mark.parametrize("algorithm", ["monte_carlo_q", "myopic"])

@@ -8,6 +8,8 @@ from mtrouter_rl.agents.fitted_q import FittedQ
 from mtrouter_rl.agents.heuristics import UniformRouter
 from mtrouter_rl.agents.loading import load_router, save_router
 from mtrouter_rl.agents.q_router import QRouter
+from mtrouter_rl.embeddings.encoders import make_hashing
+from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.errors import RouterError
 
 
@@ -98,3 +100,16 @@ def test_a_router_that_cannot_be_saved_says_so(tmp_path):
     router = EpsilonGreedy(UniformRouter(name="uniform", model_names=POOL.model_names), 0.1)
     with pytest.raises(RouterError, match=r"\(EpsilonGreedy\) has no method save\(folder\)"):
         save_router(router, tmp_path)
+
+
+def test_a_router_on_real_history_features_trains_loads_and_acts(small_log, tmp_path):
+    features = HistoryFeatures(encoder=make_hashing(), pool=POOL)
+    context = make_context(small_log, features=features)
+    router = FittedQ.from_card(make_card("fitted_q", **TINY["fitted_q"])).train(context)
+    save_router(router, tmp_path)
+    loaded = load_router(
+        tmp_path, pool=POOL, make_features=lambda _: HistoryFeatures(encoder=make_hashing(), pool=POOL)
+    )
+    observations = [make_observation(0), make_observation(1, mask=(1, 0, 1), models=(0, 2))]
+    assert (loaded.q_values(observations) == router.q_values(observations)).all()
+    assert loaded.propensities(observations).sum(axis=1).tolist() == [1.0, 1.0]

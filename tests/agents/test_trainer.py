@@ -92,7 +92,8 @@ def test_a_finished_training_is_not_run_again(small_log, tmp_path):
 def test_a_checkpoint_of_another_training_is_refused(small_log, tmp_path):
     train("fitted_q", small_log, tmp_path)
     with pytest.raises(
-        RouterError, match=r"iteration-000004 belongs to another training: parameters is .*; use another"
+        RouterError,
+        match=r"000004 belongs to another training: parameter learning_rate is 0\.0005 there and 0\.1 here; use another",
     ):
         train("fitted_q", small_log, tmp_path, learning_rate=0.1)
     with pytest.raises(RouterError, match=r"another training: seed is 0 there and 5 here"):

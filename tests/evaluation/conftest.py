@@ -1,4 +1,5 @@
 import pytest
+
 from tests.evaluation.evaluation_cases import make_results, make_traced, rows_of
 
 

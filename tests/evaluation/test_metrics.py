@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from tests.evaluation.evaluation_cases import MODELS, REWARD, make_episode, make_turn
 
 from mtrouter_rl.errors import ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.metrics import (
@@ -10,6 +9,7 @@ from mtrouter_rl.evaluation.metrics import (
     policy_metrics,
     running_share_by_turn,
 )
+from tests.evaluation.evaluation_cases import MODELS, REWARD, make_episode, make_turn
 
 
 def long_episode():

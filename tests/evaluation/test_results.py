@@ -3,6 +3,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
+from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
+from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, merge, update_rows
 from tests.evaluation.evaluation_cases import (
     MODELS,
     REWARD,
@@ -13,10 +17,6 @@ from tests.evaluation.evaluation_cases import (
     make_turn,
     rows_of,
 )
-from pydantic import ValidationError
-
-from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
-from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, merge, update_rows
 
 
 def build(episodes, **roles):
