@@ -10,6 +10,7 @@ from pathlib import Path
 from mtrouter_rl import __version__
 from mtrouter_rl.envs.factory import EnvConfig, resolve_env
 from mtrouter_rl.errors import MTRouterError
+from mtrouter_rl.registry import DEFAULT_ENCODER
 
 _GENERAL = """\
 Learn from logs which LLM to call at every turn of a long task.
@@ -67,8 +68,10 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--workers", type=int, default=2, help="worker processes, each with its own simulator (default: 2)"
     )
-    parser.add_argument("--encoder", default="minilm", help="text encoder: minilm or hashing (default: minilm)")
-    parser.add_argument("--episodes", type=int, metavar="N", help="logged episodes to train on (default: 640)")
+    parser.add_argument(
+        "--encoder", default=DEFAULT_ENCODER, help=f"text encoder: hashing or minilm (default: {DEFAULT_ENCODER})"
+    )
+    parser.add_argument("--episodes", type=int, metavar="N", help="logged episodes to train on (default: 600)")
     parser.add_argument("--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2)")
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: five of them)")
     parser.set_defaults(run=_study)
@@ -195,7 +198,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_env(parser, default=None)
     parser.add_argument("--agent", required=True, metavar="NAME|PATH", help="agent card")
     parser.add_argument("--dataset", type=Path, metavar="DIR", help="the log to learn from")
-    parser.add_argument("--encoder", default="minilm", help="text encoder: minilm or hashing (default: minilm)")
+    parser.add_argument(
+        "--encoder", default=DEFAULT_ENCODER, help=f"text encoder: hashing or minilm (default: {DEFAULT_ENCODER})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
     parser.add_argument(
         "--workers", type=int, default=2, help="worker processes of closed-loop validation (default: 2)"

@@ -71,6 +71,9 @@ ENCODERS = Registry(
 )
 """Name -> function () -> TextEncoder."""
 
+DEFAULT_ENCODER = "hashing"
+"""Needs no weights and no time; `minilm` is the choice where texts say the same in other words."""
+
 ALGORITHMS = Registry(
     kind="agent algorithm",
     group="mtrouter_rl.agents",

@@ -13,6 +13,7 @@ from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.records import Split
+from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows import (
     RESULTS_FILE,
@@ -44,6 +45,7 @@ class StudySize:
     Attributes:
         n_episodes: Logged episodes to train on.
         n_validation_seeds: Seeds per validation variation, for the choice of the strongest model.
+        validation_per_task: At most this many validation variations of a task; None takes all.
         n_test_seeds: Seeds per test variation.
         n_ood_seeds: Seeds per held-out variation.
         ood_per_task: At most this many variations of a held-out task; None takes all.
@@ -51,12 +53,15 @@ class StudySize:
 
     n_episodes: int
     n_validation_seeds: int
+    validation_per_task: int | None
     n_test_seeds: int
     n_ood_seeds: int
     ood_per_task: int | None
 
 
-QUICK = StudySize(n_episodes=640, n_validation_seeds=1, n_test_seeds=2, n_ood_seeds=1, ood_per_task=3)
+QUICK = StudySize(
+    n_episodes=600, n_validation_seeds=1, validation_per_task=3, n_test_seeds=2, n_ood_seeds=1, ood_per_task=2
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,7 @@ class StudyRequest:
         "behavior-cloning-best",
         "myopic",
     )
-    encoder: str = "minilm"
+    encoder: str = DEFAULT_ENCODER
 
     @property
     def cache(self) -> Path:
@@ -121,9 +126,8 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
         collect_dataset(pool, log, show_progress=show_progress)
         clock.step("2/5 validate: every single model on the validation split, to find the strongest")
         train_router(_training(request, STRONGEST), pool=pool, show_progress=show_progress)
-    clock.step(f"3/5 train: {', '.join(request.agents)}")
-    _train_all(request, show_progress=show_progress)
-    with RolloutPool(request.config, n_workers=request.n_workers) as pool:
+        clock.step(f"3/5 train: {', '.join(request.agents)}")
+        _train_all(request, show_progress=show_progress)
         for split, n_seeds, per_task in _evaluations(request.size):
             clock.step(f"4/5 evaluate on {split}, closed-loop, every router on the same episodes")
             evaluate_routers(pool, _evaluation(request, split, n_seeds, per_task), show_progress=show_progress)
@@ -149,6 +153,7 @@ def _training(request: StudyRequest, agent: str) -> TrainRequest:
         encoder=request.encoder,
         cache=request.cache,
         n_validation_seeds=request.size.n_validation_seeds,
+        validation_per_task=request.size.validation_per_task,
     )
 
 

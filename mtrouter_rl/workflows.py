@@ -1,7 +1,7 @@
 """The steps that the commands are made of: collect, train, evaluate. `study` is these in order."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -23,12 +23,15 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
+from mtrouter_rl.evaluation.metrics import episode_key
 from mtrouter_rl.evaluation.plots import save_plots
 from mtrouter_rl.evaluation.report import write_report
 from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, update_rows
 from mtrouter_rl.evaluation.tensorboard import TensorBoardSink, write_evaluation
+from mtrouter_rl.evaluation.transcripts import choose_keys
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
+from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 
 CONFIG_FILE = "config.json"
@@ -129,6 +132,7 @@ class TrainRequest:
         encoder: Registered name of the text encoder.
         cache: Folder of the embedding cache.
         n_validation_seeds: Seeds per variation of closed-loop validation.
+        validation_per_task: At most this many validation variations of a task; None takes all.
         overwrite: Whether another router in `out` is replaced.
     """
 
@@ -137,9 +141,10 @@ class TrainRequest:
     seed: int
     out: Path
     dataset: Path | None = None
-    encoder: str = "minilm"
+    encoder: str = DEFAULT_ENCODER
     cache: Path | None = None
     n_validation_seeds: int = 1
+    validation_per_task: int | None = None
     overwrite: bool = False
 
     def identity(self) -> dict[str, JsonValue]:
@@ -153,6 +158,7 @@ class TrainRequest:
             "env": describe(self.config),
             "dataset": log,
             "n_validation_seeds": self.n_validation_seeds,
+            "validation_per_task": self.validation_per_task,
         }
 
 
@@ -248,7 +254,9 @@ def make_validate(pool: RolloutPool, request: TrainRequest) -> Validate:
         contestants = [Contestant.of(router.name, pool.config, cache=request.cache) for router in routers]
         plan = EvaluationPlan(
             split="validation",
-            specs=evaluation_specs(pool.config.card, "validation", request.n_validation_seeds),
+            specs=evaluation_specs(
+                pool.config.card, "validation", request.n_validation_seeds, per_task=request.validation_per_task
+            ),
             seed=request.seed,
             folder=request.out / VALIDATION_FOLDER,
         )
@@ -392,8 +400,7 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     results = Results.load(folder / RESULTS_FILE)
     by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
     traced: dict[str, dict[str, list[TracedEpisode]]] = {
-        split: {name: _traced(episodes, by_name.get(name), config) for name, episodes in policies.items()}
-        for split, policies in episodes_of_run(folder).items()
+        split: _traced(policies, by_name, config) for split, policies in episodes_of_run(folder).items()
     }
     save_plots(results, traced, folder / "plots")
     embeddings = {
@@ -405,12 +412,21 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     return write_report(folder)
 
 
-def _traced(episodes: Sequence[Episode], router: Router | None, config: EnvConfig) -> list[TracedEpisode]:
-    """Episodes with the action values of the few that become transcripts."""
-    return [
-        _explained(episode, router, config) if index < N_TRANSCRIPTS and router else TracedEpisode(episode=episode)
-        for index, episode in enumerate(episodes)
-    ]
+def _traced(
+    policies: Mapping[str, Sequence[Episode]], routers: Mapping[str, Router], config: EnvConfig
+) -> dict[str, list[TracedEpisode]]:
+    """Episodes of a split by policy; the few that become transcripts with the action values of their router."""
+    plain = {name: [TracedEpisode(episode=episode) for episode in episodes] for name, episodes in policies.items()}
+    chosen = set(choose_keys(plain, n_keys=N_TRANSCRIPTS))
+    return {
+        name: [
+            _explained(one.episode, routers[name], config)
+            if name in routers and episode_key(one.episode) in chosen
+            else one
+            for one in traced
+        ]
+        for name, traced in plain.items()
+    }
 
 
 def _explained(episode: Episode, router: Router, config: EnvConfig) -> TracedEpisode:

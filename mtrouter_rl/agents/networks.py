@@ -176,9 +176,14 @@ class JointQNetwork(nn.Module):
         value: Tensor = self.head(joint)
         return value
 
-    def _models(self) -> Tensor:
-        embedded: Tensor = self.joint_model(self.model(torch.cat([self.model_features, self.residual], dim=1)))
+    def embed_models(self) -> Tensor:
+        """Model embeddings z_m, shape (M, model_hidden)."""
+        embedded: Tensor = self.model(torch.cat([self.model_features, self.residual], dim=1))
         return embedded
+
+    def _models(self) -> Tensor:
+        joint: Tensor = self.joint_model(self.embed_models())
+        return joint
 
 
 class ActionClassifier(nn.Module):

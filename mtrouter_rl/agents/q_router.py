@@ -101,6 +101,18 @@ class QRouter:
         masks = distributions.action_masks(observations, len(self.model_names))
         return distributions.greedy(self._values(observations, masks), masks)
 
+    def model_embeddings(self) -> FloatArray:
+        """What the last iterate has learned of the models, in pool order: near rows are models that it takes for alike.
+
+        Returns:
+            Embeddings z_m, shape (M, d).
+        """
+        network = self.settings.make_network()
+        network.load_state_dict({name: members[-1] for name, members in self._ensemble.weights.items()})
+        with torch.inference_mode():
+            embeddings: FloatArray = network.eval().embed_models().numpy()
+        return embeddings
+
     def save(self, folder: Path) -> None:
         """Write `router.json` and `weights.safetensors`."""
         record = RouterRecord(
