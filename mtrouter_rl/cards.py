@@ -6,12 +6,13 @@ the copy that travels inside the wheel; a third party adds folders through the e
 
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -91,6 +92,15 @@ class SkillPattern(Frozen):
 
     skill: str
     pattern: str
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_regular_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from error
+        return pattern
 
 
 class EnvCard(Frozen):

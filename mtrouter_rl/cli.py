@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,9 +55,9 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=_formatter,
         help="the main job, end to end: collect, train, evaluate, report",
         description=(
-            "Collects a log of uniform random routing, finds the strongest single model on validation, trains every\n"
-            "router, evaluates all of them closed-loop on test and held-out (OOD) tasks, and draws tables, plots and\n"
-            "TensorBoard. Steps that are done are skipped; a killed study goes on where it stopped.\n\n"
+            "Takes or collects a log of uniform random routing, finds the strongest single model on validation, trains\n"
+            "every router, evaluates all of them closed-loop on test and held-out (OOD) tasks, and draws tables, plots\n"
+            "and TensorBoard. Steps that are done are skipped; a killed study goes on where it stopped.\n\n"
             "example: mtrouter-rl study --out runs/quick"
         ),
     )
@@ -71,9 +72,14 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--encoder", default=DEFAULT_ENCODER, help=f"text encoder: hashing or minilm (default: {DEFAULT_ENCODER})"
     )
-    parser.add_argument("--episodes", type=int, metavar="N", help="logged episodes to train on (default: 600)")
+    parser.add_argument(
+        "--episodes", type=int, metavar="N", help="collect a log of N episodes (default: the log that ships, else 600)"
+    )
+    parser.add_argument(
+        "--collect", action="store_true", help="collect a log even if a fitting one travels with the cards"
+    )
     parser.add_argument("--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2)")
-    parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: five of them)")
+    parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: four of them)")
     parser.set_defaults(run=_study)
 
 
@@ -86,7 +92,13 @@ def _study(args: argparse.Namespace) -> None:
     changes = {"n_episodes": args.episodes, "n_test_seeds": args.test_seeds}
     size = dataclasses.replace(QUICK, **{name: value for name, value in changes.items() if value is not None})
     request = StudyRequest(
-        config=_config(args), out=args.out, size=size, seed=args.seed, n_workers=args.workers, encoder=args.encoder
+        config=_config(args),
+        out=args.out,
+        size=size,
+        seed=args.seed,
+        n_workers=args.workers,
+        encoder=args.encoder,
+        collects=args.collect or args.episodes is not None,
     )
     if args.agents:
         request = dataclasses.replace(request, agents=tuple(args.agents))
@@ -345,6 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 1 after an error that has been explained on stderr, or 130 after Ctrl-C.
     """
     args = build_parser().parse_args(arguments)
+    # More threads than free cores are many times slower than one a process; torch reads this when it is loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         args.run(args)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from mtrouter_rl.envs.factory import EnvConfig, build_env
-from mtrouter_rl.envs.routing import RoutingEnv
+from mtrouter_rl.envs.routing import MONEY_TOLERANCE_USD, RoutingEnv
 from mtrouter_rl.errors import BackendError, InvalidConfigError, SimulatorError
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, EpisodeSpec, FloatArray, JsonValue, Observation, TracedEpisode, Turn
@@ -81,7 +81,7 @@ def run_episode(env: RoutingEnv, router: Router, spec: EpisodeSpec) -> TracedEpi
         observation, _ = env.reset(seed=spec.seed, options={"spec": spec})
         _run_turns(env, router, spec, observation, log)
     except (BackendError, SimulatorError) as error:
-        status_detail = f"{type(error).__name__}: {error}"
+        status_detail = f"{type(error).__name__}: {error}{_unlogged_spend(env, log)}"
         env.close()
     episode = Episode(
         episode_id=spec.key,
@@ -100,6 +100,14 @@ def run_episode(env: RoutingEnv, router: Router, spec: EpisodeSpec) -> TracedEpi
     )
     propensities = np.stack(log.propensities) if log.propensities else np.zeros((0, len(env.pool.models)))
     return TracedEpisode(episode=episode, hidden=tuple(log.hidden), propensities=propensities)
+
+
+def _unlogged_spend(env: RoutingEnv, log: _Log) -> str:
+    """Note on money that was spent on a call whose turn never came to its end: it is in no turn of the log."""
+    spent_usd = env.limits.budget_usd - env.budget_left_usd - sum(turn.cost_usd for turn in log.turns)
+    if spent_usd <= MONEY_TOLERANCE_USD:
+        return ""
+    return f" (and {spent_usd:.6f} USD were spent on a call that has no turn)"
 
 
 def _run_turns(env: RoutingEnv, router: Router, spec: EpisodeSpec, observation: Observation, log: _Log) -> None:
@@ -141,16 +149,19 @@ class _Worker:
 
     def __init__(self, config: EnvConfig) -> None:
         self._config = config
-        self._env = build_env(config)
+        self._env: RoutingEnv | None = None
         self._routers: dict[str, Router] = {}
 
     def run(self, factory: RouterFactory, specs: Sequence[EpisodeSpec]) -> list[TracedEpisode]:
+        if self._env is None:  # built by the first job, whose caller then sees the error of a wrong card
+            self._env = build_env(self._config)
         if factory.name not in self._routers:
             self._routers[factory.name] = factory(self._config)
         return [run_episode(self._env, self._routers[factory.name], spec) for spec in specs]
 
     def close(self) -> None:
-        self._env.close()
+        if self._env is not None:
+            self._env.close()
 
 
 _worker: _Worker | None = None
@@ -239,11 +250,14 @@ class RolloutPool:
 
     def _run_in_processes(self, jobs: Sequence[RolloutJob]) -> Iterator[tuple[RolloutJob, list[TracedEpisode]]]:
         executor = self._start_executor()
-        pending = {executor.submit(_run_in_worker, job.factory, job.specs): job for job in jobs}
+        pending: dict[concurrent.futures.Future[list[TracedEpisode]], RolloutJob] = {}
         try:
+            for job in jobs:
+                pending[executor.submit(_run_in_worker, job.factory, job.specs)] = job
             for future in concurrent.futures.as_completed(pending):
                 yield pending[future], future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
+            self._executor = None  # it takes no more jobs: the next run starts fresh workers
             raise SimulatorError(
                 "a rollout worker process died (killed, or out of memory); finished shards are kept: run the same command "
                 "again to go on, with fewer --workers if memory was short"

@@ -4,13 +4,17 @@ import concurrent.futures
 import logging
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.cards import card_root
+from mtrouter_rl.datasets.collect import fingerprint_cards
+from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.records import Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -36,6 +40,7 @@ DATASET_FOLDER = "dataset"
 ROUTERS_FOLDER = "routers"
 CACHE_FOLDER = "embeddings"
 STRONGEST = "strongest"
+LOG_POLICY = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +65,9 @@ class StudySize:
 
 
 QUICK = StudySize(
-    n_episodes=600, n_validation_seeds=1, validation_per_task=3, n_test_seeds=2, n_ood_seeds=1, ood_per_task=2
+    n_episodes=600, n_validation_seeds=1, validation_per_task=2, n_test_seeds=2, n_ood_seeds=1, ood_per_task=2
 )
+"""Fits into a quarter of an hour on two cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +82,7 @@ class StudyRequest:
         n_workers: Worker processes.
         agents: Agent cards that are trained from the log.
         encoder: Registered name of the text encoder.
+        collects: Collect a log of its own even if one of this environment and pool travels with the cards.
     """
 
     config: EnvConfig
@@ -87,10 +94,10 @@ class StudyRequest:
         "fitted-q",
         "monte-carlo-q",
         "behavior-cloning",
-        "behavior-cloning-best",
         "myopic",
     )
     encoder: str = DEFAULT_ENCODER
+    collects: bool = False
 
     @property
     def cache(self) -> Path:
@@ -98,8 +105,8 @@ class StudyRequest:
         return self.out / CACHE_FOLDER
 
     def router(self, agent: str) -> Path:
-        """Folder of an agent's router."""
-        return self.out / ROUTERS_FOLDER / agent
+        """Folder of the router of an agent card, name or path."""
+        return self.out / ROUTERS_FOLDER / load_agent(agent).name
 
 
 def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progress: bool = True) -> Results:
@@ -117,20 +124,14 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
     save_config(request.out, {"command": "study", "seed": request.seed, **describe(request.config)})
     with RolloutPool(request.config, n_workers=request.n_workers) as pool:
         clock.step("1/5 collect: a log of uniform per-turn random routing on the train split")
-        log = CollectRequest(
-            policy="uniform",
-            n_episodes=request.size.n_episodes,
-            seed=request.seed,
-            out=request.out / DATASET_FOLDER,
-        )
-        collect_dataset(pool, log, show_progress=show_progress)
+        _collect_log(pool, request, say=say, show_progress=show_progress)
         clock.step("2/5 validate: every single model on the validation split, to find the strongest")
         train_router(_training(request, STRONGEST), pool=pool, show_progress=show_progress)
         clock.step(f"3/5 train: {', '.join(request.agents)}")
         _train_all(request, show_progress=show_progress)
-        for split, n_seeds, per_task in _evaluations(request.size):
+        for split in ("test", "ood"):
             clock.step(f"4/5 evaluate on {split}, closed-loop, every router on the same episodes")
-            evaluate_routers(pool, _evaluation(request, split, n_seeds, per_task), show_progress=show_progress)
+            _evaluate(pool, request, split, show_progress=show_progress)
     clock.step("5/5 draw plots, TensorBoard and the report")
     trained = [str(request.router(agent)) for agent in request.agents]
     present(request.out, request.config, routers=trained, cache=request.cache)
@@ -138,8 +139,31 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
     return Results.load(request.out / RESULTS_FILE)
 
 
-def _evaluations(size: StudySize) -> tuple[tuple[Split, int, int | None], ...]:
-    return (("test", size.n_test_seeds, None), ("ood", size.n_ood_seeds, size.ood_per_task))
+def _collect_log(pool: RolloutPool, request: StudyRequest, *, say: Callable[[str], None], show_progress: bool) -> None:
+    """Take the log that travels with the cards if it is of this environment and pool, else collect one."""
+    out = request.out / DATASET_FOLDER
+    shipped = None if request.collects else shipped_log(request.config)
+    is_there = (out / INFO_FILE).is_file()
+    if shipped is None or (is_there and read_info(out) != read_info(shipped)):
+        log = CollectRequest(policy=LOG_POLICY, n_episodes=request.size.n_episodes, seed=request.seed, out=out)
+        collect_dataset(pool, log, show_progress=show_progress)
+    elif not is_there:
+        say(f"    taking {shipped.name}, which is of this environment and pool already; --collect makes a fresh one")
+        partial = out.with_name(f"{out.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(shipped, partial)
+        partial.rename(out)
+
+
+def shipped_log(config: EnvConfig) -> Path | None:
+    """Folder of a log beside the dataset cards that was collected uniformly in just this environment and pool."""
+    for path in sorted((card_root() / "datasets").glob(f"*/{INFO_FILE}")):
+        info = read_info(path.parent)
+        is_same = info.created_by.get("cards") == fingerprint_cards(config)
+        has_limits = (info.max_turns, info.budget_usd) == (config.limits.max_turns, config.limits.budget_usd)
+        if is_same and has_limits and (info.behavior_policy, info.split) == (LOG_POLICY, "train"):
+            return path.parent
+    return None
 
 
 def _training(request: StudyRequest, agent: str) -> TrainRequest:
@@ -157,11 +181,15 @@ def _training(request: StudyRequest, agent: str) -> TrainRequest:
     )
 
 
-def _evaluation(request: StudyRequest, split: Split, n_seeds: int, per_task: int | None) -> EvaluateRequest:
-    singles = [f"single:{name}" for name in request.config.pool.model_names]
+def _evaluate(pool: RolloutPool, request: StudyRequest, split: Split, *, show_progress: bool) -> None:
+    """Run the routers on all seeds, and the single models that only draw the hull on one."""
+    size, config = request.size, request.config
+    n_seeds, per_task = (size.n_test_seeds, None) if split == "test" else (size.n_ood_seeds, size.ood_per_task)
+    strongest = Contestant.of(str(request.router(STRONGEST)), config, cache=request.cache)
+    compared = {f"single:{one.first_model}" for one in (strongest, Contestant.of("cheapest", config, cache=None))}
     trained = [str(request.router(agent)) for agent in request.agents]
-    return EvaluateRequest(
-        routers=(*singles, "random", "cheapest", str(request.router(STRONGEST)), *trained),
+    plan = EvaluateRequest(
+        routers=(*sorted(compared), "random", "cheapest", str(request.router(STRONGEST)), *trained),
         split=split,
         n_seeds=n_seeds,
         out=request.out,
@@ -170,6 +198,10 @@ def _evaluation(request: StudyRequest, split: Split, n_seeds: int, per_task: int
         cache=request.cache,
         dataset_id=read_info(request.out / DATASET_FOLDER).dataset_id,
     )
+    evaluate_routers(pool, plan, show_progress=show_progress)
+    others = tuple(f"single:{name}" for name in config.pool.model_names if f"single:{name}" not in compared)
+    if others:
+        evaluate_routers(pool, replace(plan, routers=others, n_seeds=1), show_progress=show_progress)
 
 
 def _train_one(training: TrainRequest, show_progress: bool) -> None:

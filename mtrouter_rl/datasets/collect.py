@@ -76,9 +76,14 @@ def dataset_info(
 
 
 def fingerprint_cards(config: EnvConfig) -> str:
-    """Hash of the environment and pool cards, 16 hexadecimal digits: a changed card makes another dataset."""
-    text = config.card.model_dump_json() + config.pool.model_dump_json()
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    """Hash of what decides an episode in the environment and pool cards, 16 hexadecimal digits.
+
+    A changed card makes another dataset. Descriptions and the reward, which is worked out from a log when it is read, do
+    not count.
+    """
+    env = config.card.model_dump_json(exclude={"description", "reward"})
+    pool = config.pool.model_dump_json(exclude={"description"})
+    return hashlib.blake2b((env + pool).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ when it is first asked for and kept in the user's cache folder.
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +74,9 @@ class GoldPaths:
             actions = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise SimulatorError(f"gold path {path} is broken ({error}); delete it, it is then made again") from error
-        return [str(action) for action in actions]
+        if not isinstance(actions, list) or not all(isinstance(action, str) for action in actions):
+            raise SimulatorError(f"gold path {path} is broken (no list of actions); delete it, it is then made again")
+        return actions
 
     def _make(self, task: str, variation: int, make: Callable[[], list[str]]) -> list[str]:
         actions = make()
@@ -83,14 +86,13 @@ class GoldPaths:
     def _read_shipped(self, path: Path) -> dict[str, list[str]]:
         try:
             data = json.loads(gzip.decompress(path.read_bytes()))
-            words, version, paths = data["actions"], data["version"], data["paths"]
-        except (OSError, EOFError, gzip.BadGzipFile, json.JSONDecodeError, KeyError) as error:
+            words, version = data["actions"], data["version"]
+            paths = {key: [str(words[index]) for index in indices] for key, indices in data["paths"].items()}
+        except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
             raise SimulatorError(
                 f"gold path file {path} cannot be read ({error}); restore it from the package"
             ) from error
-        if version != self._version:
-            return {}
-        return {key: [words[index] for index in indices] for key, indices in paths.items()}
+        return paths if version == self._version else {}
 
 
 def save_shipped(path: Path, *, version: str, paths: dict[str, list[str]]) -> None:

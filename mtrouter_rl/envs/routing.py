@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.envs.spaces import Unicode
-from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError
+from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError, unknown_name
 from mtrouter_rl.pools.card import ModelCard, PoolCard
 from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.protocols import ModelBackend, Reply, TaskStep, TextTask
@@ -129,6 +129,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         self._specs = tuple(specs)
         self._system_prompt = system_prompt
         self._is_running = False
+        self._spent_usd = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -140,7 +141,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             options: `{"spec": EpisodeSpec}` to run that episode; otherwise one is drawn from the split.
 
         Returns:
-            The first observation, and an info with `spec`, `score`, `utility` and `budget_left_usd`.
+            The first observation, and an info with `spec`, `utility` and `budget_left_usd`.
 
         Raises:
             InvalidConfigError: If an option is unknown or the spec is none.
@@ -148,6 +149,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         """
         super().reset(seed=seed)
         self._is_running = False
+        self._spent_usd = 0.0
         self.spec_of_episode = self._choose_spec(options or {})
         spec = self.spec_of_episode
         start = self._task.reset(spec.task, spec.variation, spec.seed)
@@ -161,7 +163,6 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         ]
         self._n_prompt = sum(self.pool.token_counter.count(message.content) for message in self._messages)
         self._history: tuple[TurnView, ...] = ()
-        self._spent_usd = 0.0
         self._clock_s = 0.0
         self._prompt_cache = PromptCache(self.pool.prompt_cache)
         self._last_step: TaskStep | None = None
@@ -184,7 +185,8 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             CallOrderError: If called before `reset` or after the episode ended.
             InvalidConfigError: If the action is no index of the pool.
             MaskedActionError: If the model is not allowed this turn; names it, the price of the call and what is left.
-            BackendError: If the call failed, or used more tokens than it was allowed.
+            BackendError: If the call failed, used more tokens than it was allowed, or was served by a model without a price.
+            SimulatorError: If the task broke; the call before it is paid, and the episode is over.
         """
         if not self._is_running:
             raise CallOrderError("step() was called before reset() or after the episode ended; call reset() first")
@@ -196,6 +198,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             card.name, self._messages, turn=len(self._history), max_output_tokens=self._n_output_limit(card)
         )
         cost_usd = self._book(card, reply)
+        self._is_running = False  # the money is spent: if the task breaks now, the episode cannot go on
         step = self._task.step(reply.text)
         return self._advance(int(action), reply=reply, step=step, cost_usd=cost_usd)
 
@@ -263,6 +266,11 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
     def _book(self, card: ModelCard, reply: Reply) -> float:
         """Price of the call, USD; refuses a reply that used more than the call was allowed."""
         usage = reply.usage
+        if reply.served_model not in self.pool.model_names:
+            unknown = unknown_name(f"model of pool '{self.pool.name}'", reply.served_model, self.pool.model_names)
+            raise BackendError(
+                f"model '{card.name}', turn {len(self._history)}: served by {unknown}; it has no price here"
+            )
         cost_usd = self.pool.model(reply.served_model).prices.cost_usd(usage)
         if usage.n_output > self._n_output_limit(card) or cost_usd > self.budget_left_usd + MONEY_TOLERANCE_USD:
             raise BackendError(

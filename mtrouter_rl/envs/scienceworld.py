@@ -20,7 +20,7 @@ from mtrouter_rl.pools.card import Frozen
 from mtrouter_rl.protocols import Ending, TaskStart, TaskStep
 
 _AMBIGUOUS = "Ambiguous request"
-_UNKNOWN = "No known action matches that input."
+_UNKNOWN = ("No known action matches that input.", "Unknown action.")
 _NO_WAY = "It's not clear how to get there from here."
 _CLOSED = "The door is not open."
 _LOCATION = re.compile(r"This (?:room|outside location) is called the (.+?)\.")
@@ -268,7 +268,7 @@ class Replanner:
         self._path = path
         self._position = 0
         self._repairs: list[str] = []
-        self._n_repeats = 0
+        self._n_failures: dict[str, int] = {}
         self._is_ambiguous = False
 
     def next_action(self) -> str:
@@ -281,12 +281,16 @@ class Replanner:
         return self._path[self._position] if self._position < len(self._path) else "look around"
 
     def record(self, move: "_Move") -> None:
-        """Learn what was done and what came of it."""
-        due = self.next_action()
+        """Learn what was done and what came of it.
+
+        An ambiguous request that somebody else made is not answered, for that would complete a mistake: the expert's next
+        action cancels it and is then repeated.
+        """
+        is_own = move.action == self.next_action()
         was_ambiguous = self._is_ambiguous
-        self._is_ambiguous = move.observation.startswith(_AMBIGUOUS)
-        if move.action == due:
-            self._advance(move.observation, was_ambiguous=was_ambiguous)
+        self._is_ambiguous = is_own and move.observation.startswith(_AMBIGUOUS)
+        if is_own:
+            self._advance(move, was_ambiguous=was_ambiguous)
         else:
             self._repair(move)
 
@@ -301,13 +305,13 @@ class Replanner:
         while 0 < self._position < len(self._path) and self._path[self._position].isdigit():
             self._position -= 1
 
-    def _advance(self, observation: str, *, was_ambiguous: bool) -> None:
-        kind = error_kind(observation)
-        if kind in ("unknown_action", "impossible") and self._n_repeats < _MAX_REPEATS:
-            self._n_repeats += 1
-            self._prepare_repeat()
-            return
-        self._n_repeats = 0
+    def _advance(self, move: "_Move", *, was_ambiguous: bool) -> None:
+        if error_kind(move.observation) in ("unknown_action", "impossible"):
+            self._n_failures[move.action] = self._n_failures.get(move.action, 0) + 1
+            if self._n_failures[move.action] <= _MAX_REPEATS:
+                self._prepare_repeat(move.action)
+                return
+        self._n_failures.pop(move.action, None)
         if was_ambiguous and not self._is_number_next():
             return
         if self._repairs:
@@ -318,11 +322,10 @@ class Replanner:
     def _is_number_next(self) -> bool:
         return not self._repairs and self._position < len(self._path) and self._path[self._position].isdigit()
 
-    def _prepare_repeat(self) -> None:
+    def _prepare_repeat(self, failed: str) -> None:
         """What failed is repeated; a walk through a door that may have been closed opens it first."""
-        due = self.next_action()
-        if due.startswith("go to "):
-            self._repairs.append(f"open door to {due.removeprefix('go to ')}")
+        if failed.startswith("go to "):
+            self._repairs.append(f"open door to {failed.removeprefix('go to ')}")
 
     def _repair(self, move: "_Move") -> None:
         if move.came_from != move.now_at:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mtrouter_rl.cards import EnvCard
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
@@ -87,6 +87,16 @@ class SimulationCard(Frozen):
     malformed: Annotated[tuple[str, ...], Field(min_length=1)]
     models: dict[str, SimulatedModel]
 
+    @field_validator("malformed")
+    @classmethod
+    def _templates_can_be_filled(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            try:
+                template.format(action="")
+            except (LookupError, ValueError) as error:
+                raise ValueError(f"'{template}': the only placeholder is {{action}}; double any other brace") from error
+        return templates
+
 
 def make_backend(pool: PoolCard, env: EnvCard) -> "SimulatedBackend":
     """Simulated backend of a pool in an environment.
@@ -101,6 +111,7 @@ def make_backend(pool: PoolCard, env: EnvCard) -> "SimulatedBackend":
         raise CardError(f"pool card '{pool.name}' breaks its rules:\n" + "\n".join(lines)) from error
     _check_models(card, pool)
     _check_skills(card, env)
+    _check_topics(card, env)
     return SimulatedBackend(card=card, pool=pool, env=env)
 
 
@@ -124,6 +135,18 @@ def _check_skills(card: SimulationCard, env: EnvCard) -> None:
         if skill not in known:
             raise CardError(
                 f"skills of the simulated models, environment '{env.name}': {unknown_name('skill', skill, known)}"
+            )
+
+
+def _check_topics(card: SimulationCard, env: EnvCard) -> None:
+    """A misspelt topic would silently count for nothing."""
+    if not env.topics:
+        return
+    known = set(env.topics.values())
+    for topic in sorted({topic for model in card.models.values() for topic in model.topics}):
+        if topic not in known:
+            raise CardError(
+                f"topics of the simulated models, environment '{env.name}': {unknown_name('topic', topic, known)}"
             )
 
 
@@ -253,8 +276,10 @@ class SimulatedBackend:
         return self._n_prompt
 
     def _usage(self, model: str, *, n_prompt: int, n_cached: int, n_output: int) -> TokenUsage:
-        """Bill the uncached part as written where the vendor bills cache writes, else as fresh."""
-        is_write_billed = self._pool.prompt_cache is not None and self._pool.model(model).prices.cache_write is not None
+        """Bill the uncached part as written where the vendor caches it and bills that, else as fresh."""
+        cache = self._pool.prompt_cache
+        is_cached = cache is not None and n_prompt >= cache.min_tokens
+        is_write_billed = is_cached and self._pool.model(model).prices.cache_write is not None
         n_rest = n_prompt - n_cached
         return TokenUsage(
             n_fresh=0 if is_write_billed else n_rest,

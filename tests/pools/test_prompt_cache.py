@@ -1,0 +1,65 @@
+import pytest
+
+from mtrouter_rl.pools.card import PromptCacheCard
+from mtrouter_rl.pools.prompt_cache import PromptCache
+
+TTL_S = 60.0
+
+
+@pytest.fixture
+def cache():
+    return PromptCache(PromptCacheCard(ttl_s=TTL_S, min_tokens=100))
+
+
+def test_cold_before_the_first_call(cache):
+    assert cache.n_cached("a", n_prompt=1000, now_s=0.0) == 0
+    assert not cache.is_warm("a", now_s=0.0)
+
+
+def test_covers_the_prompt_of_the_last_call(cache):
+    cache.record("a", n_prompt=500, now_s=0.0)
+    assert cache.n_cached("a", n_prompt=800, now_s=1.0) == 500
+    assert cache.is_warm("a", now_s=1.0)
+    cache.record("a", n_prompt=800, now_s=1.0)
+    assert cache.n_cached("a", n_prompt=900, now_s=2.0) == 800
+
+
+def test_never_covers_more_than_the_prompt(cache):
+    cache.record("a", n_prompt=500, now_s=0.0)
+    assert cache.n_cached("a", n_prompt=300, now_s=1.0) == 300
+
+
+def test_belongs_to_one_model(cache):
+    cache.record("a", n_prompt=500, now_s=0.0)
+    assert not cache.is_warm("b", now_s=1.0)
+    assert cache.n_cached("b", n_prompt=800, now_s=1.0) == 0
+
+
+def test_outlives_a_short_switch_and_not_a_long_one(cache):
+    cache.record("a", n_prompt=500, now_s=0.0)
+    cache.record("b", n_prompt=600, now_s=30.0)
+    assert cache.is_warm("a", now_s=TTL_S)
+    assert not cache.is_warm("a", now_s=TTL_S + 0.001)
+    assert cache.n_cached("a", n_prompt=800, now_s=TTL_S + 0.001) == 0
+    assert cache.is_warm("b", now_s=TTL_S + 0.001)
+
+
+def test_every_call_renews_the_time_to_live(cache):
+    for now_s in (0.0, 50.0, 100.0):
+        cache.record("a", n_prompt=500, now_s=now_s)
+    assert cache.is_warm("a", now_s=150.0)
+
+
+def test_short_prompts_are_not_cached(cache):
+    cache.record("a", n_prompt=99, now_s=0.0)
+    assert not cache.is_warm("a", now_s=0.0)
+    assert cache.n_cached("a", n_prompt=200, now_s=0.0) == 0
+    cache.record("a", n_prompt=100, now_s=0.0)
+    assert cache.n_cached("a", n_prompt=200, now_s=0.0) == 100
+
+
+def test_without_a_card_always_cold():
+    cache = PromptCache(None)
+    cache.record("a", n_prompt=10_000, now_s=0.0)
+    assert not cache.is_warm("a", now_s=0.0)
+    assert cache.n_cached("a", n_prompt=10_000, now_s=0.0) == 0

@@ -1,0 +1,108 @@
+"""What README and docs name is there: linked files, cards, agents, encoders, commands; their code blocks are valid."""
+
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+import yaml
+
+from mtrouter_rl.agents.behavior import POLICY_FORMS
+from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_env_card, load_pool_card
+from mtrouter_rl.cli import build_parser
+from mtrouter_rl.pools.card import PoolCard
+from mtrouter_rl.registry import ENCODERS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_COMMAND = re.compile(r"(?:\.venv/bin/)?mtrouter-rl +(.*)")
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(language):
+    """(page, code) of every block of a language."""
+    found = [(page, match) for page in PAGES for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    return [(name_of(page), match[2]) for page, match in found if match[1] == language]
+
+
+def shell_lines():
+    return [(page, line.strip()) for page, code in blocks("bash") for line in code.splitlines() if line.strip()]
+
+
+def commands():
+    """(page, arguments) of every call of mtrouter-rl in a bash block."""
+    found = [(page, _COMMAND.fullmatch(line)) for page, line in shell_lines()]
+    return [(page, match[1]) for page, match in found if match]
+
+
+def relative_links():
+    found = [(name_of(page), link) for page in PAGES for link in _LINK.findall(page.read_text(encoding="utf-8"))]
+    return [(page, link) for page, link in found if not urlparse(link).scheme and not link.startswith("#")]
+
+
+def names_in_yaml_blocks():
+    """Cards that the pages themselves tell the reader to write."""
+    return {yaml.safe_load(code)["name"] for _, code in blocks("yaml")}
+
+
+def is_card(kind, name):
+    return name.endswith(".yaml") or name in list_cards(kind) or name in names_in_yaml_blocks()
+
+
+def check_policy(policy, args):
+    kind, _, rest = policy.partition(":")
+    if "/" in policy and kind not in POLICY_FORMS:
+        return  # the folder of a trained router
+    assert kind in POLICY_FORMS or is_card("agents", policy), f"no such router or policy: {policy}"
+    if kind == "single":
+        load_pool_card(args.pool or load_env_card(args.env).pool).index(rest)
+
+
+@pytest.mark.parametrize(("page", "link"), relative_links())
+def test_relative_links_resolve(page, link):
+    assert ((ROOT / page).parent / link.partition("#")[0]).exists()
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_commands_parse_and_name_what_exists(page, line):
+    args = build_parser().parse_args(shlex.split(line, comments=True))
+    given = vars(args)
+    assert given.get("env") is None or is_card("envs", given["env"])
+    assert given.get("pool") is None or is_card("pools", given["pool"])
+    assert given.get("encoder", "hashing") in ENCODERS.targets()
+    agents = [given["agent"]] if "agent" in given else given.get("agents") or []
+    for agent in agents:
+        assert is_card("agents", agent.partition(":")[0])
+    policies = [*([given["policy"]] if given.get("policy") else []), *given.get("router", [])]
+    for policy in policies:
+        check_policy(policy, args)
+
+
+def test_every_command_is_shown_somewhere():
+    shown = {shlex.split(line)[0] for _, line in commands()}
+    assert shown == {"study", "collect", "inspect", "train", "evaluate", "report"}
+
+
+@pytest.mark.parametrize(("page", "line"), shell_lines())
+def test_scripts_and_examples_that_are_called_exist(page, line):
+    words = shlex.split(line, comments=True)
+    own = [word for word in words if word.startswith(("./scripts/", "examples/"))]
+    assert all((ROOT / word).is_file() for word in own)
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_python_blocks_compile(page, code):
+    compile(code, page, "exec")
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("yaml"))
+def test_yaml_blocks_are_valid_cards(page, code):
+    card = yaml.safe_load(code)
+    model = EnvCard if "family" in card else PoolCard if "models" in card else AgentCard
+    model.model_validate(card)

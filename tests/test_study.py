@@ -1,0 +1,40 @@
+from dataclasses import replace
+
+import pytest
+
+from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.study import QUICK, StudyRequest, run_study
+from mtrouter_rl.workflows import RESULTS_FILE
+
+SIZE = replace(QUICK, n_episodes=150, ood_per_task=4)
+
+
+@pytest.fixture
+def request_of_study(tmp_path, corridor_config):
+    return StudyRequest(
+        config=corridor_config, out=tmp_path / "run", size=SIZE, seed=0, n_workers=1, agents=("myopic",)
+    )
+
+
+def test_the_study_runs_and_its_second_run_does_nothing(request_of_study):
+    said = []
+    results = run_study(request_of_study, say=said.append, show_progress=False)
+    out = request_of_study.out
+    assert {row.split for row in results.rows} == {"test", "ood"}
+    policies = {row.policy for row in results.split_rows("test")}
+    assert policies == {"single:small", "single:middle", "single:large", "random", "cheapest", "strongest", "myopic"}
+    assert results.row("myopic", "test").n_episodes == 16
+    assert results.row("strongest", "test").cost_saved_share == 0
+    assert "random" in results.row("myopic", "test").paired
+    for name in ("report.html", "report.md", "config.json", "plots", "tensorboard"):
+        assert (out / name).exists()
+    assert len(Dataset.load(out / "dataset").episodes) == 150
+
+    shards = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    weights = (out / "routers" / "myopic" / "router.json").stat().st_mtime_ns
+    first = (out / RESULTS_FILE).read_bytes()
+    run_study(request_of_study, say=said.append, show_progress=False)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == shards
+    assert (out / "routers" / "myopic" / "router.json").stat().st_mtime_ns == weights
+    assert (out / RESULTS_FILE).read_bytes() == first
+    assert said[-1].startswith("done in")
