@@ -32,7 +32,12 @@ def _formatter(prog: str) -> argparse.RawDescriptionHelpFormatter:
 
 def _add_env(parser: argparse.ArgumentParser, *, default: str | None = "scienceworld") -> None:
     group = parser.add_argument_group("environment")
-    group.add_argument("--env", default=default, metavar="NAME|PATH", help=f"environment card (default: {default})")
+    group.add_argument(
+        "--env",
+        default=default,
+        metavar="NAME|PATH",
+        help=f"environment card (default: {default or 'that of the dataset, else scienceworld'})",
+    )
     group.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
     group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
     group.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
@@ -241,7 +246,8 @@ def _train(args: argparse.Namespace) -> None:
     with RolloutPool(config, n_workers=args.workers) as pool:
         folder = train_router(request, pool=pool)
     print(
-        f"router saved in {folder}; evaluate it with: mtrouter-rl evaluate --router {folder} random --split test --out RUN"
+        f"router saved in {folder}; evaluate it with:\n"
+        f"mtrouter-rl evaluate --env {config.card.name} --router {folder} random --split test --out RUN"
     )
 
 
@@ -365,6 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MTRouterError as error:
         print(f"mtrouter-rl {args.command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"\nmtrouter-rl {args.command}: stopped; run the same command again to go on", file=sys.stderr)
         return 130

@@ -196,4 +196,4 @@ class MetricSink(Protocol):
     """Where training writes its curves; `mtrouter_rl.evaluation.tensorboard` has the one for TensorBoard."""
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Record one point of a curve. `name` is one of `mtrouter_rl.evaluation.metric_names`."""
+        """Record one point of a curve. `name` is one of `mtrouter_rl.metric_names`."""

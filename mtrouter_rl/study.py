@@ -129,7 +129,7 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
         train_router(_training(request, STRONGEST), pool=pool, show_progress=show_progress)
         clock.step(f"3/5 train: {', '.join(request.agents)}")
         _train_all(request, show_progress=show_progress)
-        for split in ("test", "ood"):
+        for split in _splits(request.config):
             clock.step(f"4/5 evaluate on {split}, closed-loop, every router on the same episodes")
             _evaluate(pool, request, split, show_progress=show_progress)
     clock.step("5/5 draw plots, TensorBoard and the report")
@@ -181,6 +181,11 @@ def _training(request: StudyRequest, agent: str) -> TrainRequest:
     )
 
 
+def _splits(config: EnvConfig) -> tuple[Split, ...]:
+    """Splits to evaluate on: "ood" only where the environment holds tasks out."""
+    return ("test", "ood") if config.card.ood_tasks else ("test",)
+
+
 def _evaluate(pool: RolloutPool, request: StudyRequest, split: Split, *, show_progress: bool) -> None:
     """Run the routers on all seeds, and the single models that only draw the hull on one."""
     size, config = request.size, request.config
@@ -196,7 +201,6 @@ def _evaluate(pool: RolloutPool, request: StudyRequest, split: Split, *, show_pr
         per_task=per_task,
         seed=request.seed,
         cache=request.cache,
-        dataset_id=read_info(request.out / DATASET_FOLDER).dataset_id,
     )
     evaluate_routers(pool, plan, show_progress=show_progress)
     others = tuple(f"single:{name}" for name in config.pool.model_names if f"single:{name}" not in compared)

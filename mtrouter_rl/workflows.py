@@ -12,7 +12,7 @@ from mtrouter_rl import __version__
 from mtrouter_rl.agents.base import TrainingContext, Validate
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
-from mtrouter_rl.agents.saving import RECORD_FILE
+from mtrouter_rl.agents.saving import RECORD_FILE, Provenance
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
 from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info, fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE
@@ -286,7 +286,6 @@ class EvaluateRequest:
         seed: Seed of the bootstrap.
         cache: Folder of the embedding cache.
         overwrite: Whether episodes of other routers under the same names are replaced.
-        dataset_id: Log that the learned routers were trained on, for provenance.
     """
 
     routers: tuple[str, ...]
@@ -297,13 +296,12 @@ class EvaluateRequest:
     seed: int = 0
     cache: Path | None = None
     overwrite: bool = False
-    dataset_id: str | None = None
 
 
 def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
     """Roles in a comparison: what was trained from a log is learned, everything else is a baseline."""
     singles = tuple(one.name for one in contestants if one.name.startswith("single:"))
-    learned = tuple(one.name for one in contestants if one.router is None and one.ref.key.rpartition("#")[2])
+    learned = tuple(one.name for one in contestants if one.dataset_id is not None)
     strongest = next((one.name for one in contestants if one.name == "strongest"), None)
     return PolicyRoles(
         single_models=singles,
@@ -338,12 +336,14 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
         split=request.split, reward=reward_of(config), model_names=config.pool.model_names, roles=roles
     )
     rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
-    results = update_rows(_results_so_far(config, request), rows, roles=roles)
+    logs = sorted({one.dataset_id for one in contestants if one.dataset_id})
+    so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
+    results = update_rows(so_far, rows, roles=roles)
     results.save(request.out / RESULTS_FILE)
     return results
 
 
-def _results_so_far(config: EnvConfig, request: EvaluateRequest) -> Results:
+def _results_so_far(config: EnvConfig, request: EvaluateRequest, *, dataset_id: str | None) -> Results:
     path = request.out / RESULTS_FILE
     fresh = Results(
         env=config.card.name,
@@ -352,7 +352,7 @@ def _results_so_far(config: EnvConfig, request: EvaluateRequest) -> Results:
         is_simulated=config.pool.backend.kind == "simulated",
         cost_weight=config.cost_weight,
         cost_unit_usd=config.card.reward.cost_unit_usd,
-        dataset_id=request.dataset_id,
+        dataset_id=dataset_id,
         seed=request.seed,
         n_seeds=request.n_seeds,
         package_version=__version__,
@@ -399,6 +399,7 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     """
     results = Results.load(folder / RESULTS_FILE)
     by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
+    settings = {name: _hyper_parameters(router) for name, router in by_name.items()}
     traced: dict[str, dict[str, list[TracedEpisode]]] = {
         split: _traced(policies, by_name, config) for split, policies in episodes_of_run(folder).items()
     }
@@ -407,9 +408,23 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
         name: router.model_embeddings() for name, router in by_name.items() if hasattr(router, "model_embeddings")
     }
     write_evaluation(
-        folder / TENSORBOARD_FOLDER, results=results, traced=traced, pool=config.pool, model_embeddings=embeddings
+        folder / TENSORBOARD_FOLDER,
+        results=results,
+        traced=traced,
+        pool=config.pool,
+        model_embeddings=embeddings,
+        hyper_parameters=settings,
     )
     return write_report(folder)
+
+
+def _hyper_parameters(router: Router) -> dict[str, str | int | float]:
+    """Hyper-parameters of a trained router, for the HParams page; lists become text."""
+    provenance = getattr(router, "provenance", None)
+    if not isinstance(provenance, Provenance):
+        return {}
+    parameters = provenance.card.parameters | {"seed": provenance.seed, "algorithm": provenance.card.algorithm}
+    return {name: value if isinstance(value, str | int | float) else str(value) for name, value in parameters.items()}
 
 
 def _traced(

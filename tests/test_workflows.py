@@ -1,9 +1,10 @@
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 
-from mtrouter_rl.agents.resolve import RouterRef, resolve_router
+from mtrouter_rl.agents.resolve import RouterRef, make_encoder, resolve_router
 from mtrouter_rl.cards import list_cards
 from mtrouter_rl.datasets.collect import fingerprint_cards
 from mtrouter_rl.datasets.store import Dataset
@@ -11,6 +12,7 @@ from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import (
     DatasetError,
     InvalidConfigError,
+    MissingDependencyError,
     PoolMismatchError,
     RouterError,
     UnknownNameError,
@@ -154,6 +156,17 @@ BAD_ROUTERS = [
 def test_wrong_routers_are_explained(text, error, message, corridor_config):
     with pytest.raises(error, match=message):
         resolve_router(text, corridor_config.pool)
+
+
+def test_an_encoder_is_found_by_the_name_of_its_weights_where_others_are_not_installed(monkeypatch):
+    """Routers trained with the hashing encoder load on a machine without the MiniLM extra."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if "sentence" in name else find(name, *rest)
+    )
+    assert make_encoder("hashing-384", None).name == "hashing-384"
+    with pytest.raises(MissingDependencyError, match=r"pip install 'mtrouter-rl\[minilm\]'"):
+        make_encoder("all-MiniLM-L6-v2", None)
 
 
 def test_a_folder_without_a_router_is_explained(tmp_path, corridor_config):

@@ -20,13 +20,12 @@ from mtrouter_rl.agents.networks import (
     StateDict,
     stack_weights,
 )
-from mtrouter_rl.agents.parameters import LoopParameters, NetworkParameters, NonNegative, parse_parameters
+from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.q_router import check_features, check_weights
 from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
 from mtrouter_rl.agents.trainer import train
 from mtrouter_rl.agents.training import provenance, require_data, training_identity
 from mtrouter_rl.agents.transitions import Transitions, make_transitions
-from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.pools.card import Frozen
 from mtrouter_rl.records import FloatArray, Observation
 
@@ -142,7 +141,7 @@ class CloneRouter:
         )
 
 
-class BehaviorCloning:
+class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
     """Imitates the logged choices: maximum likelihood of the logged action given the state (d3rlpy's discrete BC).
 
     With `best_share` below 1 it imitates the best episodes only, ranked by return within each task, since easy tasks
@@ -150,22 +149,9 @@ class BehaviorCloning:
     section 5).
     """
 
+    parameters_model: ClassVar[type[Frozen]] = BehaviorCloningParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
-    needs_validation: ClassVar[bool] = False
-
-    def __init__(self, card: AgentCard, parameters: BehaviorCloningParameters) -> None:
-        self.card = card
-        self.parameters = parameters
-
-    @classmethod
-    def from_card(cls, card: AgentCard) -> Self:
-        """Check the card's parameters.
-
-        Raises:
-            CardError: If a parameter is unknown or out of range.
-        """
-        return cls(card, parse_parameters(card, BehaviorCloningParameters))
 
     def train(self, context: TrainingContext) -> CloneRouter:
         """Train on the context's dataset.

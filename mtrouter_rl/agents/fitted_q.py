@@ -8,18 +8,19 @@ from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.learners import QLearnerName, QLearning, q_learner
 from mtrouter_rl.agents.networks import HistoryLayout
 from mtrouter_rl.agents.parameters import (
+    CardAlgorithm,
     Discount,
     JointParameters,
     LoopParameters,
     NonNegative,
     PositiveInt,
-    parse_parameters,
 )
 from mtrouter_rl.agents.q_router import QNetworkSettings, QRouter, stack_critics
 from mtrouter_rl.agents.trainer import train
 from mtrouter_rl.agents.training import provenance, require_data, training_identity
 from mtrouter_rl.agents.transitions import Transitions, make_transitions
 from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.pools.card import Frozen
 
 
 class QParameters(JointParameters, LoopParameters):
@@ -64,7 +65,7 @@ class FittedQParameters(QParameters):
         return self
 
 
-class FittedQ:
+class FittedQ(CardAlgorithm[FittedQParameters]):
     """Learns Q*(h, m), the return of calling m now and the best models ever after, from logs of any behaviour policy.
 
     d3rlpy's double DQN with a target network that stands still for a whole iteration is fitted-Q iteration:
@@ -80,22 +81,9 @@ class FittedQ:
     of a full regression per iterate, the warm start, and the lower of the critics in the target if there are several.
     """
 
+    parameters_model: ClassVar[type[Frozen]] = FittedQParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
-    needs_validation: ClassVar[bool] = False
-
-    def __init__(self, card: AgentCard, parameters: FittedQParameters) -> None:
-        self.card = card
-        self.parameters = parameters
-
-    @classmethod
-    def from_card(cls, card: AgentCard) -> Self:
-        """Check the card's parameters.
-
-        Raises:
-            CardError: If a parameter is unknown or out of range.
-        """
-        return cls(card, parse_parameters(card, FittedQParameters))
 
     def train(self, context: TrainingContext) -> QRouter:
         """Train on the context's dataset.

@@ -10,10 +10,9 @@ from pydantic import Field
 
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.parameters import parse_parameters
+from mtrouter_rl.agents.parameters import CardAlgorithm
 from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
 from mtrouter_rl.agents.training import provenance
-from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.embeddings.models import REFERENCE_CALL
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -169,42 +168,21 @@ def single_router(
     )
 
 
-class _Heuristic:
-    """What these algorithms share."""
-
-    needs_dataset: ClassVar[bool] = False
-    needs_features: ClassVar[bool] = False
-    needs_validation: ClassVar[bool] = False
-    parameters_model: ClassVar[type[Frozen]] = NoParameters
-
-    def __init__(self, card: AgentCard, parameters: Frozen) -> None:
-        self.card = card
-        self.parameters = parameters
-
-    @classmethod
-    def from_card(cls, card: AgentCard) -> Self:
-        """Check the card's parameters.
-
-        Raises:
-            CardError: If a parameter is unknown or out of range.
-        """
-        return cls(card, parse_parameters(card, cls.parameters_model))
-
-    def _provenance(self, context: TrainingContext) -> Provenance:
-        return provenance(context, self.card, self.parameters)
-
-
-class Uniform(_Heuristic):
+class Uniform(CardAlgorithm[NoParameters]):
     """Every allowed model with the same probability, at every turn."""
+
+    parameters_model: ClassVar[type[Frozen]] = NoParameters
 
     def train(self, context: TrainingContext) -> UniformRouter:
         """Make the router."""
         return UniformRouter(
-            name=self.card.name, model_names=context.pool.model_names, provenance=self._provenance(context)
+            name=self.card.name,
+            model_names=context.pool.model_names,
+            provenance=provenance(context, self.card, self.parameters),
         )
 
 
-class Single(_Heuristic):
+class Single(CardAlgorithm[SingleParameters]):
     """One model throughout. Where it is masked, the cheapest allowed model by the price of a reference call."""
 
     parameters_model: ClassVar[type[Frozen]] = SingleParameters
@@ -215,26 +193,34 @@ class Single(_Heuristic):
         Raises:
             UnknownNameError: If the pool has no such model.
         """
-        assert isinstance(self.parameters, SingleParameters)
         return single_router(
-            self.parameters.model, context.pool, name=self.card.name, provenance=self._provenance(context)
+            self.parameters.model,
+            context.pool,
+            name=self.card.name,
+            provenance=provenance(context, self.card, self.parameters),
         )
 
 
-class Cheapest(_Heuristic):
+class Cheapest(CardAlgorithm[NoParameters]):
     """The allowed model with the lowest price of a reference call."""
+
+    parameters_model: ClassVar[type[Frozen]] = NoParameters
 
     def train(self, context: TrainingContext) -> FixedOrderRouter:
         """Make the router."""
         cheapest = by_price(context.pool)[0]
-        return single_router(cheapest, context.pool, name=self.card.name, provenance=self._provenance(context))
+        return single_router(
+            cheapest, context.pool, name=self.card.name, provenance=provenance(context, self.card, self.parameters)
+        )
 
 
-class Strongest(_Heuristic):
+class Strongest(CardAlgorithm[NoParameters]):
     """The single model with the best mean utility on the validation split; the cheaper one on a tie.
 
     Where it is masked, the next best one is called. The numbers that decided are saved with the router.
     """
+
+    parameters_model: ClassVar[type[Frozen]] = NoParameters
 
     needs_validation: ClassVar[bool] = True
 
@@ -258,5 +244,5 @@ class Strongest(_Heuristic):
             name=self.card.name,
             model_names=context.pool.model_names,
             settings=OrderSettings(order=order, validation_utilities=dict(scored)),
-            provenance=self._provenance(context),
+            provenance=provenance(context, self.card, self.parameters),
         )

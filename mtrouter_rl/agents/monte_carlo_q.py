@@ -1,15 +1,15 @@
 """The paper's estimator: regression of the return that the behaviour policy went on to get."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
 from mtrouter_rl.agents.learners import QLearning
-from mtrouter_rl.agents.parameters import Discount, parse_parameters
+from mtrouter_rl.agents.parameters import CardAlgorithm, Discount
 from mtrouter_rl.agents.q_router import QRouter
 from mtrouter_rl.agents.training import require_data
 from mtrouter_rl.agents.transitions import make_transitions
-from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.pools.card import Frozen
 
 
 class MonteCarloQParameters(QParameters):
@@ -22,7 +22,7 @@ class MonteCarloQParameters(QParameters):
     gamma: Discount = 1.0
 
 
-class MonteCarloQ:
+class MonteCarloQ(CardAlgorithm[MonteCarloQParameters]):
     """Learns Q of the behaviour policy: the mean return from this turn on, given history h and model m; acts greedily.
 
     The greedy policy is one step of policy improvement over the behaviour policy. It does not know that better models
@@ -37,22 +37,9 @@ class MonteCarloQ:
     changes no argmax. A fixed number of steps replaces early stopping.
     """
 
+    parameters_model: ClassVar[type[Frozen]] = MonteCarloQParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
-    needs_validation: ClassVar[bool] = False
-
-    def __init__(self, card: AgentCard, parameters: MonteCarloQParameters) -> None:
-        self.card = card
-        self.parameters = parameters
-
-    @classmethod
-    def from_card(cls, card: AgentCard) -> Self:
-        """Check the card's parameters.
-
-        Raises:
-            CardError: If a parameter is unknown or out of range.
-        """
-        return cls(card, parse_parameters(card, MonteCarloQParameters))
 
     def train(self, context: TrainingContext) -> QRouter:
         """Train on the context's dataset.

@@ -1,44 +1,31 @@
 """The router that looks one turn ahead."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
 from mtrouter_rl.agents.learners import QLearning
-from mtrouter_rl.agents.parameters import parse_parameters
+from mtrouter_rl.agents.parameters import CardAlgorithm
 from mtrouter_rl.agents.q_router import QRouter
 from mtrouter_rl.agents.training import require_data
 from mtrouter_rl.agents.transitions import make_transitions
-from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.pools.card import Frozen
 
 
 class MyopicParameters(QParameters):
     """Parameters of `Myopic`: those that every Q-based agent has."""
 
 
-class Myopic:
+class Myopic(CardAlgorithm[MyopicParameters]):
     """Learns the reward of this turn, given history h and model m, and acts greedily: a contextual bandit.
 
     What it misses against `FittedQ` is the worth of planning. Utility often comes at the last turn only, so it saves
     money everywhere else.
     """
 
+    parameters_model: ClassVar[type[Frozen]] = MyopicParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
-    needs_validation: ClassVar[bool] = False
-
-    def __init__(self, card: AgentCard, parameters: MyopicParameters) -> None:
-        self.card = card
-        self.parameters = parameters
-
-    @classmethod
-    def from_card(cls, card: AgentCard) -> Self:
-        """Check the card's parameters.
-
-        Raises:
-            CardError: If a parameter is unknown or out of range.
-        """
-        return cls(card, parse_parameters(card, MyopicParameters))
 
     def train(self, context: TrainingContext) -> QRouter:
         """Train on the context's dataset.

@@ -1,7 +1,7 @@
 """Hyper-parameters of agent cards: the fields that learned agents share, and how a card's parameters are checked."""
 
 import math
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from pydantic import Field, ValidationError
 
@@ -90,6 +90,37 @@ def parse_parameters(card: AgentCard, model: type[ParametersT]) -> ParametersT:
         return model.model_validate(card.parameters)
     except ValidationError as error:
         raise _explain(card, model, error) from error
+
+
+class CardAlgorithm(Generic[ParametersT]):
+    """An algorithm whose parameters come from an agent card; a subclass says which, what it needs, and how it trains.
+
+    Attributes:
+        parameters_model: Model of the card's parameters.
+        needs_dataset: See `mtrouter_rl.agents.base.Algorithm`, as for the next two.
+        needs_features: Likewise.
+        needs_validation: Likewise.
+        card: The agent card.
+        parameters: Its parameters, checked.
+    """
+
+    parameters_model: ClassVar[type[Frozen]]
+    needs_dataset: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
+    needs_validation: ClassVar[bool] = False
+
+    def __init__(self, card: AgentCard, parameters: ParametersT) -> None:
+        self.card = card
+        self.parameters = parameters
+
+    @classmethod
+    def from_card(cls, card: AgentCard) -> Self:
+        """Check the card's parameters.
+
+        Raises:
+            CardError: If a parameter is unknown or out of range.
+        """
+        return cls(card, cast(ParametersT, parse_parameters(card, cls.parameters_model)))
 
 
 def _explain(card: AgentCard, model: type[Frozen], error: ValidationError) -> CardError:

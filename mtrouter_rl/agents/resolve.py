@@ -11,7 +11,7 @@ from mtrouter_rl.agents.behavior import POLICY_FORMS, parse_policy
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE
 from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
-from mtrouter_rl.errors import InvalidConfigError, RouterError, unknown_name
+from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError, RouterError, unknown_name
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import Router, TextEncoder
 from mtrouter_rl.records import JsonValue
@@ -51,10 +51,17 @@ def make_encoder(name: str, cache: Path | None) -> TextEncoder:
     makers = {key: ENCODERS.load(key) for key in ENCODERS.targets()}
     if name in makers:
         return CachedEncoder(makers[name](), cache)  # type: ignore[operator]
+    missing: MissingDependencyError | None = None
     for maker in makers.values():
-        encoder = maker()  # type: ignore[operator]
+        try:
+            encoder = maker()  # type: ignore[operator]
+        except MissingDependencyError as error:  # perhaps not the one that is asked for
+            missing = error
+            continue
         if encoder.name == name:
             return CachedEncoder(encoder, cache)
+    if missing is not None:
+        raise missing
     raise unknown_name("text encoder", name, makers)
 
 
@@ -113,7 +120,7 @@ def _untrained(text: str, pool: PoolCard) -> Router:
     if algorithm.needs_dataset or algorithm.needs_validation:
         raise InvalidConfigError(
             f"router '{card.name}' has to be trained first: run "
-            f"'mtrouter-rl train --agent {card.name} --out FOLDER' and give that FOLDER"
+            f"'mtrouter-rl train --agent {card.name} --dataset LOG --out FOLDER' and give that FOLDER"
         )
     # These agents maximise nothing, so the reward of the context is not read.
     from mtrouter_rl.cards import RewardCard

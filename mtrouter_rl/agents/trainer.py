@@ -20,15 +20,9 @@ from mtrouter_rl.agents.learners import Q_FUNCTIONS, Learner, Networks, Trainabl
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.transitions import Transitions
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, IMITATION_LOSS, LEARNING_RATE, Q_MEAN, STEPS_PER_SECOND, TD_LOSS
 from mtrouter_rl.protocols import MetricSink
 from mtrouter_rl.records import JsonValue
-
-TD_LOSS = "train/td_loss"
-IMITATION_LOSS = "train/imitation_loss"
-Q_MEAN = "train/q_mean"
-BELLMAN_RESIDUAL = "train/bellman_residual"
-LEARNING_RATE = "train/learning_rate"
-STEPS_PER_SECOND = "train/steps_per_second"
 
 N_WATCHED_STATES = 512
 N_WATCHED_TRANSITIONS = 2048

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.quiet import silence_gym_notice
 from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.errors import InvalidConfigError
@@ -28,6 +29,7 @@ def require_data(context: TrainingContext, card: AgentCard) -> "tuple[Dataset, H
             "a log; give one"
         )
     context.dataset.info.check_pool(context.pool)
+    silence_gym_notice()
     return context.dataset, context.features
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mtrouter_rl.agents.heuristics import FixedOrderRouter
 from mtrouter_rl.agents.resolve import RouterRef
+from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
@@ -23,11 +24,13 @@ class Contestant:
         name: Name in tables.
         ref: Where its router comes from.
         router: The router itself, if it calls a fixed order of models; None for all others.
+        provenance: How it was made, if it was trained or saved.
     """
 
     name: str
     ref: RouterRef
     router: FixedOrderRouter | None = None
+    provenance: Provenance | None = None
 
     @classmethod
     def of(cls, text: str, config: EnvConfig, *, cache: Path | None) -> "Contestant":
@@ -38,7 +41,14 @@ class Contestant:
         """
         ref = RouterRef.of(text, cache)
         router: Router = ref(config)
-        return cls(name=router.name, ref=ref, router=router if isinstance(router, FixedOrderRouter) else None)
+        fixed = router if isinstance(router, FixedOrderRouter) else None
+        provenance = getattr(router, "provenance", None)
+        return cls(name=router.name, ref=ref, router=fixed, provenance=provenance)
+
+    @property
+    def dataset_id(self) -> str | None:
+        """The log that it learned from; None if it learned from none."""
+        return None if self.provenance is None else self.provenance.dataset_id
 
     @property
     def first_model(self) -> str | None:

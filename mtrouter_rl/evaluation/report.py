@@ -18,7 +18,6 @@ from mtrouter_rl.evaluation.tables import (
 
 RESULTS_FILE = "results.json"
 PLOTS_FOLDER = "plots"
-TENSORBOARD_FOLDER = "tensorboard"
 _SPLIT_ORDER = ("test", "ood")
 _SPLIT_NAMES = {"test": "test (tasks of the training kinds)", "ood": "ood (held-out kinds of task)"}
 _FIGURE_TEXTS = {
@@ -156,7 +155,7 @@ def _tensorboard_blocks() -> list[Block]:
             text="One run per policy: scalars, model share by turn and task, transcripts with action values, the "
             "HParams page to sort policies, and model embeddings in the projector. In the folder of this report:"
         ),
-        Code(text=f"tensorboard --logdir {TENSORBOARD_FOLDER}"),
+        Code(text="tensorboard --logdir ."),
     ]
 
 

@@ -16,7 +16,6 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from mtrouter_rl.errors import PoolMismatchError, ResultsError, unknown_name
-from mtrouter_rl.evaluation.metric_names import check_name, evaluation_name
 from mtrouter_rl.evaluation.metrics import cumulative_by_turn, episode_key, running_share_by_turn
 from mtrouter_rl.evaluation.plots import (
     cost_score_figure,
@@ -29,6 +28,7 @@ from mtrouter_rl.evaluation.plots import (
 from mtrouter_rl.evaluation.results import ResultRow, Results
 from mtrouter_rl.evaluation.tables import markdown_table
 from mtrouter_rl.evaluation.transcripts import choose_keys, transcript_markdown
+from mtrouter_rl.metric_names import check_name, evaluation_name
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.records import FloatArray, TracedEpisode
 
@@ -74,7 +74,7 @@ class TensorBoardSink:
         """Record one point of a curve.
 
         Args:
-            name: One of `mtrouter_rl.evaluation.metric_names`.
+            name: One of `mtrouter_rl.metric_names`.
             value: Value.
             step: Gradient steps so far.
 

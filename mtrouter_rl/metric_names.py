@@ -15,7 +15,6 @@ Q_MEAN = "train/q_mean"
 BELLMAN_RESIDUAL = "train/bellman_residual"
 LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "train/steps_per_second"
-VALIDATION_UTILITY_MEAN = "validation/utility_mean"
 
 TRAINING: Mapping[str, str] = {
     TD_LOSS: "loss of the action values against their targets, as the algorithm defines both",
@@ -24,7 +23,6 @@ TRAINING: Mapping[str, str] = {
     BELLMAN_RESIDUAL: "mean distance between action values and their one-step targets over a fixed sample of the log",
     LEARNING_RATE: "step size of the optimizer",
     STEPS_PER_SECOND: "gradient steps per second of wall-clock time",
-    VALIDATION_UTILITY_MEAN: "mean utility of closed-loop episodes on the validation split",
 }
 """Name -> meaning of the curves of a training; the step is the number of gradient steps."""
 
@@ -91,4 +89,4 @@ def check_name(metric: str) -> None:
     """
     if metric in TRAINING or any(template.fullmatch(metric) for template in _TEMPLATES):
         return
-    raise unknown_name("metric", metric, [*TRAINING, *EVALUATION], fix="Add it to mtrouter_rl.evaluation.metric_names")
+    raise unknown_name("metric", metric, [*TRAINING, *EVALUATION], fix="Add it to mtrouter_rl.metric_names")

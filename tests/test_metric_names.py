@@ -3,7 +3,7 @@ import re
 import pytest
 
 from mtrouter_rl.errors import UnknownNameError
-from mtrouter_rl.evaluation.metric_names import EVALUATION, TRAINING, check_name, evaluation_name
+from mtrouter_rl.metric_names import EVALUATION, TRAINING, check_name, evaluation_name
 
 
 def test_every_name_is_group_and_name():
