@@ -1,8 +1,9 @@
 """Learning on a tabular MDP with a known optimum: a dear model pays only if it is followed well."""
 
 import pytest
-from routing_toy import JOINT, NETWORK, make_card, make_context, make_observation, optimal_values, policy_value
+from routing_toy import JOINT, NETWORK, POOL, make_card, make_context, make_observation, optimal_values, policy_value
 
+from mtrouter_rl.agents.heuristics import UniformRouter, single_router
 from mtrouter_rl.registry import ALGORITHMS
 
 LOOP = {"n_iterations": 9, "steps_per_iteration": 60, "batch_size": 128, "learning_rate": 4e-3, "keep_last": 3}
@@ -16,6 +17,14 @@ def train(algorithm, log, **parameters):
 def test_fitted_q_reaches_the_optimum_of_value_iteration(log):
     router = train("fitted_q", log, **JOINT, n_critics=1)
     assert policy_value(router) == pytest.approx(optimal_values()[0], abs=0.02)
+
+
+def test_fitted_q_beats_every_single_model_and_random(log):
+    """No model alone is best here, neither the cheapest nor the strongest: the order of models matters."""
+    router = train("fitted_q", log, **JOINT, n_critics=1)
+    others = [single_router(name, POOL) for name in POOL.model_names]
+    others.append(UniformRouter(name="uniform", model_names=POOL.model_names))
+    assert policy_value(router) > max(policy_value(other) for other in others) + 0.1
 
 
 @pytest.mark.parametrize("learner", ["dqn", "discrete_cql"])
