@@ -57,13 +57,17 @@ def write_report(run_folder: Path) -> Path:
 
 
 def verdict(results: Results, split: str) -> str:
-    """One or two sentences on the learned router with the best return on a split, from the numbers alone.
+    """One or two sentences on a learned router on a split, from the numbers alone.
+
+    It is the router that was named first when the run was started: choosing the best one by the numbers that are then
+    reported would flatter it.
 
     Raises:
         ResultsError: If there are no rows of that split.
     """
     rows = results.split_rows(split)
-    learned = next((row for row in rows if row.policy in results.roles.learned), None)
+    by_name = {row.policy: row for row in reversed(rows)}
+    learned = next((by_name[name] for name in results.roles.learned if name in by_name), None)
     if learned is None:
         best = rows[0]
         return f"On {split}, no learned router was run; `{best.label}` has the best return ({best.return_mean:.3f})."

@@ -95,12 +95,18 @@ def results_table(results: Results, split: str) -> Table:
     return Table(caption=caption(results, split), header=header, rows=cells, best=best)
 
 
-def paired_table(results: Results, split: str) -> Table | None:
-    """Every learned router minus every baseline, or None if nothing was paired.
+def paired_table(results: Results, split: str, *, is_short: bool = False) -> Table | None:
+    """Learned routers minus every baseline, or None if nothing was paired.
+
+    Args:
+        results: The results file.
+        split: Which split.
+        is_short: Whether only the learned router that was named first is shown.
 
     Raises:
         ResultsError: If there are no rows of that split.
     """
+    shown = results.roles.learned[:1] if is_short else results.roles.learned
     rows = tuple(
         (
             f"{row.label} - {baseline}",
@@ -110,6 +116,7 @@ def paired_table(results: Results, split: str) -> Table | None:
             verdict_word(difference.return_),
         )
         for row in results.split_rows(split)
+        if row.policy in shown
         for baseline, difference in row.paired.items()
     )
     if not rows:
@@ -146,7 +153,7 @@ def format_usd_interval(interval: Interval) -> str:
 
 
 def caption(results: Results, split: str) -> str:
-    """One line under a table: environment, split, episodes, seeds, reward, and whether models are simulated.
+    """One line under a table: environment, split, episodes, reward, and whether models are simulated.
 
     Raises:
         ResultsError: If there are no rows of that split.
@@ -159,18 +166,18 @@ def caption(results: Results, split: str) -> str:
     models = "simulated models (no LLM was called)" if results.is_simulated else "real models"
     weight = f"return = utility - {results.cost_weight:g} x cost / {results.cost_unit_usd:g} USD"
     return (
-        f"{results.env}, {split} split, pool {results.pool}, {models}: {episodes} episodes per policy, "
-        f"{results.n_seeds} seed(s) per variation{failed}. {weight}. Brackets: 95% intervals over (task, variation)."
+        f"{results.env}, {split} split, pool {results.pool}, {models}: {episodes} episodes per "
+        f"policy{failed}. {weight}. Brackets: 95% intervals over (task, variation)."
     )
 
 
 def format_table(results: Results, split: str) -> str:
-    """Aligned plain text for a terminal: all policies, and the learned routers' paired differences.
+    """Aligned plain text for a terminal: all policies, and the paired differences of the first learned router.
 
     Raises:
         ResultsError: If there are no rows of that split.
     """
-    tables = [results_table(results, split), paired_table(results, split)]
+    tables = [results_table(results, split), paired_table(results, split, is_short=True)]
     return "\n\n".join(_plain(table) for table in tables if table is not None)
 
 

@@ -34,7 +34,7 @@ def test_both_forms_hold_verdict_tables_figures_and_provenance(run_folder, resul
     for found in (page, text):
         for part in ("Results: test", "Results: ood", "fitted-q - random", "The models are simulated", "hull gain"):
             assert part in found
-        for part in ("tensorboard --logdir tensorboard", "kitchen-uniform-v1", "layers", "Where the numbers come from"):
+        for part in ("tensorboard --logdir .", "kitchen-uniform-v1", "layers", "Where the numbers come from"):
             assert part in found
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert len(links) == 10

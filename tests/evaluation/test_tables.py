@@ -36,11 +36,11 @@ def test_terminal_table_shows_every_policy_best_return_first(results):
 
 def test_caption_says_what_was_run(results):
     text = format_table(results, "test")
-    assert "simulated models (no LLM was called): 18 episodes per policy, 2 seed(s) per variation" in text
+    assert "simulated models (no LLM was called): 18 episodes per policy. " in text
     assert "return = utility - 0.5 x cost / 2 USD" in text
     assert "real models: 18 episodes" in format_table(results.model_copy(update={"is_simulated": False}), "test")
     failed = results.rows[0].model_copy(update={"n_failed": 3, "n_episodes": 15})
-    assert "15 to 18 episodes per policy, 2 seed(s) per variation; 3 failed" in format_table(
+    assert "15 to 18 episodes per policy; 3 failed" in format_table(
         make_results([failed, *results.rows[1:]]), "test"
     )
 
