@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mtrouter_rl.cards import card_root
@@ -16,7 +16,7 @@ from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.records import Split
+from mtrouter_rl.records import JsonValue, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows import (
@@ -104,6 +104,17 @@ class StudyRequest:
         """Folder of the embedding cache."""
         return self.out / CACHE_FOLDER
 
+    def describe(self) -> dict[str, JsonValue]:
+        """JSON of what decides the results, for provenance."""
+        return {
+            "command": "study",
+            "seed": self.seed,
+            "size": asdict(self.size),
+            "agents": list(self.agents),
+            "encoder": self.encoder,
+            **describe(self.config),
+        }
+
     def router(self, agent: str) -> Path:
         """Folder of the router of an agent card, name or path."""
         return self.out / ROUTERS_FOLDER / load_agent(agent).name
@@ -121,7 +132,7 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
         The results, also in `out/results.json`.
     """
     clock = _Clock(say)
-    save_config(request.out, {"command": "study", "seed": request.seed, **describe(request.config)})
+    save_config(request.out, request.describe())
     with RolloutPool(request.config, n_workers=request.n_workers) as pool:
         clock.step("1/5 collect: a log of uniform per-turn random routing on the train split")
         _collect_log(pool, request, say=say, show_progress=show_progress)

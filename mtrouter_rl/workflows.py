@@ -415,7 +415,7 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
         model_embeddings=embeddings,
         hyper_parameters=settings,
     )
-    return write_report(folder)
+    return write_report(folder, draws_plots=False)
 
 
 def _hyper_parameters(router: Router) -> dict[str, str | int | float]:

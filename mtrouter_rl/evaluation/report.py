@@ -30,7 +30,7 @@ _FIGURE_TEXTS = {
 """Start of a figure's file name -> what it shows; the order is that of the report, and longer starts come first."""
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, *, draws_plots: bool = True) -> Path:
     """Write `report.md` and `report.html` into the folder of a run.
 
     Everything is drawn from `results.json`. Figures that need episodes (model share by turn) are taken from `plots/` if
@@ -38,6 +38,7 @@ def write_report(run_folder: Path) -> Path:
 
     Args:
         run_folder: Holds `results.json`; the figures are written into its `plots/`.
+        draws_plots: Whether to draw the figures; False takes those that lie there already.
 
     Returns:
         The HTML page, which needs no other file.
@@ -47,7 +48,8 @@ def write_report(run_folder: Path) -> Path:
     """
     results = Results.load(run_folder / RESULTS_FILE)
     plots = run_folder / PLOTS_FOLDER
-    save_plots(results, {}, plots)
+    if draws_plots:
+        save_plots(results, {}, plots)
     title = f"{results.env}: routing policies compared"
     blocks = _blocks(results, title=title, plots=plots)
     (run_folder / "report.md").write_text(render_markdown(blocks, folder=run_folder), encoding="utf-8")

@@ -40,9 +40,7 @@ def test_caption_says_what_was_run(results):
     assert "return = utility - 0.5 x cost / 2 USD" in text
     assert "real models: 18 episodes" in format_table(results.model_copy(update={"is_simulated": False}), "test")
     failed = results.rows[0].model_copy(update={"n_failed": 3, "n_episodes": 15})
-    assert "15 to 18 episodes per policy; 3 failed" in format_table(
-        make_results([failed, *results.rows[1:]]), "test"
-    )
+    assert "15 to 18 episodes per policy; 3 failed" in format_table(make_results([failed, *results.rows[1:]]), "test")
 
 
 def test_numbers_are_those_of_the_row(results):
