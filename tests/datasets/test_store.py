@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import random
 import resource
@@ -119,27 +120,32 @@ def test_folder_is_a_file(tmp_path, info):
         DatasetWriter(tmp_path / "file", info)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file may grow beyond 500 bytes: writing fails half-way, as on a full disk."""
+    """No file may grow beyond 500 bytes: writing fails half-way, as on a full disk.
+
+    Only around the call itself, since the limit holds for the file that the test run is logged to as well.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk_keeps_what_is_there(tmp_path, info, traced, request):
+def test_full_disk_keeps_what_is_there(tmp_path, info, traced):
     writer = DatasetWriter(tmp_path, info)
     writer.write_shard(0, traced[:4])
     before = contents(tmp_path)
-    request.getfixturevalue("full_disk")
-    with pytest.raises(DatasetError, match=r"episodes-00001\.parquet cannot be written: .*free disk space"):
+    message = r"episodes-00001\.parquet cannot be written: .*free disk space"
+    with pytest.raises(DatasetError, match=message), full_disk():
         writer.write_shard(1, traced[4:])
     assert contents(tmp_path) == before
 
 
-def test_full_disk_at_the_start(tmp_path, info, full_disk):
-    with pytest.raises(DatasetError, match="free disk space"):
+def test_full_disk_at_the_start(tmp_path, info):
+    with pytest.raises(DatasetError, match="free disk space"), full_disk():
         DatasetWriter(tmp_path, info)
     assert contents(tmp_path) == {}
 
