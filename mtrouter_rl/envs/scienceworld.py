@@ -20,7 +20,8 @@ from mtrouter_rl.pools.card import Frozen
 from mtrouter_rl.protocols import Ending, TaskStart, TaskStep
 
 _AMBIGUOUS = "Ambiguous request"
-_UNKNOWN = ("No known action matches that input.", "Unknown action.")
+_CANCELLED = "Unknown action."
+_UNKNOWN = ("No known action matches that input.", _CANCELLED)
 _NO_WAY = "It's not clear how to get there from here."
 _CLOSED = "The door is not open."
 _LOCATION = re.compile(r"This (?:room|outside location) is called the (.+?)\.")
@@ -306,6 +307,8 @@ class Replanner:
             self._position -= 1
 
     def _advance(self, move: "_Move", *, was_ambiguous: bool) -> None:
+        if move.observation.startswith(_CANCELLED):
+            return  # it was read as no answer to somebody's ambiguous request, and not executed
         if error_kind(move.observation) in ("unknown_action", "impossible"):
             self._n_failures[move.action] = self._n_failures.get(move.action, 0) + 1
             if self._n_failures[move.action] <= _MAX_REPEATS:
