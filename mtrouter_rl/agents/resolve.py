@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
     from mtrouter_rl.envs.factory import EnvConfig
 
-ENCODER_CACHE_FILE_FOLDER = "embeddings"
-
 
 def load_algorithm(card: AgentCard) -> Algorithm:
     """Algorithm of an agent card, its parameters checked.

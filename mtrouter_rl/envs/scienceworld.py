@@ -1,7 +1,8 @@
 """ScienceWorld behind the text-task protocol: its own engine, driven directly, with an expert that re-plans.
 
-`ScienceWorldEnv.step` lists every valid action after every step, which takes ten times as long as the step itself. Here the
-engine is asked for what is needed only: the same observations, scores and endings, and nothing else.
+`ScienceWorldEnv.step` lists every valid action after every step, which takes several times as long as the step itself
+(`scripts/bench/env_speed.py` measures it). Here the engine is asked for what is needed only: the same observations, scores
+and endings, and nothing else.
 Source: Wang et al., ScienceWorld: Is your Agent Smarter than a 5th Grader? (2022), and the package `scienceworld`.
 """
 
