@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtrouter_rl import __version__
+from mtrouter_rl.commands import import_log
 from mtrouter_rl.envs.factory import EnvConfig, resolve_env
 from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -347,6 +348,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_train,
         _add_evaluate,
         _add_report,
+        import_log.add,
     )
     for add in adders:
         add(commands)

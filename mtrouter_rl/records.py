@@ -24,6 +24,13 @@ EpisodeStatus = Literal["completed", "failed"]
 """`completed`: the episode ran to its end and counts. `failed`: it broke for outside reasons (a backend or simulator
 error); it is stored and counted, and never scored."""
 
+UsageSource = Literal["logged", "reconstructed"]
+"""`logged`: the tokens of every call are those that were billed. `reconstructed`: they were worked out from totals or
+texts by a stated rule, and so was the cost."""
+
+UNLIMITED_BUDGET_USD = 1e6
+"""Budget of an imported episode that was run without one: more than any episode can spend."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
@@ -107,11 +114,12 @@ class Turn:
         usage: Tokens of the call.
         cost_usd: Price of the call, USD, >= 0; equals tokens times the prices of `served_model`.
         utility_gain: Change of utility caused by this turn, no unit.
-        propensity: Probability with which the behaviour policy chose `model`, in (0, 1].
+        propensity: Probability with which the behaviour policy chose `model`, in (0, 1]; None if nobody knows, which
+            only an imported log may say.
         action_mask: Which models were allowed, in pool order, shape (M,).
         warm: Which models held a warm prompt cache before the turn, in pool order, shape (M,).
         error: Kind of error that the action was, empty if none.
-        latency_s: Duration of the model call, seconds.
+        latency_s: Duration of the model call, seconds; None if it was not logged, which only an imported log may say.
         terminated: The task itself ended with this turn.
         truncated: A limit outside the task (turns, budget) stopped the episode after this turn.
     """
@@ -123,11 +131,11 @@ class Turn:
     usage: TokenUsage
     cost_usd: float
     utility_gain: float
-    propensity: float
+    propensity: float | None
     action_mask: tuple[bool, ...]
     warm: tuple[bool, ...]
     error: str
-    latency_s: float
+    latency_s: float | None
     terminated: bool
     truncated: bool
 
@@ -150,6 +158,8 @@ class Episode:
         turns: The T turns, in order. Empty only if the episode failed, or was truncated before its first call.
         status: See `EpisodeStatus`.
         status_detail: Why it failed, empty otherwise.
+        usage_source: See `UsageSource`.
+        extra: What the original log said besides, by name: kept for splits and diagnosis, never shown to a router.
     """
 
     episode_id: str
@@ -165,6 +175,8 @@ class Episode:
     turns: tuple[Turn, ...]
     status: EpisodeStatus = "completed"
     status_detail: str = ""
+    usage_source: UsageSource = "logged"
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property
     def utility(self) -> float:

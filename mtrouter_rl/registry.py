@@ -89,3 +89,39 @@ ALGORITHMS = Registry(
     },
 )
 """Name -> class that satisfies `mtrouter_rl.agents.base.Algorithm`."""
+
+IMPORTERS = Registry(
+    kind="log format",
+    group="mtrouter_rl.importers",
+    builtin={
+        "balrog": "mtrouter_rl.datasets.importers.balrog:BalrogImporter",
+        "mtrouter": "mtrouter_rl.datasets.importers.mtrouter:MTRouterImporter",
+        "tau2": "mtrouter_rl.datasets.importers.tau2:Tau2Importer",
+        "openai-jsonl": "mtrouter_rl.datasets.importers.openai_jsonl:OpenAIJsonlImporter",
+        "llmrouterbench": "mtrouter_rl.datasets.importers.llmrouterbench:LLMRouterBenchImporter",
+        "routerbench": "mtrouter_rl.datasets.importers.routerbench:RouterBenchImporter",
+    },
+)
+"""Name -> class that satisfies `mtrouter_rl.datasets.importers.base.Importer`."""
+
+EXPORTERS = Registry(
+    kind="export format",
+    group="mtrouter_rl.exporters",
+    builtin={
+        "jsonl": "mtrouter_rl.datasets.exporters.jsonl:export_jsonl",
+        "minari": "mtrouter_rl.datasets.exporters.minari:export_minari",
+        "d3rlpy": "mtrouter_rl.datasets.exporters.d3rlpy:export_d3rlpy",
+        "huggingface": "mtrouter_rl.datasets.exporters.huggingface:export_huggingface",
+    },
+)
+"""Name -> function that satisfies `mtrouter_rl.datasets.exporters.base.Exporter`."""
+
+RESTORERS = Registry(
+    kind="restorable format",
+    group="mtrouter_rl.restorers",
+    builtin={
+        "jsonl": "mtrouter_rl.datasets.exporters.jsonl:restore_jsonl",
+        "minari": "mtrouter_rl.datasets.exporters.minari:restore_minari",
+    },
+)
+"""Name -> function (Path) -> (DatasetInfo, iterator of TracedEpisode): the inverse of an exporter that loses nothing."""

@@ -18,8 +18,12 @@ N_TURNS_KEY = b"mtrouter_rl.n_turns"
 """Key in the metadata of an episodes file: how many rows its turns file has, so that lost episodes are noticed."""
 
 
+NULLABLE_COLUMNS = frozenset({"propensity", "latency_s"})
+"""Columns in which a null says "nobody knows"; whether a dataset may say so is a rule of `validation`."""
+
+
 def _schema(**columns: pa.DataType) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+    return pa.schema([pa.field(name, kind, nullable=name in NULLABLE_COLUMNS) for name, kind in columns.items()])
 
 
 EPISODE_SCHEMA = _schema(
@@ -35,6 +39,8 @@ EPISODE_SCHEMA = _schema(
     max_turns=pa.int64(),
     status=pa.string(),
     status_detail=pa.string(),
+    usage_source=pa.string(),
+    extra=pa.string(),
 )
 TURN_SCHEMA = _schema(
     episode_id=pa.string(),
@@ -81,13 +87,23 @@ def episodes_to_table(episodes: Sequence[Episode]) -> pa.Table:
     """
     n_turns = sum(len(episode.turns) for episode in episodes)
     schema = EPISODE_SCHEMA.with_metadata({N_TURNS_KEY: str(n_turns).encode()})
-    columns = [_column(episodes, field, attrgetter(field.name)) for field in schema]
+    getters: dict[str, Callable[[Episode], object]] = {name: attrgetter(name) for name in schema.names}
+    getters["extra"] = lambda episode: json.dumps(dict(episode.extra), sort_keys=True, ensure_ascii=False)
+    columns = [_column(episodes, field, getters[field.name]) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def table_to_episode_fields(table: pa.Table) -> list[dict[str, object]]:
     """Keyword arguments of every `Episode`, without its turns."""
     rows: list[dict[str, object]] = table.select(EPISODE_SCHEMA.names).to_pylist()
+    for row in rows:
+        try:
+            row["extra"] = json.loads(str(row["extra"]))
+        except json.JSONDecodeError as error:
+            raise DatasetError(
+                f"episode '{row['episode_id']}': column 'extra' holds text that is not JSON: {error}; "
+                "write a JSON object, or {} for nothing"
+            ) from error
     return rows
 
 

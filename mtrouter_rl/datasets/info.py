@@ -4,15 +4,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from mtrouter_rl.datasets.upgrade import upgrade_info
 from mtrouter_rl.errors import DatasetError, PoolMismatchError
 from mtrouter_rl.pools.card import Frozen, ModelCard, PoolCard, PromptCacheCard
 from mtrouter_rl.records import Split
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLD_VERSIONS = (1,)
+"""Versions that are read as well, and upgraded on the way; see `mtrouter_rl.datasets.upgrade`."""
 INFO_FILE = "info.json"
 _DATASET_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-v[1-9][0-9]*")
 
@@ -37,6 +40,10 @@ class DatasetInfo(Frozen):
         package_version: Version of this package that wrote it.
         created_by: The exact call that made it, as JSON values. No timestamps and no machine paths, so that the same
             collection gives the same bytes.
+        origin: Whether this package ran the episodes, or read them from another program's log.
+        propensities: "exact" as logged by the behaviour policy, "estimated" by a fitted model of it, or "unknown" for
+            some turns at least.
+        assumptions: What was assumed where the original log says nothing, a sentence each; shown beside every result.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -54,6 +61,9 @@ class DatasetInfo(Frozen):
     is_simulated: bool
     package_version: Annotated[str, Field(min_length=1)]
     created_by: dict[str, object]
+    origin: Literal["collected", "imported"] = "collected"
+    propensities: Literal["exact", "estimated", "unknown"] = "exact"
+    assumptions: tuple[str, ...] = ()
 
     @field_validator("schema_version")
     @classmethod
@@ -139,7 +149,7 @@ def _differing_models(info: DatasetInfo, pool: PoolCard) -> Iterator[str]:
 
 
 def _flat(model: ModelCard) -> dict[str, object]:
-    fields = model.model_dump(exclude={"prices"})
+    fields = model.model_dump(exclude={"prices", "aliases"})  # what a log calls a model changes nothing
     return fields | {f"prices.{kind}": price for kind, price in model.prices.model_dump().items()}
 
 
@@ -161,11 +171,14 @@ def parse_info(text: str, path: Path) -> DatasetInfo:
     if not isinstance(data, dict):
         raise DatasetError(f"{path} holds {type(data).__name__}, must be a JSON object; {restore}")
     version = data.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in (SCHEMA_VERSION, *OLD_VERSIONS) or isinstance(version, bool):
         raise DatasetError(
-            f"{path}: schema_version is {version!r}, must be {SCHEMA_VERSION}; "
-            "use the package version that wrote the dataset, or collect it anew"
+            f"{path}: schema_version is {version!r}, must be {SCHEMA_VERSION} (or an older one that is upgraded when it "
+            f"is read: {', '.join(map(str, OLD_VERSIONS))}); use the package version that wrote the dataset, or collect "
+            "it anew"
         )
+    if version != SCHEMA_VERSION:
+        text = json.dumps(upgrade_info(data))
     try:
         return DatasetInfo.model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -179,6 +192,11 @@ def _explain(error: ValidationError) -> str:
         value = "" if issue["type"] == "missing" else f" is {issue['input']!r}"[:120]
         lines.append(f"  field '{where}'{value}: {issue['msg']}")
     return "\n".join(lines)
+
+
+def stored_version(folder: Path) -> object:
+    """Schema version that a dataset has on disk; `read_info` gives the present one always."""
+    return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))["schema_version"]
 
 
 def read_info(folder: Path) -> DatasetInfo:

@@ -19,9 +19,10 @@ class Spread(TypedDict):
 
 
 class PropensitySpread(Spread):
-    """Spread of the propensities, and how many different ones there are."""
+    """Spread of the known propensities, how many different ones there are, and how many turns have none."""
 
     n_unique: int
+    n_unknown: int
 
 
 class CostSummary(TypedDict):
@@ -60,8 +61,12 @@ class Summary(TypedDict):
     is_simulated: bool
     behavior_policy: str
     split: str
+    origin: str
+    propensities: str
+    assumptions: list[str]
     n_episodes_planned: int
     n_episodes: int
+    n_reconstructed: int
     n_completed: int
     n_failed: int
     failed_reasons: dict[str, int]
@@ -91,6 +96,7 @@ def summarize(dataset: Dataset) -> Summary:
     info, completed = dataset.info, dataset.completed
     failed = [episode for episode in dataset.episodes if episode.status == "failed"]
     turns = [turn for episode in completed for turn in episode.turns]
+    known = [turn.propensity for turn in turns if turn.propensity is not None]
     cost_usd = sum(episode.cost_usd for episode in completed)
     return Summary(
         dataset_id=info.dataset_id,
@@ -99,8 +105,12 @@ def summarize(dataset: Dataset) -> Summary:
         is_simulated=info.is_simulated,
         behavior_policy=info.behavior_policy,
         split=info.split,
+        origin=info.origin,
+        propensities=info.propensities,
+        assumptions=list(info.assumptions),
         n_episodes_planned=info.n_episodes_planned,
         n_episodes=len(dataset.episodes),
+        n_reconstructed=sum(episode.usage_source == "reconstructed" for episode in dataset.episodes),
         n_completed=len(completed),
         n_failed=len(failed),
         failed_reasons=_counts(episode.status_detail for episode in failed),
@@ -116,9 +126,7 @@ def summarize(dataset: Dataset) -> Summary:
         n_terminated=sum(turn.terminated for turn in turns),
         n_truncated=sum(turn.truncated for turn in turns),
         n_without_turns=sum(not episode.turns for episode in completed),
-        propensity=PropensitySpread(
-            **_spread([turn.propensity for turn in turns]), n_unique=len({turn.propensity for turn in turns})
-        ),
+        propensity=PropensitySpread(**_spread(known), n_unique=len(set(known)), n_unknown=len(turns) - len(known)),
         errors=_counts(turn.error for turn in turns if turn.error),
         tasks=_tasks(completed),
         models={name: _model([turn for turn in turns if turn.model == name], len(turns)) for name in info.model_names},
@@ -175,6 +183,8 @@ def _spread(values: Sequence[float]) -> Spread:
 def format_summary(summary: Summary) -> str:
     """Readable text of a summary for a terminal: facts first, then one table per task, per model and per error kind."""
     blocks = [_aligned([(f"{name}:", value) for name, value in _facts(summary)])]
+    if summary["assumptions"]:
+        blocks.append("\n".join(["assumed:", *(f"{_INDENT}- {text}" for text in summary["assumptions"])]))
     blocks.append(_table("task", ["episodes", "score", "cost USD", "turns"], _task_rows(summary)))
     blocks.append(_table("model", ["turns", "share", "cost USD", "errors", "output tokens"], _model_rows(summary)))
     if summary["errors"]:
@@ -190,6 +200,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     return [
         ("dataset", summary["dataset_id"]),
         ("environment", summary["env"]),
+        ("origin", summary["origin"]),
         ("pool", summary["pool"] + (" (simulated models)" if summary["is_simulated"] else "")),
         ("behaviour policy", summary["behavior_policy"]),
         ("split", summary["split"]),
@@ -206,7 +217,10 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         (
             "turns",
             f"{summary['n_turns']}; per episode mean {_shown(turns['mean'], 1)}, min {_shown(turns['min'], 0)}, "
-            f"max {_shown(turns['max'], 0)}",
+            f"max {_shown(turns['max'], 0)}"
+            + (
+                f"; tokens reconstructed in {summary['n_reconstructed']} episodes" if summary["n_reconstructed"] else ""
+            ),
         ),
         ("score", f"mean {_shown(summary['score_mean'], 1)}"),
         (
@@ -217,7 +231,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         (
             "propensity",
             f"min {_shown(propensity['min'], 4)}, mean {_shown(propensity['mean'], 4)}, "
-            f"max {_shown(propensity['max'], 4)}; {propensity['n_unique']} different",
+            f"max {_shown(propensity['max'], 4)}; {propensity['n_unique']} different; {summary['propensities']}"
+            + (f", missing in {propensity['n_unknown']} turns" if propensity["n_unknown"] else ""),
         ),
         ("switches", f"per episode mean {_shown(summary['switches_mean'], 1)}"),
     ]

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtrouter_rl.datasets import columns
-from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
+from mtrouter_rl.datasets.info import INFO_FILE, SCHEMA_VERSION, DatasetInfo, read_info, stored_version
+from mtrouter_rl.datasets.upgrade import upgrade_episodes
 from mtrouter_rl.datasets.validation import (
     Context,
     ShardFiles,
@@ -89,9 +90,10 @@ class Dataset:
         unfinished = sorted(set().union(*shards.values()) - shards["episodes"])
         if unfinished:
             logger.warning("%s: shard(s) %s are unfinished and are not loaded", folder, unfinished)
+        is_old = stored_version(folder) != SCHEMA_VERSION
         log, context, episodes, ids = ViolationLog(), Context.of(info), list[Episode](), list[tuple[str, str]]()
         for index in sorted(shards["episodes"]):
-            loaded = _load_shard(folder, ShardFiles.of(index), context=context, log=log)
+            loaded = _load_shard(folder, ShardFiles.of(index), context=context, log=log, is_old=is_old)
             episodes += loaded
             ids += [(ShardFiles.of(index).episodes, episode.episode_id) for episode in loaded]
         check_unique_ids(ids, log)
@@ -128,19 +130,23 @@ class DatasetWriter:
     therefore always stand for the same episodes.
     """
 
-    def __init__(self, folder: Path | str, info: DatasetInfo, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path | str, info: DatasetInfo, *, overwrite: bool = False, compression_level: int = _ZSTD_LEVEL
+    ) -> None:
         """Create the folder, or resume in it if its `info.json` is equal to `info`.
 
         Args:
             folder: Where the dataset is or will be.
             info: What it is.
             overwrite: Remove the dataset that is there first. Other files in the folder are left alone.
+            compression_level: Of Zstandard, 1 to 22; the default is small and slow, 3 is several times faster.
 
         Raises:
             DatasetError: If the folder holds another dataset or shards of unknown origin, or cannot be written.
         """
         self.folder = Path(folder)
         self.info = info
+        self._compression_level = compression_level
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if overwrite:
@@ -175,7 +181,7 @@ class DatasetWriter:
         temporary = {self.folder / f"{name}{_TEMPORARY}": self.folder / name for name in tables}
         try:
             for path, table in zip(temporary, tables.values(), strict=True):
-                _write_synced(path, _parquet_bytes(table))
+                _write_synced(path, _parquet_bytes(table, self._compression_level))
             for path, final in temporary.items():
                 path.replace(final)
         except OSError as error:
@@ -210,6 +216,11 @@ class DatasetWriter:
         path = self.folder / INFO_FILE
         if path.exists():
             self._check_same(read_info(self.folder))
+            if stored_version(self.folder) != SCHEMA_VERSION:
+                raise DatasetError(
+                    f"{self.folder} is of schema version {stored_version(self.folder)}, which is read but not written; "
+                    "upgrade it first with mtrouter-rl validate --upgrade, or give another --out"
+                )
             return
         if any(_shards(self.folder).values()):
             raise DatasetError(
@@ -275,8 +286,12 @@ def load_hidden(folder: Path | str) -> dict[str, tuple[Mapping[str, JsonValue], 
 _RESTORE = "restore the file from a copy, or delete the shard's three files and resume the collection"
 
 
-def _load_shard(folder: Path, files: ShardFiles, *, context: Context, log: ViolationLog) -> list[Episode]:
+def _load_shard(
+    folder: Path, files: ShardFiles, *, context: Context, log: ViolationLog, is_old: bool = False
+) -> list[Episode]:
     episode_table, turn_table = _read_table(folder / files.episodes), _read_table(folder / files.turns)
+    if is_old:
+        episode_table = upgrade_episodes(episode_table)
     turns_ok = check_columns(turn_table, columns.TURN_SCHEMA, file=files.turns, log=log)
     if not check_columns(episode_table, columns.EPISODE_SCHEMA, file=files.episodes, log=log) or not turns_ok:
         return []
@@ -348,13 +363,13 @@ def _cannot_write(path: Path, error: OSError) -> DatasetError:
     )
 
 
-def _parquet_bytes(table: pa.Table) -> pa.Buffer:
+def _parquet_bytes(table: pa.Table, compression_level: int) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
         compression="zstd",
-        compression_level=_ZSTD_LEVEL,
+        compression_level=compression_level,
         row_group_size=max(1, table.num_rows),
         data_page_size=_PAGE_BYTES,
         dictionary_pagesize_limit=_PAGE_BYTES,

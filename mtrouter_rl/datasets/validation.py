@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import DatasetError, unknown_name
 from mtrouter_rl.pools.card import Prices
-from mtrouter_rl.records import Episode, EpisodeStatus, Turn
+from mtrouter_rl.records import Episode, EpisodeStatus, Turn, UsageSource
 
 RecordT = TypeVar("RecordT")
 MAX_LISTED = 20
@@ -115,11 +115,15 @@ class Context:
         split: Split of every episode.
         prices: Prices by model name, in pool order.
         actions: Action index by model name.
+        may_lack_propensity: Whether info.json says that propensities are unknown.
+        may_lack_latency: Whether the log was imported.
     """
 
     split: str
     prices: dict[str, Prices]
     actions: dict[str, int]
+    may_lack_propensity: bool = False
+    may_lack_latency: bool = False
 
     @classmethod
     def of(cls, info: DatasetInfo) -> "Context":
@@ -128,6 +132,8 @@ class Context:
             split=info.split,
             prices={model.name: model.prices for model in info.models},
             actions={name: index for index, name in enumerate(info.model_names)},
+            may_lack_propensity=info.propensities == "unknown",
+            may_lack_latency=info.origin == "imported",
         )
 
 
@@ -153,13 +159,17 @@ TURN_RULES: tuple[Rule[Turn], ...] = (
     ),
     Rule(
         field="propensity",
-        holds=lambda turn, _: 0 < turn.propensity <= 1,
+        holds=lambda turn, context: (
+            context.may_lack_propensity if turn.propensity is None else 0 < turn.propensity <= 1
+        ),
         must="must be in (0, 1]",
-        fix="log the behaviour policy's probability for the chosen model",
+        fix="log the behaviour policy's probability for the chosen model; where nobody knows it, info.json says so",
     ),
     Rule(
         field="latency_s",
-        holds=lambda turn, _: 0 <= turn.latency_s < math.inf,
+        holds=lambda turn, context: (
+            context.may_lack_latency if turn.latency_s is None else 0 <= turn.latency_s < math.inf
+        ),
         must="must be finite and >= 0",
         fix="log the duration of the call in seconds",
     ),
@@ -218,6 +228,18 @@ EPISODE_RULES: tuple[Rule[Episode], ...] = (
         holds=lambda episode, _: episode.status != "failed" or bool(episode.status_detail),
         must="must say why a failed episode failed",
         fix="log the message of the error that broke it",
+    ),
+    Rule(
+        field="usage_source",
+        holds=lambda episode, _: episode.usage_source in get_args(UsageSource),
+        must=f"must be one of {', '.join(get_args(UsageSource))}",
+        fix="say 'reconstructed' where tokens were worked out",
+    ),
+    Rule(
+        field="extra",
+        holds=lambda episode, _: isinstance(episode.extra, dict),
+        must="must be a mapping of names to JSON values",
+        fix="write a JSON object, or {} for nothing",
     ),
     Rule(
         field="budget_usd",
@@ -308,7 +330,7 @@ def check_columns(table: pa.Table, schema: pa.Schema, *, file: str, log: Violati
 
 
 def _check_nulls(table: pa.Table, schema: pa.Schema, *, file: str, log: ViolationLog) -> None:
-    for name in schema.names:
+    for name in (column.name for column in schema if not column.nullable):
         column = table[name]
         nulls = pc.is_null(column)
         if pa.types.is_list(column.type):

@@ -211,12 +211,15 @@ def _key_of_episode(episode: Episode, pool: PoolCard) -> _Key:
 
 
 def _warm_at_end(episode: Episode, pool: PoolCard) -> tuple[bool, ...]:
-    """Which models hold a warm prompt cache after the last turn, which is the one thing that a log does not say."""
+    """Which models hold a warm prompt cache after the last turn, which is the one thing that a log does not say.
+
+    A call whose latency was not logged counts as one that took no time.
+    """
     cache = PromptCache(pool.prompt_cache)
     now_s = 0.0
     for turn in episode.turns:
         cache.record(turn.served_model, n_prompt=turn.usage.n_prompt, now_s=now_s)
-        now_s += turn.latency_s
+        now_s += turn.latency_s or 0.0
     return tuple(cache.is_warm(name, now_s=now_s) for name in pool.model_names)
 
 

@@ -71,6 +71,7 @@ class ModelCard(Frozen):
         context_tokens: Size of the context window: prompt and output together.
         max_output_tokens: Longest output that the model can give.
         knowledge_cutoff: Date up to which it was trained; a feature of the model, so it must be stated.
+        aliases: Other names of the model in logs; importers look for them.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -78,6 +79,7 @@ class ModelCard(Frozen):
     context_tokens: Annotated[int, Field(gt=0)]
     max_output_tokens: Annotated[int, Field(gt=0)]
     knowledge_cutoff: datetime.date
+    aliases: tuple[str, ...] = ()
 
 
 class PromptCacheCard(Frozen):
@@ -155,6 +157,10 @@ class PoolCard(Frozen):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"models: name(s) {repeated} appear more than once; every model needs its own name")
+        everything = [name for model in self.models for name in {model.name, *model.aliases}]
+        ambiguous = sorted({name for name in everything if everything.count(name) > 1})
+        if ambiguous:
+            raise ValueError(f"models: alias(es) {ambiguous} stand for more than one model; leave them to one")
         return self
 
     @property

@@ -1,0 +1,149 @@
+"""Turns a log of another program into a validated dataset, with a report of what was left out."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from mtrouter_rl import __version__
+from mtrouter_rl.datasets.importers.base import Importer, ImportReport, ImportSource
+from mtrouter_rl.datasets.info import DatasetInfo
+from mtrouter_rl.datasets.rewrite import write_dataset
+from mtrouter_rl.datasets.validation import Context, ShardFiles, ViolationLog, check_episodes
+from mtrouter_rl.errors import DatasetError, InvalidConfigError, unknown_name
+from mtrouter_rl.pools.card import Frozen, PoolCard
+from mtrouter_rl.records import Episode, TracedEpisode
+from mtrouter_rl.registry import IMPORTERS
+
+REPORT_FILE = "import-report.json"
+_FILES = ShardFiles.of(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRequest:
+    """What `mtrouter-rl import` is asked for.
+
+    Attributes:
+        format: Registered name of the log format.
+        paths: Files, folders and archives.
+        pool: Models and their prices; every model of the log must be in it, by name or alias.
+        out: Folder of the dataset.
+        options: Options of the format, as its `options_model` takes them.
+        dataset_id: `name-vN`; None makes one of the format.
+        overwrite: Whether another dataset in `out` is replaced.
+    """
+
+    format: str
+    paths: tuple[Path, ...]
+    pool: PoolCard
+    out: Path
+    options: Mapping[str, object] = field(default_factory=dict)
+    dataset_id: str | None = None
+    overwrite: bool = False
+
+
+def make_importer(name: str, options: Mapping[str, object]) -> Importer:
+    """Importer of a format.
+
+    Raises:
+        UnknownNameError: If there is no such format, or it has no such option.
+        InvalidConfigError: If an option is missing or out of range.
+    """
+    kind = cast(type[Importer], IMPORTERS.load(name))
+    known = kind.options_model.model_fields
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of format '{name}'", option, known)
+    try:
+        checked = kind.options_model.model_validate(dict(options))
+    except ValidationError as error:
+        lines = [f"  option '{'.'.join(map(str, e['loc']))}': {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise InvalidConfigError(f"options of format '{name}' break their rules:\n" + "\n".join(lines)) from error
+    return kind(checked)
+
+
+def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportReport:
+    """Import a log; whatever cannot be read is counted in the report, and the rest is imported.
+
+    The report is written into the dataset's folder as `import-report.json` as well.
+
+    Raises:
+        UnknownNameError: If the format or an option is unknown.
+        InvalidConfigError: If an option is out of range.
+        DatasetError: If nothing at all could be imported (the report is in the message), a path does not exist, `out`
+            holds something else, or the disk refuses it.
+    """
+    importer = make_importer(request.format, request.options)
+    report = ImportReport(format=request.format, assumptions=importer.assumptions)
+    source = ImportSource(paths=request.paths, pool=request.pool, report=report)
+    draft = _draft(request, importer)
+    episodes = _sound(importer.episodes(source), Context.of(draft), report)
+    shown = tqdm(episodes, desc=f"import {request.format}", unit="ep", disable=not show_progress, mininterval=1.0)
+    traced = (TracedEpisode(episode=episode) for episode in shown)
+    try:
+        write_dataset(request.out, draft, traced, overwrite=request.overwrite)
+    except DatasetError as error:
+        if report.n_episodes == 0 and report.n_rejected:
+            raise DatasetError(f"nothing could be imported:\n{report}") from error
+        raise
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+    (request.out / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def _draft(request: ImportRequest, importer: Importer) -> DatasetInfo:
+    options: Frozen = importer.options_model.model_validate(dict(request.options))
+    return DatasetInfo(
+        dataset_id=request.dataset_id or f"{request.format}-v1",
+        env=importer.env,
+        pool_name=request.pool.name,
+        models=request.pool.models,
+        prompt_cache=request.pool.prompt_cache,
+        behavior_policy="mixed",
+        split="train",
+        seed=0,
+        n_episodes_planned=1,
+        max_turns=1,
+        budget_usd=1.0,
+        is_simulated=importer.is_simulated,
+        package_version=__version__,
+        created_by={
+            "command": "import",
+            "format": request.format,
+            "files": sorted(path.name for path in request.paths),
+            "options": options.model_dump(mode="json"),
+        },
+        origin="imported",
+        propensities=importer.propensities,
+        assumptions=importer.assumptions,
+    )
+
+
+def _sound(episodes: Iterator[Episode], context: Context, report: ImportReport) -> Iterator[Episode]:
+    """Episodes that keep every rule of a dataset and were not seen before; the others are counted."""
+    seen: set[str] = set()
+    for episode in episodes:
+        n_turns = len(episode.turns)
+        if episode.episode_id in seen:
+            report.reject("episode that is there twice", source=episode.episode_id, n_turns=n_turns)
+            continue
+        log = ViolationLog()
+        check_episodes([episode], context=context, files=_FILES, log=log)
+        if log.n_violations:
+            first = log.listed[0]
+            where = "" if first.turn is None else f", turn {first.turn}"
+            report.reject(
+                f"{first.field} that breaks its rule",
+                source=episode.episode_id + where,
+                detail=f"is {first.value}, {first.rule}",
+                n_turns=n_turns,
+            )
+            continue
+        seen.add(episode.episode_id)
+        report.n_episodes += 1
+        report.n_turns += n_turns
+        yield episode

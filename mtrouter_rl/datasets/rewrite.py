@@ -1,0 +1,124 @@
+"""Writes a whole dataset from a stream of episodes: what importers, `split`, `reprice` and `validate --upgrade` end in.
+
+Nothing is seen of the dataset before it is whole: it is written beside its place and renamed at the end.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
+from mtrouter_rl.datasets.store import Dataset, DatasetWriter, load_hidden
+from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.records import TracedEpisode
+
+EPISODES_PER_SHARD = 200
+EPISODES_PER_COLLECTED_SHARD = 50
+FAST_COMPRESSION = 3
+SMALL_COMPRESSION = 19
+MIXED_POLICY = "mixed"
+"""Behaviour policy of a dataset whose episodes were logged by several; every episode names its own."""
+
+
+def write_dataset(
+    folder: Path | str,
+    draft: DatasetInfo,
+    traced: Iterable[TracedEpisode],
+    *,
+    overwrite: bool = False,
+    compression_level: int = FAST_COMPRESSION,
+    episodes_per_shard: int = EPISODES_PER_SHARD,
+) -> DatasetInfo:
+    """Write a dataset; memory does not grow with the number of episodes.
+
+    Args:
+        folder: Where it goes.
+        draft: What it is. The number of episodes, the behaviour policy, `max_turns` and `budget_usd` (the largest of any
+            episode) are filled in from the episodes.
+        traced: The episodes, with hidden information if there is any.
+        overwrite: Replace the dataset that is there, once the new one is whole.
+        compression_level: See `DatasetWriter`.
+        episodes_per_shard: How many episodes a shard holds.
+
+    Returns:
+        The info that was written.
+
+    Raises:
+        DatasetError: If the folder is not empty and not to be overwritten, there is no episode, an episode breaks a
+            rule, or the disk refuses it. What was in the folder before is then still there.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / INFO_FILE).is_file()):
+        raise DatasetError(
+            f"{folder} is not empty; give another --out, or --overwrite to replace a dataset that lies there"
+        )
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        writer = DatasetWriter(partial, draft, compression_level=compression_level)
+        info = _write_shards(writer, traced, episodes_per_shard)
+        (partial / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be written: {error}; free disk space or correct the permissions, and run the command again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return info
+
+
+def _write_shards(writer: DatasetWriter, traced: Iterable[TracedEpisode], episodes_per_shard: int) -> DatasetInfo:
+    draft = writer.info
+    seen: set[str] = set()
+    policies: set[str] = set()
+    max_turns, budget_usd = 0, 0.0
+    stream = iter(traced)
+    for index, shard in enumerate(iter(lambda: list(islice(stream, episodes_per_shard)), [])):
+        for episode in (trace.episode for trace in shard):
+            if episode.episode_id in seen:
+                raise DatasetError(f"episode '{episode.episode_id}' appears twice; give every episode an id of its own")
+            seen.add(episode.episode_id)
+            policies.add(episode.behavior_policy)
+            max_turns = max(max_turns, episode.max_turns)
+            budget_usd = max(budget_usd, episode.budget_usd)
+        writer.write_shard(index, shard)
+    if not seen:
+        raise DatasetError(f"dataset '{draft.dataset_id}' has no episode, so there is nothing to write")
+    changes = {
+        "n_episodes_planned": len(seen),
+        "behavior_policy": policies.pop() if len(policies) == 1 else MIXED_POLICY,
+        "max_turns": max_turns,
+        "budget_usd": budget_usd,
+    }
+    return DatasetInfo.model_validate(draft.model_dump() | changes)
+
+
+def traced_episodes(folder: Path | str) -> Iterator[TracedEpisode]:
+    """Episodes of a dataset together with what only a simulator knows of them, in the order written.
+
+    Raises:
+        DatasetError: As `Dataset.load` and `load_hidden`.
+    """
+    hidden = load_hidden(folder)
+    for episode in Dataset.load(folder).episodes:
+        yield TracedEpisode(episode=episode, hidden=hidden.get(episode.episode_id, ()))
+
+
+def upgrade_dataset(folder: Path | str, out: Path | str) -> DatasetInfo:
+    """Write a dataset of an older schema version anew in the present one; every value stays as it is.
+
+    Raises:
+        DatasetError: If the dataset breaks a rule, or `out` is not empty.
+    """
+    # Shards as a collection makes them, so that an upgraded one can still be resumed.
+    return write_dataset(
+        out,
+        read_info(Path(folder)),
+        traced_episodes(folder),
+        compression_level=SMALL_COMPRESSION,
+        episodes_per_shard=EPISODES_PER_COLLECTED_SHARD,
+    )
