@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtrouter_rl import __version__
-from mtrouter_rl.commands import import_log
+from mtrouter_rl.commands import import_log, study_log
 from mtrouter_rl.envs.factory import EnvConfig, resolve_env
+from mtrouter_rl.envs.logged import LOG_ONLY, logged_env
 from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.registry import DEFAULT_ENCODER
 
@@ -214,6 +215,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         ),
     )
     _add_env(parser, default=None)
+    parser.add_argument(
+        "--cost-unit-usd", type=float, metavar="USD", help="a cost unit; needed for an imported log, which has no card"
+    )
     parser.add_argument("--agent", required=True, metavar="NAME|PATH", help="agent card")
     parser.add_argument("--dataset", type=Path, metavar="DIR", help="the log to learn from")
     parser.add_argument(
@@ -228,12 +232,29 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_train)
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train_config(args: argparse.Namespace) -> EnvConfig:
+    """Cards of the environment; of an imported log, which has none, what the log itself says."""
     from mtrouter_rl.datasets.info import read_info
+    from mtrouter_rl.errors import InvalidConfigError
+
+    info = read_info(args.dataset) if args.dataset else None
+    if info is None or info.origin == "collected" or args.env is not None:
+        if args.cost_unit_usd is not None:
+            raise InvalidConfigError("--cost-unit-usd is for imported logs; this environment's card has its own")
+        return _config(args, env=None if info is None else info.env)
+    if args.cost_weight is None or args.cost_unit_usd is None:
+        raise InvalidConfigError(
+            f"log '{info.dataset_id}' was imported, so no card says what money is worth: give --cost-weight and "
+            "--cost-unit-usd (such as 0.4 and what the strongest model spends on an episode)"
+        )
+    return logged_env(info, cost_weight=args.cost_weight, cost_unit_usd=args.cost_unit_usd)
+
+
+def _train(args: argparse.Namespace) -> None:
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import TrainRequest, load_agent, train_router
 
-    config = _config(args, env=read_info(args.dataset).env if args.dataset else None)
+    config = _train_config(args)
     request = TrainRequest(
         agent=load_agent(args.agent),
         config=config,
@@ -246,6 +267,9 @@ def _train(args: argparse.Namespace) -> None:
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         folder = train_router(request, pool=pool)
+    if config.card.family == LOG_ONLY:
+        print(f"router saved in {folder}; it was trained on a log that cannot be run: see mtrouter-rl study-log --help")
+        return
     print(
         f"router saved in {folder}; evaluate it with:\n"
         f"mtrouter-rl evaluate --env {config.card.name} --router {folder} random --split test --out RUN"
@@ -349,6 +373,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_evaluate,
         _add_report,
         import_log.add,
+        study_log.add,
     )
     for add in adders:
         add(commands)

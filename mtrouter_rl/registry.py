@@ -50,6 +50,7 @@ TASK_FAMILIES = Registry(
     builtin={
         "scienceworld": "mtrouter_rl.envs.scienceworld:make_task",
         "corridor": "mtrouter_rl.envs.corridor:make_task",
+        "log_only": "mtrouter_rl.envs.logged:make_task",
     },
 )
 """Name -> function (EnvCard) -> TextTask."""
@@ -57,7 +58,10 @@ TASK_FAMILIES = Registry(
 BACKENDS = Registry(
     kind="model backend",
     group="mtrouter_rl.backends",
-    builtin={"simulated": "mtrouter_rl.pools.simulated:make_backend"},
+    builtin={
+        "simulated": "mtrouter_rl.pools.simulated:make_backend",
+        "log_only": "mtrouter_rl.envs.logged:make_backend",
+    },
 )
 """Name -> function (PoolCard, EnvCard) -> ModelBackend."""
 
@@ -86,6 +90,10 @@ ALGORITHMS = Registry(
         "single": "mtrouter_rl.agents.heuristics:Single",
         "cheapest": "mtrouter_rl.agents.heuristics:Cheapest",
         "strongest": "mtrouter_rl.agents.heuristics:Strongest",
+        "task_table": "mtrouter_rl.agents.task_table:TaskTable",
+        "task_ridge": "mtrouter_rl.agents.task_ridge:TaskRidge",
+        "task_neighbors": "mtrouter_rl.agents.task_neighbors:TaskNeighbors",
+        "task_clusters": "mtrouter_rl.agents.task_clusters:TaskClusters",
     },
 )
 """Name -> class that satisfies `mtrouter_rl.agents.base.Algorithm`."""

@@ -18,6 +18,7 @@ ROUTER_KINDS = Registry(
         "uniform": "mtrouter_rl.agents.heuristics:UniformRouter",
         "fixed_order": "mtrouter_rl.agents.heuristics:FixedOrderRouter",
         "sticky": "mtrouter_rl.agents.behavior:Sticky",
+        "task_values": "mtrouter_rl.agents.task_values:TaskValueRouter",
     },
 )
 """Name in `router.json` -> class with `from_saved(saved: SavedRouter) -> Router`."""

@@ -92,7 +92,7 @@ class HashingEncoder:
 
     def __init__(self) -> None:
         # Imported here because scikit-learn takes a second to import.
-        from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
+        from sklearn.feature_extraction.text import HashingVectorizer
 
         self._vectorizer = HashingVectorizer(
             n_features=_DIM, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", alternate_sign=True, norm="l2"

@@ -195,6 +195,8 @@ class Results(FiniteRecord):
         config: The whole resolved configuration of the run, and any further provenance.
         roles: Which policies play which part.
         rows: One row per (policy, split, cost_weight, budget_usd).
+        estimator: How the numbers were estimated from a log; None if the policies were run.
+        notes: What a reader must know before believing them, a sentence each.
     """
 
     schema_version: Literal[1] = 1
@@ -211,6 +213,8 @@ class Results(FiniteRecord):
     config: dict[str, JsonValue]
     roles: PolicyRoles
     rows: tuple[ResultRow, ...]
+    estimator: str | None = None
+    notes: tuple[str, ...] = ()
 
     @field_validator("config")
     @classmethod

@@ -122,7 +122,8 @@ def paired_table(results: Results, split: str, *, is_short: bool = False) -> Tab
     if not rows:
         return None
     header = ("learned router - baseline", "return (95% CI)", "score (95% CI)", "cost, USD (95% CI)", "return is")
-    text = "Paired differences over the same episodes, 95% intervals bootstrapped over (task, variation)."
+    unit = "(task, variation)" if results.estimator is None else "episodes, within (task, model)"
+    text = f"Paired differences over the same episodes, 95% intervals bootstrapped over {unit}."
     return Table(caption=text, header=header, rows=rows)
 
 
@@ -164,10 +165,13 @@ def caption(results: Results, split: str) -> str:
     n_failed = sum(row.n_failed for row in rows)
     failed = f"; {n_failed} failed episode(s) not scored" if n_failed else ""
     models = "simulated models (no LLM was called)" if results.is_simulated else "real models"
+    if results.estimator is not None:
+        models += f", {results.estimator}"
+    unit = "(task, variation)" if results.estimator is None else "episodes, within (task, model)"
     weight = f"return = utility - {results.cost_weight:g} x cost / {results.cost_unit_usd:g} USD"
     return (
         f"{results.env}, {split} split, pool {results.pool}, {models}: {episodes} episodes per "
-        f"policy{failed}. {weight}. Brackets: 95% intervals over (task, variation)."
+        f"policy{failed}. {weight}. Brackets: 95% intervals over {unit}."
     )
 
 

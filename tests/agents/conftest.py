@@ -24,3 +24,12 @@ def small_log():
     from routing_toy import uniform_log
 
     return uniform_log(n_episodes=60)
+
+
+@pytest.fixture(scope="session")
+def log_of():
+    """The log that an algorithm can learn from: single-turn routers need episodes of one model."""
+    from routing_toy import single_model_log, uniform_log
+
+    logs = {True: single_model_log(), False: uniform_log(n_episodes=60)}
+    return lambda algorithm: logs[algorithm.startswith("task_")]

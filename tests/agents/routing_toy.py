@@ -199,6 +199,29 @@ class StateFeatures:
         return {"scripted": self.version}
 
 
+class TaskFeatures(StateFeatures):
+    """The same for routers that read the task alone: the first state stands for the task's text."""
+
+    blocks: ClassVar = {"task": slice(0, N_STATES + 1)}
+
+
+def features_of(algorithm):
+    """Class of the features that an algorithm reads."""
+    return TaskFeatures if algorithm.startswith("task_") else StateFeatures
+
+
+def single_model_log(n_episodes=60, seed=0):
+    """Every episode played by one model; model 2 is best at tasks that start in state 0, model 0 at those in state 1."""
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for index in range(n_episodes):
+        start, model = index % 2, int(rng.integers(3)) if index >= 6 else index // 2
+        gain = float(rng.random() < (0.9 if model == (2, 0)[start] else 0.2))
+        turn = make_turn(model, state=start, next_state=END, gain=gain, cost=COSTS[model], terminated=True)
+        episodes.append(make_episode([turn], index=index, start=start, task=f"toy\ntask: start {start}"))
+    return make_dataset(episodes)
+
+
 @dataclass
 class ListSink:
     """Keeps every point of every curve."""

@@ -5,7 +5,17 @@ import sys
 
 import numpy as np
 import pytest
-from routing_toy import POOL, TINY, StateFeatures, make_card, make_context, make_dataset, make_observation, make_pool
+from routing_toy import (
+    POOL,
+    TINY,
+    StateFeatures,
+    features_of,
+    make_card,
+    make_context,
+    make_dataset,
+    make_observation,
+    make_pool,
+)
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.loading import load_router, save_router
@@ -24,10 +34,12 @@ OBSERVATIONS = [
 
 
 @pytest.fixture(scope="module")
-def routers(small_log):
-    context = make_context(small_log)
+def routers(log_of):
     return {
-        name: ALGORITHMS.load(name).from_card(make_card(name, **TINY.get(name, {}))).train(context) for name in NAMES
+        name: ALGORITHMS.load(name)
+        .from_card(make_card(name, **TINY.get(name, {})))
+        .train(make_context(log_of(name), features=features_of(name)()))
+        for name in NAMES
     }
 
 
@@ -56,7 +68,7 @@ def test_one_observation_is_a_batch_of_one(name, routers):
 def test_saved_routers_act_alike(name, routers, tmp_path):
     router = routers[name]
     save_router(router, tmp_path)
-    loaded = load_router(tmp_path, pool=POOL, make_features=lambda config: StateFeatures(config["scripted"]))
+    loaded = load_router(tmp_path, pool=POOL, make_features=lambda config: features_of(name)(config["scripted"]))
     assert type(loaded) is type(router)
     assert loaded.name == router.name
     np.testing.assert_array_equal(loaded.propensities(OBSERVATIONS), router.propensities(OBSERVATIONS))
@@ -84,7 +96,8 @@ def test_no_allowed_model_and_a_mask_of_another_length_are_errors(name, routers)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if ALGORITHMS.load(name).needs_dataset])
-def test_a_context_without_a_log_or_with_that_of_another_pool_is_refused(name, small_log):
+def test_a_context_without_a_log_or_with_that_of_another_pool_is_refused(name, log_of):
+    small_log = log_of(name)
     algorithm = ALGORITHMS.load(name).from_card(make_card(name))
     reward = RewardCard(cost_weight=1.0, cost_unit_usd=1.0)
     with pytest.raises(InvalidConfigError, match=rf"'test-{name}': the training context has no dataset"):
@@ -121,6 +134,10 @@ def test_a_context_without_a_log_or_with_that_of_another_pool_is_refused(name, s
         ("myopic", {"learning_rate": float("nan")}, r"parameter 'learning_rate' got nan"),
         ("behavior_cloning", {"best_share": 0.0}, r"parameter 'best_share' got 0\.0"),
         ("behavior_cloning", {"dropout": 1.0}, r"parameter 'dropout' got 1\.0"),
+        ("task_table", {"key_pattern": "("}, r"parameter 'key_pattern' got '\('.*no regular expression"),
+        ("task_ridge", {"penalty": 0.0}, r"parameter 'penalty' got 0\.0"),
+        ("task_neighbors", {"n_neighbors": 0}, r"parameter 'n_neighbors' got 0"),
+        ("task_clusters", {"n_cluster": 3}, r"parameter 'n_cluster' is no parameter of algorithm 'task_clusters'"),
         ("uniform", {"model": "small"}, r"parameter 'model' is no parameter of algorithm 'uniform'.*Known: \(none\)"),
         ("single", {}, r"parameter 'model' is missing and has no default; add it"),
     ],

@@ -1,0 +1,39 @@
+"""Single-turn router that asks how each model did on the most similar tasks."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.parameters import PositiveInt
+from mtrouter_rl.agents.task_values import Arrays, TaskLog, TaskValueAlgorithm, TaskValueSettings
+from mtrouter_rl.pools.card import Frozen
+
+
+class TaskNeighborsParameters(Frozen):
+    """Parameters of `TaskNeighbors`.
+
+    Attributes:
+        n_neighbors: Episodes of every model that are averaged: those whose task texts are nearest.
+    """
+
+    n_neighbors: PositiveInt = 20
+
+
+class TaskNeighbors(TaskValueAlgorithm[TaskNeighborsParameters]):
+    """Averages utility and cost over each model's nearest episodes, by Euclidean distance of the task vectors.
+
+    Source: Fix and Hodges, Discriminatory Analysis (1951): the nearest-neighbor rule, here as a regression.
+    """
+
+    parameters_model: ClassVar[type[Frozen]] = TaskNeighborsParameters
+
+    def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
+        """Keep the episodes."""
+        settings = TaskValueSettings(form="neighbors", reward=context.reward, n_neighbors=self.parameters.n_neighbors)
+        return settings, {
+            "vectors": log.vectors,
+            "model": log.models.astype(np.float64),
+            "utility": log.outcomes[:, 0].copy(),
+            "cost": log.outcomes[:, 1].copy(),
+        }

@@ -1,0 +1,277 @@
+"""Off-policy evaluation where a model was chosen once per episode: what would another choice have earned?
+
+Episode i has a context (its task text), a stratum s_i (its kind of task), the model a_i that played it and its outcomes
+r_i (utility, cost, return). The log does not say why a_i played it; within a stratum it is taken to be by chance, so that
+the share of the stratum's episodes that model a played is its propensity p(a | s). That is the one assumption, and it is
+wrong where models were given different instances of one stratum: such strata have to be named by whoever knows.
+
+A policy pi gives w_i = pi(a_i | x_i) / p(a_i | s_i). Estimated are, with weights n_s / n of the strata:
+
+* IPS: mean of w_i r_i;
+* SNIPS: within every stratum sum of w_i r_i over sum of w_i (self-normalised);
+* DR: mean of sum_a pi(a | x_i) q(x_i, a) + w_i (r_i - q(x_i, a_i)), with a model q of the outcomes that was not fitted to
+  episode i (doubly robust).
+
+Source: Horvitz and Thompson (1952); Swaminathan and Joachims, The Self-Normalized Estimator (2015); Dudik, Langford and Li,
+Doubly Robust Policy Evaluation and Learning (2011); propensities estimated by stratum: Rosenbaum (1987).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.statistics import CONFIDENCE, N_RESAMPLES
+from mtrouter_rl.records import FloatArray
+
+MIN_EFFECTIVE_SAMPLE_SIZE = 30.0
+"""Below it the log cannot tell what a policy earns."""
+MAX_UNSUPPORTED_SHARE = 0.0
+"""Above it, the policy chooses models that never played such episodes, and the log cannot tell what that earns."""
+OUTCOMES = ("utility", "cost_usd", "return")
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeLog:
+    """Outcomes of episodes that one model played each.
+
+    Attributes:
+        strata: Stratum of every episode, length N.
+        actions: Index of the model that played, shape (N,).
+        outcomes: Utility, cost in USD, and return, shape (N, 3).
+        n_models: M.
+    """
+
+    strata: tuple[str, ...]
+    actions: npt.NDArray[np.int64]
+    outcomes: npt.NDArray[np.float64]
+    n_models: int
+
+    def __post_init__(self) -> None:
+        n = len(self.strata)
+        if n == 0 or self.actions.shape != (n,) or self.outcomes.shape != (n, len(OUTCOMES)):
+            raise InvalidConfigError(
+                f"{n} strata, actions of shape {self.actions.shape} and outcomes of shape {self.outcomes.shape}; must be "
+                f"N, (N,) and (N, {len(OUTCOMES)}) with N of at least 1"
+            )
+        if not np.isfinite(self.outcomes).all():
+            bad = int(np.flatnonzero(~np.isfinite(self.outcomes).all(axis=1))[0])
+            raise InvalidConfigError(f"episode {bad}: outcomes are {self.outcomes[bad]}, must be finite")
+        if self.actions.min() < 0 or self.actions.max() >= self.n_models:
+            raise InvalidConfigError(
+                f"actions lie in {self.actions.min()}..{self.actions.max()}, must be 0..{self.n_models - 1}"
+            )
+
+    @property
+    def stratum_index(self) -> npt.NDArray[np.int64]:
+        """Number of every episode's stratum, in alphabetical order, shape (N,)."""
+        index: npt.NDArray[np.int64] = np.unique(np.array(self.strata), return_inverse=True)[1]
+        return index
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Episodes by stratum and model, shape (S, M)."""
+        index = self.stratum_index
+        counts = np.zeros((index.max() + 1, self.n_models), dtype=np.int64)
+        np.add.at(counts, (index, self.actions), 1)
+        return counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Whether a log can tell what a policy earns.
+
+    Attributes:
+        effective_sample_size: (sum w)^2 / sum w^2.
+        unsupported_share: Probability that the policy chooses a model that never played in the episode's stratum.
+        largest_weight: max w_i.
+        refusals: Why the log cannot tell; empty if it can.
+    """
+
+    effective_sample_size: float
+    unsupported_share: float
+    largest_weight: float
+    refusals: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a policy is estimated to earn; arrays are in the order of `OUTCOMES`.
+
+    Attributes:
+        ips: Shape (3,). Likewise `snips` and `dr`; `dr` is NaN without a model of the outcomes.
+        snips: The headline: it stays within the range of what was logged.
+        dr: Doubly robust.
+        draws: SNIPS of bootstrap resamples, shape (n_resamples, 3). Episodes are drawn within (stratum, model). Two
+            estimates on one log with one seed share their draws, so their differences are paired.
+        diagnosis: Whether to believe it.
+        weights: SNIPS weight of every episode; they sum to 1, shape (N,).
+    """
+
+    ips: FloatArray
+    snips: FloatArray
+    dr: FloatArray
+    draws: FloatArray
+    diagnosis: Diagnosis
+    weights: FloatArray
+
+    def interval(self, outcome: str) -> tuple[float, float]:
+        """95% percentile bootstrap interval of the SNIPS estimate of an outcome."""
+        return percentile_interval(self.draws[:, OUTCOMES.index(outcome)])
+
+
+def percentile_interval(draws: FloatArray) -> tuple[float, float]:
+    """95% percentile interval of bootstrap draws, shape (n_resamples,)."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def estimate_policies(
+    log: EpisodeLog,
+    policies: Mapping[str, FloatArray],
+    *,
+    q_values: FloatArray | None = None,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> dict[str, Estimate]:
+    """Estimate policies on one log, on shared bootstrap resamples.
+
+    Args:
+        log: The episodes.
+        policies: Probability of every model for every episode's context, by policy, shape (N, M), rows sum to 1.
+        q_values: Predicted outcomes of every episode with every model, shape (N, M, 3), from a model that was not fitted
+            to that episode; None leaves DR out.
+        seed: Seed of the bootstrap.
+        n_resamples: Bootstrap resamples.
+
+    Raises:
+        InvalidConfigError: If probabilities are no distributions, or a shape is wrong.
+    """
+    for name, probabilities in policies.items():
+        _check_probabilities(name, probabilities, log)
+    resamples = _resample_counts(log, np.random.default_rng(seed), n_resamples)
+    return {name: _estimate(log, pi, q_values=q_values, resamples=resamples) for name, pi in policies.items()}
+
+
+def snips(log: EpisodeLog, probabilities: FloatArray) -> FloatArray:
+    """SNIPS estimate of one policy without an interval, for choosing among many, shape (3,). See `estimate_policies`.
+
+    A stratum in which the policy's models never played counts as 0.
+    """
+    index, counts = log.stratum_index, log.counts()
+    sizes = counts.sum(axis=1)
+    ratios = probabilities[np.arange(len(index)), log.actions] * sizes[index] / counts[index, log.actions]
+    estimate: FloatArray = _self_normalised(ratios[None, :], index, sizes)[0] @ log.outcomes
+    return estimate
+
+
+def _check_probabilities(name: str, probabilities: FloatArray, log: EpisodeLog) -> None:
+    expected = (len(log.strata), log.n_models)
+    if probabilities.shape != expected:
+        raise InvalidConfigError(f"policy '{name}': probabilities have shape {probabilities.shape}, must be {expected}")
+    sums = probabilities.sum(axis=1)
+    bad = np.flatnonzero((np.abs(sums - 1) > 1e-6) | (probabilities < 0).any(axis=1) | ~np.isfinite(sums))
+    if bad.size:
+        raise InvalidConfigError(
+            f"policy '{name}', episode {bad[0]}: probabilities {probabilities[bad[0]]} sum to {sums[bad[0]]}, must be a "
+            "distribution over the models"
+        )
+
+
+def _resample_counts(log: EpisodeLog, rng: np.random.Generator, n_resamples: int) -> npt.NDArray[np.float32]:
+    """How often every episode is drawn, shape (n_resamples, N); every (stratum, model) keeps its number of episodes."""
+    counts = np.zeros((n_resamples, len(log.strata)), dtype=np.float32)
+    cells = log.stratum_index * log.n_models + log.actions
+    for cell in np.unique(cells):
+        members = np.flatnonzero(cells == cell)
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
+    return counts
+
+
+def _estimate(
+    log: EpisodeLog, pi: FloatArray, *, q_values: FloatArray | None, resamples: npt.NDArray[np.float32]
+) -> Estimate:
+    n, index, counts = len(log.strata), log.stratum_index, log.counts()
+    stratum_sizes = counts.sum(axis=1)
+    propensities = counts[index, log.actions] / stratum_sizes[index]
+    ratios = pi[np.arange(n), log.actions] / propensities
+    weights = _self_normalised(ratios[None, :], index, stratum_sizes)[0]
+    dr = np.full(len(OUTCOMES), np.nan)
+    if q_values is not None:
+        expected = (pi[:, :, None] * q_values).sum(axis=1)
+        logged = q_values[np.arange(n), log.actions]
+        dr = (expected + ratios[:, None] * (log.outcomes - logged)).mean(axis=0)
+    drawn = _self_normalised(ratios[None, :] * resamples, index, stratum_sizes)
+    return Estimate(
+        ips=(ratios[:, None] * log.outcomes).mean(axis=0),
+        snips=weights @ log.outcomes,
+        dr=dr,
+        draws=drawn @ log.outcomes,
+        diagnosis=_diagnose(ratios, pi, counts[index] == 0),
+        weights=weights,
+    )
+
+
+def _self_normalised(
+    ratios: FloatArray, index: npt.NDArray[np.int64], stratum_sizes: npt.NDArray[np.int64]
+) -> FloatArray:
+    """Weights of shape (B, N) that sum to n_s / n in every stratum; to 0 in one where no episode has any weight."""
+    weights = np.zeros_like(ratios, dtype=np.float64)
+    for stratum, size in enumerate(stratum_sizes):
+        members = index == stratum
+        total = ratios[:, members].sum(axis=1, keepdims=True)
+        share = size / len(index)
+        weights[:, members] = np.divide(
+            ratios[:, members] * share, total, out=np.zeros_like(ratios[:, members], dtype=np.float64), where=total > 0
+        )
+    return weights
+
+
+def _diagnose(ratios: FloatArray, pi: FloatArray, never_played: npt.NDArray[np.bool_]) -> Diagnosis:
+    total = float(ratios.sum())
+    effective = total**2 / float((ratios**2).sum()) if total > 0 else 0.0
+    unsupported = float((pi * never_played).sum(axis=1).mean())
+    refusals = []
+    if unsupported > MAX_UNSUPPORTED_SHARE + _TOLERANCE:
+        refusals.append(f"with probability {unsupported:.3f} it chooses a model that never played such an episode")
+    if effective < MIN_EFFECTIVE_SAMPLE_SIZE:
+        refusals.append(
+            f"the effective sample size is {effective:.1f}, must be at least {MIN_EFFECTIVE_SAMPLE_SIZE:.0f}"
+        )
+    return Diagnosis(
+        effective_sample_size=effective,
+        unsupported_share=unsupported,
+        largest_weight=float(ratios.max()),
+        refusals=tuple(refusals),
+    )
+
+
+def confounded_strata(log: EpisodeLog, instances: Sequence[str], *, least_overlap: float = 0.5) -> dict[str, float]:
+    """Strata in which models played different instances, so that the choice of model was not by chance.
+
+    Args:
+        log: The episodes.
+        instances: What instance each episode was, as far as the log tells, length N (such as a fingerprint of the game).
+        least_overlap: Strata below this overlap are returned.
+
+    Returns:
+        Stratum -> overlap: the mean, over pairs of models, of the share of instances that both have in common (the sum
+        over instances of the smaller of the two shares), in [0, 1].
+    """
+    overlaps = {}
+    strata, names = np.array(log.strata), np.array(instances)
+    for stratum in np.unique(strata):
+        members = strata == stratum
+        kinds = np.unique(names[members])
+        shares = [
+            np.array([(names[members & (log.actions == model)] == kind).mean() for kind in kinds])
+            for model in np.unique(log.actions[members])
+        ]
+        pairs = [np.minimum(a, b).sum() for i, a in enumerate(shares) for b in shares[i + 1 :]]
+        overlap = float(np.mean(pairs)) if pairs else 1.0
+        if overlap < least_overlap:
+            overlaps[str(stratum)] = overlap
+    return overlaps

@@ -1,0 +1,350 @@
+"""The main job on logs of real models that nobody can run again: train single-turn routers on two thirds, estimate on the rest.
+
+Every episode was played by one model throughout, so a router chooses once per episode, and what another choice would have
+earned is estimated by `mtrouter_rl.evaluation.episode_ope`. Every episode is estimated by routers that were not trained on
+it (cross-fitting over folds), and the results are written as the closed-loop study writes them.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.resolve import load_algorithm, make_encoder
+from mtrouter_rl.agents.task_values import TaskValueRouter
+from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
+from mtrouter_rl.datasets.one_decision import as_one_decision
+from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
+from mtrouter_rl.envs.logged import logged_pool
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.episode_ope import OUTCOMES, EpisodeLog, confounded_strata, estimate_policies, snips
+from mtrouter_rl.evaluation.log_results import BASELINE, LogOutcome, Promise, log_results
+from mtrouter_rl.evaluation.report import write_report
+from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.protocols import Router
+from mtrouter_rl.records import Episode, FloatArray, JsonValue
+from mtrouter_rl.registry import DEFAULT_ENCODER
+from mtrouter_rl.workflows import RESULTS_FILE, save_config
+
+EQUAL_SCORE = "equal-score"
+_WEIGHT_GRID = np.concatenate([[0.0], np.geomspace(0.01, 10.0, 61)])
+DEFAULT_AGENTS = ("fitted-q-episode", "task-table", "task-ridge", "task-neighbors", "task-clusters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogStudyRequest:
+    """What `mtrouter-rl study-log` is asked for.
+
+    Attributes:
+        dataset: Folder of the log.
+        out: Folder of the run.
+        cost_weight: Price of one cost unit in utility, for the `return` column and the routers.
+        cost_unit_usd: USD of one cost unit; None takes the mean cost of the strongest single model's episodes.
+        more_weights: Further cost weights, for the frontier of the routers that serve any weight.
+        agents: Agent cards.
+        n_folds: Folds of the cross-fitting.
+        seed: Seed of folds, training and bootstrap.
+        encoder: Registered name of the text encoder.
+        instance_pattern: Regular expression whose first group in an episode's observations tells which instance was
+            played; strata in which models played different instances are flagged. Empty leaves that out.
+    """
+
+    dataset: Path
+    out: Path
+    cost_weight: float
+    cost_unit_usd: float | None = None
+    more_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.8)
+    agents: tuple[str, ...] = DEFAULT_AGENTS
+    n_folds: int = 3
+    seed: int = 0
+    encoder: str = DEFAULT_ENCODER
+    instance_pattern: str = ""
+
+
+@dataclass
+class _Study:
+    """What the steps share."""
+
+    request: LogStudyRequest
+    data: Dataset
+    log: EpisodeLog
+    reward: RewardCard
+    features: HistoryFeatures
+    folds: npt.NDArray[np.int64]
+    policies: dict[str, FloatArray] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    chosen: dict[str, list[JsonValue]] = field(default_factory=dict)
+    promises: dict[str, list[Promise]] = field(default_factory=dict)
+    q_values: FloatArray | None = None
+
+    @property
+    def n_models(self) -> int:
+        return self.log.n_models
+
+    def put(self, name: str, members: npt.NDArray[np.int64], probabilities: FloatArray) -> None:
+        rows = self.policies.setdefault(name, np.zeros((len(self.log.strata), self.n_models)))
+        rows[members] = probabilities
+
+
+def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_progress: bool = True) -> Results:
+    """Run the study on a log.
+
+    Args:
+        request: What to run.
+        say: Told, in a sentence, what happens.
+        show_progress: Whether to draw progress bars.
+
+    Returns:
+        The results, also in `out/results.json`; the report lies beside it.
+
+    Raises:
+        DatasetError: If the log breaks its rules.
+        InvalidConfigError: If the log holds episodes that change the model and no others, a model has too few episodes for
+            the folds, or a number is out of range.
+    """
+    original = Dataset.load(request.dataset)
+    study = _prepare(request, original, say=say, show_progress=show_progress)
+    for fold in range(request.n_folds):
+        say(f"fold {fold + 1}/{request.n_folds}: train on the others, choose for this one")
+        _run_fold(study, fold)
+    _add_fixed(study)
+    say(f"estimate {len(study.policies)} policies on {len(study.log.strata)} episodes")
+    estimates = estimate_policies(study.log, study.policies, q_values=study.q_values, seed=request.seed)
+    outcome = LogOutcome(
+        info=original.info,
+        episodes=tuple(_originals(study, original)),
+        log=study.log,
+        reward=study.reward,
+        estimates=estimates,
+        weights=study.weights,
+        promises=study.promises,
+        confounded=_flagged(study, original),
+    )
+    results = log_results(
+        outcome,
+        seed=request.seed,
+        config={
+            "command": "study-log",
+            "agents": list(request.agents),
+            "folds": request.n_folds,
+            "encoder": request.encoder,
+            "chosen_by_fold": {name: list(values) for name, values in study.chosen.items()},
+        },
+    )
+    save_config(request.out, results.config)
+    results.save(request.out / RESULTS_FILE)
+    write_report(request.out)
+    return results
+
+
+def _prepare(request: LogStudyRequest, original: Dataset, *, say: Callable[[str], None], show_progress: bool) -> _Study:
+    if request.n_folds < 2:
+        raise InvalidConfigError(f"folds is {request.n_folds}, must be at least 2")
+    data, left_out = as_one_decision(original)
+    say(str(left_out))
+    if not data.episodes:
+        raise InvalidConfigError(
+            f"dataset '{original.info.dataset_id}' has no episode that one model played throughout; a router that "
+            "switches within an episode can be trained on it with 'mtrouter-rl train'"
+        )
+    pool = logged_pool(data.info)
+    actions = np.array([pool.index(episode.turns[0].model) for episode in data.episodes], dtype=np.int64)
+    strata = tuple(episode.task for episode in data.episodes)
+    utilities = np.array([episode.utility for episode in data.episodes])
+    costs = np.array([episode.cost_usd for episode in data.episodes])
+    unit = request.cost_unit_usd or _strongest_cost(strata, actions, utilities, costs)
+    reward = RewardCard(cost_weight=request.cost_weight, cost_unit_usd=unit)
+    returns = reward.reward(utilities, costs)
+    log = EpisodeLog(
+        strata=strata,
+        actions=actions,
+        outcomes=np.stack([utilities, costs, returns], axis=1),
+        n_models=len(pool.models),
+    )
+    say(f"cost unit: {unit:.6g} USD; cost weight {request.cost_weight:g}")
+    features = HistoryFeatures(encoder=make_encoder(request.encoder, request.out / "embeddings"), pool=pool)
+    features.encode_log(data.episodes, show_progress=show_progress)
+    folds = _folds(data.episodes, log, n_folds=request.n_folds, seed=request.seed)
+    return _Study(request=request, data=data, log=log, reward=reward, features=features, folds=folds)
+
+
+def _strongest_cost(
+    strata: Sequence[str], actions: npt.NDArray[np.int64], utilities: FloatArray, costs: FloatArray
+) -> float:
+    """Mean cost of the model with the best utility, USD, every kind of task weighing by its episodes."""
+    names, index = np.unique(np.array(strata), return_inverse=True)
+    sizes = np.bincount(index) / len(index)
+    best, cost = -np.inf, 0.0
+    for model in np.unique(actions):
+        cells = [(index == stratum) & (actions == model) for stratum in range(len(names))]
+        if not all(cell.any() for cell in cells):
+            continue
+        utility = sum(size * utilities[cell].mean() for size, cell in zip(sizes, cells, strict=True))
+        if utility > best:
+            best, cost = utility, float(sum(s * costs[cell].mean() for s, cell in zip(sizes, cells, strict=True)))
+    if cost <= 0:
+        raise InvalidConfigError("no model played every kind of task at a cost above 0; give --cost-unit-usd")
+    return cost
+
+
+def _folds(episodes: Sequence[Episode], log: EpisodeLog, *, n_folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Fold of every episode: within each (task, model) in turn, in an order that depends on seed and episode id alone."""
+    folds = np.zeros(len(episodes), dtype=np.int64)
+    cells: dict[tuple[str, int], list[int]] = {}
+    for position, (stratum, action) in enumerate(zip(log.strata, log.actions.tolist(), strict=True)):
+        cells.setdefault((stratum, action), []).append(position)
+    for number, (_, members) in enumerate(sorted(cells.items())):
+        ordered = sorted(members, key=lambda i: zlib.crc32(f"{seed}/{episodes[i].episode_id}".encode()))
+        for rank, position in enumerate(ordered):
+            folds[position] = (rank + number) % n_folds
+    return folds
+
+
+def _run_fold(study: _Study, fold: int) -> None:
+    pool = study.features.pool
+    inside = np.flatnonzero(study.folds == fold)
+    outside = np.flatnonzero(study.folds != fold)
+    training = _subset(study, outside)
+    observations = [observations_of(study.data.episodes[i], pool)[0] for i in inside]
+    for name in study.request.agents:
+        card = load_agent_card(name)
+        router = _train(study, card, training)
+        if isinstance(router, TaskValueRouter):
+            equal_score = _equal_score_weight(study, card, outside)
+            for label, one, weight in _reweighted(study, router, equal_score):
+                study.put(label, inside, one.propensities(observations))
+                study.chosen.setdefault(label, []).append(weight)
+            if card.name == BASELINE:
+                _keep_q_values(study, inside, router.outcomes(observations))
+        else:
+            study.put(card.name, inside, router.propensities(observations))
+    _put_single_choices(study, inside, outside)
+
+
+def _train(study: _Study, card: AgentCard, training: Dataset) -> Router:
+    context = TrainingContext(
+        pool=study.features.pool,
+        reward=study.reward,
+        seed=study.request.seed,
+        dataset=training,
+        features=study.features,
+    )
+    return load_algorithm(card).train(context)
+
+
+def _reweighted(study: _Study, router: TaskValueRouter, equal_score: float) -> list[tuple[str, TaskValueRouter, float]]:
+    """The router at its own cost weight, at the further ones, and at the one that keeps the best model's score."""
+    variants = [(router.name, router, study.request.cost_weight)]
+    for weight in study.request.more_weights:
+        if weight != study.request.cost_weight:
+            label = f"{router.name}@{weight:g}"
+            study.weights[label] = weight
+            variants.append((label, router.with_cost_weight(weight, name=label), weight))
+    label = f"{router.name}@{EQUAL_SCORE}"
+    return [*variants, (label, router.with_cost_weight(equal_score, name=label), equal_score)]
+
+
+def _equal_score_weight(study: _Study, card: AgentCard, outside: npt.NDArray[np.int64]) -> float:
+    """Largest cost weight at which a router still scores as the best single model, on training episodes alone.
+
+    The scores are estimated out of sample within the training folds: what a router predicts of the episodes that it was
+    trained on is too good. What they promise of the third fold is kept.
+    """
+    inner = study.folds[outside]
+    by_weight = np.zeros((len(_WEIGHT_GRID), len(outside), 2))
+    singles = np.zeros((study.n_models, len(outside), 2))
+    for fold in np.unique(inner):
+        held_out, rest = outside[inner == fold], outside[inner != fold]
+        if not len(rest):
+            continue
+        router = _train(study, card, _subset(study, rest))
+        if not isinstance(router, TaskValueRouter):
+            raise TypeError(f"{card.name} does not serve several cost weights")
+        outcomes = router.outcomes([observations_of(study.data.episodes[i], study.features.pool)[0] for i in held_out])
+        log = _part(study.log, held_out)
+        for index, weight in enumerate(_WEIGHT_GRID):
+            reward = study.reward.model_copy(update={"cost_weight": float(weight)})
+            choices = reward.reward(outcomes[..., 0], outcomes[..., 1]).argmax(axis=1)
+            by_weight[index, inner == fold] = snips(log, np.eye(study.n_models)[choices])[:2]
+        for model in range(study.n_models):
+            one_hot = np.tile(np.eye(study.n_models)[model], (len(held_out), 1))
+            singles[model, inner == fold] = snips(log, one_hot)[:2]
+    means, single_means = by_weight.mean(axis=1), singles.mean(axis=1)
+    strongest = single_means[single_means[:, 0].argmax()]
+    good = np.flatnonzero(means[:, 0] >= strongest[0])
+    # If no weight keeps the score, the weight that scores best is the nearest to it.
+    index = int(good.max() if good.size else means[:, 0].argmax())
+    promise = Promise(
+        n_episodes=len(study.log.strata) - len(outside),
+        score_difference=100 * float(means[index, 0] - strongest[0]),
+        cost_saved=1 - float(means[index, 1] / strongest[1]),
+    )
+    study.promises.setdefault(f"{card.name}@{EQUAL_SCORE}", []).append(promise)
+    return float(_WEIGHT_GRID[index])
+
+
+def _subset(study: _Study, members: npt.NDArray[np.int64]) -> Dataset:
+    return Dataset(info=study.data.info, episodes=tuple(study.data.episodes[i] for i in members))
+
+
+def _part(log: EpisodeLog, members: npt.NDArray[np.int64]) -> EpisodeLog:
+    return EpisodeLog(
+        strata=tuple(log.strata[i] for i in members),
+        actions=log.actions[members],
+        outcomes=log.outcomes[members],
+        n_models=log.n_models,
+    )
+
+
+def _keep_q_values(study: _Study, inside: npt.NDArray[np.int64], outcomes: FloatArray) -> None:
+    if study.q_values is None:
+        study.q_values = np.zeros((len(study.log.strata), study.n_models, len(OUTCOMES)))
+    returns = study.reward.reward(outcomes[..., 0], outcomes[..., 1])
+    study.q_values[inside] = np.concatenate([outcomes, returns[..., None]], axis=-1)
+
+
+def _put_single_choices(study: _Study, inside: npt.NDArray[np.int64], outside: npt.NDArray[np.int64]) -> None:
+    """The best and the cheapest single model by the training folds."""
+    training = _part(study.log, outside)
+    one_hots = {str(m): np.tile(np.eye(study.n_models)[m], (len(outside), 1)) for m in range(study.n_models)}
+    estimates = estimate_policies(training, one_hots, seed=0, n_resamples=100)
+    values = np.array([estimates[str(m)].snips for m in range(study.n_models)])
+    names = study.features.pool.model_names
+    for label, model in (("strongest", int(values[:, 0].argmax())), ("cheapest", int(values[:, 1].argmin()))):
+        study.put(label, inside, np.tile(np.eye(study.n_models)[model], (len(inside), 1)))
+        study.chosen.setdefault(label, []).append(names[model])
+
+
+def _add_fixed(study: _Study) -> None:
+    n = len(study.log.strata)
+    study.policies["random"] = np.full((n, study.n_models), 1 / study.n_models)
+    for index, name in enumerate(study.features.pool.model_names):
+        study.policies[f"single:{name}"] = np.tile(np.eye(study.n_models)[index], (n, 1))
+
+
+def _flagged(study: _Study, original: Dataset) -> dict[str, float]:
+    """Strata in which the models played different instances, by overlap."""
+    if not study.request.instance_pattern:
+        return {}
+    pattern = re.compile(study.request.instance_pattern)
+    return confounded_strata(study.log, [_instance(episode, pattern) for episode in _originals(study, original)])
+
+
+def _originals(study: _Study, original: Dataset) -> list[Episode]:
+    """The episodes as they were logged, turn by turn, in the order of the study."""
+    by_id = {episode.episode_id: episode for episode in original.episodes}
+    return [by_id[episode.episode_id] for episode in study.data.episodes]
+
+
+def _instance(episode: Episode, pattern: re.Pattern[str]) -> str:
+    for turn in episode.turns:
+        found = pattern.search(turn.observation_text)
+        if found:
+            return found.group(1) if pattern.groups else found.group(0)
+    return ""
