@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from mtrouter_rl import __version__
 from mtrouter_rl.datasets.info import DatasetInfo
-from mtrouter_rl.datasets.rewrite import EPISODES_PER_COLLECTED_SHARD as EPISODES_PER_SHARD
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.records import EpisodeSpec, Split, TracedEpisode
 from mtrouter_rl.rollout import RolloutJob, RolloutPool, RouterFactory
 
 EPISODES_PER_JOB = 5
+EPISODES_PER_SHARD = 50
 
 
 @dataclass(frozen=True, kw_only=True)

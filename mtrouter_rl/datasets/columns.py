@@ -71,7 +71,7 @@ _PLAIN_COLUMNS = tuple(name for name in TURN_SCHEMA.names if name not in {"episo
 
 def _column(records: Sequence[RecordT], field: pa.Field, get: Callable[[RecordT], object]) -> pa.Array:
     try:
-        return pa.array([get(record) for record in records], type=field.type)
+        return pa.array(list(map(get, records)), type=field.type)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
         raise DatasetError(
             f"column '{field.name}' cannot be written as {field.type}: {error}; give every row a value of that type "
@@ -107,23 +107,24 @@ def table_to_episode_fields(table: pa.Table) -> list[dict[str, object]]:
     return rows
 
 
-def _turn_getter(name: str) -> Callable[[tuple[str, int, Turn]], object]:
-    get = attrgetter(f"usage.{name}" if name in _USAGE_COLUMNS else name)
-    return lambda row: get(row[2])
-
-
 def turns_to_table(episodes: Sequence[Episode]) -> pa.Table:
     """Turn rows of all episodes, in order. Inverse: `table_to_turns`.
 
     Raises:
         DatasetError: If a value does not fit the type of its column.
     """
-    rows = [(episode.episode_id, index, turn) for episode in episodes for index, turn in enumerate(episode.turns)]
-    getters = {name: _turn_getter(name) for name in (*_USAGE_COLUMNS, *_PLAIN_COLUMNS)}
-    getters |= {"episode_id": lambda row: row[0], "turn": lambda row: row[1]}
-    return pa.Table.from_arrays(
-        [_column(rows, field, getters[field.name]) for field in TURN_SCHEMA], schema=TURN_SCHEMA
-    )
+    turns = [turn for episode in episodes for turn in episode.turns]
+    ids = [episode.episode_id for episode in episodes for _ in episode.turns]
+    indices = [index for episode in episodes for index in range(len(episode.turns))]
+    columns = {
+        "episode_id": _column(ids, TURN_SCHEMA.field("episode_id"), lambda episode_id: episode_id),
+        "turn": pa.array(indices, pa.int64()),
+    }
+    for field in TURN_SCHEMA:
+        if field.name not in columns:
+            path = f"usage.{field.name}" if field.name in _USAGE_COLUMNS else field.name
+            columns[field.name] = _column(turns, field, attrgetter(path))
+    return pa.Table.from_arrays([columns[name] for name in TURN_SCHEMA.names], schema=TURN_SCHEMA)
 
 
 def table_to_turns(table: pa.Table) -> list[tuple[str, int, Turn]]:

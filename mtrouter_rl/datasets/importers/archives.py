@@ -6,6 +6,7 @@ archive that unpacks to far too much are refused and counted; the rest is read.
 
 import gzip
 import lzma
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -20,8 +21,9 @@ MAX_FILE_BYTES = 256 * 2**20
 """A single file of a log larger than this is refused; JSON of it would take several times as much memory."""
 MAX_ARCHIVE_BYTES = 64 * 2**30
 """An archive that unpacks to more than this is not read any further."""
-MAX_RATIO = 1000
-"""An archive member that unpacks to more than this many times its packed size, and to over `MIN_BOMB_BYTES`, is refused."""
+MAX_RATIO = 500
+"""What unpacks to more than this many times its packed size, and to over `MIN_BOMB_BYTES`, is refused: a zip member, or all
+of a tar archive from there on. Deflate cannot pack better than 1032 times; logs pack 10 to 100 times."""
 MIN_BOMB_BYTES = 8 * 2**20
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
@@ -30,6 +32,7 @@ _BROKEN = "archive that is cut off or broken"
 _BOMB = "file that unpacks to far too much"
 _LINK = "link or device in an archive"
 _LARGE = "file that is too large"
+_UNREADABLE = "folder that cannot be read"
 _READ_ERRORS = (
     OSError,
     EOFError,
@@ -50,11 +53,13 @@ class LogFile:
         source: Where it is, for messages: file, or archive and member.
         path: Path inside the folder or archive that was given; the file's own name if it was given itself.
         data: Its bytes.
+        archive: Name of the archive that it is in; empty if it is in none.
     """
 
     source: str
     path: PurePosixPath
     data: bytes
+    archive: str = ""
 
 
 def read_files(path: Path, report: ImportReport, *, suffixes: tuple[str, ...] = ()) -> Iterator[LogFile]:
@@ -69,21 +74,35 @@ def read_files(path: Path, report: ImportReport, *, suffixes: tuple[str, ...] = 
         DatasetError: If there is no such file or folder.
     """
     if path.is_dir():
-        for inner in sorted(path.rglob("*")):
-            if inner.is_file():
-                yield from _read_path(inner, report, suffixes, shown=PurePosixPath(inner.relative_to(path).as_posix()))
+        for inner in _walk(path, report):
+            yield from _read_path(inner, report, suffixes, shown=PurePosixPath(inner.relative_to(path).as_posix()))
     elif path.is_file():
         yield from _read_path(path, report, suffixes, shown=PurePosixPath(path.name))
     else:
         raise DatasetError(f"{path}: no such file or folder; give the log's file, folder or archive")
 
 
+def _walk(folder: Path, report: ImportReport) -> Iterator[Path]:
+    """Files below a folder, sorted; links to folders are not followed. Holds the names of one branch at a time."""
+    try:
+        inner = sorted(folder.iterdir())
+    except OSError as error:
+        report.reject(_UNREADABLE, source=folder.name, detail=str(error))
+        return
+    for path in inner:
+        if path.is_dir():
+            if not path.is_symlink():
+                yield from _walk(path, report)
+        elif path.is_file():
+            yield path
+
+
 def _read_path(
     path: Path, report: ImportReport, suffixes: tuple[str, ...], *, shown: PurePosixPath
 ) -> Iterator[LogFile]:
-    if path.name.endswith(_TAR_SUFFIXES):
+    if path.name.lower().endswith(_TAR_SUFFIXES):
         yield from _read_tar(path, report, suffixes)
-    elif path.suffix == ".zip":
+    elif path.suffix.lower() == ".zip":
         yield from _read_zip(path, report, suffixes)
     elif not suffixes or path.name.endswith((*suffixes, *(f"{suffix}.gz" for suffix in suffixes))):
         yield from _read_plain(path, report, shown=shown)
@@ -111,25 +130,33 @@ def _read_plain(path: Path, report: ImportReport, *, shown: PurePosixPath) -> It
 def _read_tar(path: Path, report: ImportReport, suffixes: tuple[str, ...]) -> Iterator[LogFile]:
     n_total = 0
     try:
+        most = min(MAX_ARCHIVE_BYTES, max(MIN_BOMB_BYTES, MAX_RATIO * path.stat().st_size))
         with tarfile.open(path, mode="r|*") as archive:
-            for member in archive:
-                source = f"{path.name}:{member.name}"
-                if member.isdir() or not _is_wanted(member.name, suffixes):
-                    continue
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep all that it has passed
+                # Members that nobody wants are unpacked as well, to find the next one.
                 n_total += member.size
-                problem = _problem(member.name, is_file=member.isfile(), n_bytes=member.size)
-                if n_total > MAX_ARCHIVE_BYTES:
-                    report.reject(_BOMB, source=path.name, detail=f"over {MAX_ARCHIVE_BYTES} bytes in all")
+                if n_total > most:
+                    report.reject(_BOMB, source=path.name, detail=f"over {most} bytes in all; what follows is lost")
                     return
-                file = None if problem else archive.extractfile(member)
-                if file is None:
-                    report.reject(problem or _LINK, source=source, detail=f"{member.size} bytes")
-                    continue
-                data = file.read()
-                report.n_files += 1
-                yield LogFile(source=source, path=PurePosixPath(member.name), data=data)
+                if _is_wanted(member.name, suffixes) and not member.isdir():
+                    yield from _read_tar_member(archive, member, report, name=path.name)
     except _READ_ERRORS as error:
         report.reject(_BROKEN, source=path.name, detail=f"{type(error).__name__}: {error}; what follows is lost")
+
+
+def _read_tar_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, report: ImportReport, *, name: str
+) -> Iterator[LogFile]:
+    source = f"{name}:{member.name}"
+    problem = _problem(member.name, is_file=member.isfile(), n_bytes=member.size)
+    file = None if problem else archive.extractfile(member)
+    if file is None:
+        report.reject(problem or _LINK, source=source, detail=f"{member.size} bytes")
+        return
+    data = file.read()
+    report.n_files += 1
+    yield LogFile(source=source, path=PurePosixPath(member.name), data=data, archive=name)
 
 
 def _read_zip(path: Path, report: ImportReport, suffixes: tuple[str, ...]) -> Iterator[LogFile]:
@@ -142,20 +169,22 @@ def _read_zip(path: Path, report: ImportReport, suffixes: tuple[str, ...]) -> It
                     continue
                 n_total += member.file_size
                 ratio = member.file_size / max(member.compress_size, 1)
-                problem = _problem(member.filename, is_file=True, n_bytes=member.file_size, ratio=ratio)
+                is_file = not stat.S_ISLNK(member.external_attr >> 16)
+                problem = _problem(member.filename, is_file=is_file, n_bytes=member.file_size, ratio=ratio)
                 if problem or n_total > MAX_ARCHIVE_BYTES:
                     report.reject(
                         problem or _BOMB, source=source, detail=f"{member.file_size} bytes, ratio {ratio:.0f}"
                     )
                     continue
-                yield from _read_zip_member(archive, member, report, source=source)
+                yield from _read_zip_member(archive, member, report, name=path.name)
     except _READ_ERRORS as error:
         report.reject(_BROKEN, source=path.name, detail=f"{type(error).__name__}: {error}")
 
 
 def _read_zip_member(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, report: ImportReport, *, source: str
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, report: ImportReport, *, name: str
 ) -> Iterator[LogFile]:
+    source = f"{name}:{member.filename}"
     try:
         with archive.open(member) as file:
             data = file.read(member.file_size + 1)  # the size in the directory may lie
@@ -166,7 +195,7 @@ def _read_zip_member(
         report.reject(_BOMB, source=source, detail=f"more than the {member.file_size} bytes that the directory says")
         return
     report.n_files += 1
-    yield LogFile(source=source, path=PurePosixPath(member.filename), data=data)
+    yield LogFile(source=source, path=PurePosixPath(member.filename), data=data, archive=name)
 
 
 def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:

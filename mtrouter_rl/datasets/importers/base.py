@@ -87,7 +87,7 @@ class ImportReport:
     def _remember(self, reason: str, source: str, detail: str) -> None:
         examples = self._examples.setdefault(reason, [])
         if len(examples) < MAX_EXAMPLES:
-            examples.append(Example(source=source, detail=detail))
+            examples.append(Example(source=_printable(source), detail=_printable(detail)))
 
     def to_json(self) -> ReportJson:
         """The whole report as JSON values."""
@@ -119,6 +119,11 @@ class ImportReport:
                 lines.append(f"  {title}: {n} x {reason} (first: {example['source']}{detail})"[:400])
         lines += [f"  assumed: {text}" for text in self.assumptions]
         return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    # Names of files and texts of a log may hold half a surrogate pair, which no file and no terminal takes.
+    return text.encode("utf-8", errors="backslashreplace").decode()
 
 
 class ModelNames:
