@@ -1,8 +1,11 @@
 """A tiny end-to-end setting for tests of whole workflows: the toy corridor, simulated models, no Java."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the commands do; equal weights need equal numbers of threads
 
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.rollout import RolloutPool

@@ -7,7 +7,7 @@ from typing import cast
 
 import yaml
 
-from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.errors import InvalidConfigError, unknown_name
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -18,8 +18,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="turn a log of another program into a dataset",
         description=(
             "Reads files, folders and archives in place, converts them to a validated dataset, and reports what was left\n"
-            "out and why. Every model of the log must be in the pool card, by name or alias, with its prices.\n\n"
+            "out and why. Every model of the log must be in the pool card, by name or alias, with its prices.\n"
+            "An export (jsonl, minari) becomes the dataset that it was made of; it needs no pool.\n\n"
             "example: mtrouter-rl import openai-jsonl calls.jsonl --pool my-pool.yaml --out logs/mine\n"
+            "example: mtrouter-rl import minari exports/minari --out logs/mine\n"
             "formats and their options: mtrouter-rl import --list"
         ),
     )
@@ -62,10 +64,16 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from mtrouter_rl.cards import load_pool_card
     from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
+    from mtrouter_rl.registry import IMPORTERS, RESTORERS
 
     if args.list:
         print(list_formats())
         return
+    if args.format in RESTORERS.targets():
+        _restore(args)
+        return
+    if args.format and args.format not in IMPORTERS.targets():
+        raise unknown_name("log format", args.format, [*IMPORTERS.targets(), *RESTORERS.targets()])
     missing = [name for name in ("format", "paths", "pool", "out") if not getattr(args, name)]
     if missing:
         raise InvalidConfigError(f"missing: {', '.join(missing)}; see mtrouter-rl import --help")
@@ -83,10 +91,24 @@ def run(args: argparse.Namespace) -> None:
     print(f"{report}\ndataset: {args.out} (see mtrouter-rl inspect {args.out})")
 
 
+def _restore(args: argparse.Namespace) -> None:
+    from mtrouter_rl.datasets.exporters.base import restore_dataset
+
+    needless = [f"--{name}" for name in ("pool", "id", "option") if getattr(args, name)]
+    if needless:
+        raise InvalidConfigError(
+            f"{', '.join(needless)} given, but a {args.format} export says itself what it is; leave that out"
+        )
+    if len(args.paths) != 1 or args.out is None:
+        raise InvalidConfigError(f"a {args.format} export needs one PATH and --out; see mtrouter-rl import --help")
+    info = restore_dataset(args.format, args.paths[0], args.out, overwrite=args.overwrite)
+    print(f"dataset '{info.dataset_id}': {args.out} (see mtrouter-rl inspect {args.out})")
+
+
 def list_formats() -> str:
     """Every format with its description and options."""
     from mtrouter_rl.datasets.importers.base import Importer
-    from mtrouter_rl.registry import IMPORTERS
+    from mtrouter_rl.registry import IMPORTERS, RESTORERS
 
     lines: list[str] = []
     for name in sorted(IMPORTERS.targets()):
@@ -95,4 +117,7 @@ def list_formats() -> str:
         for option, field in kind.options_model.model_fields.items():
             default = "required" if field.is_required() else f"default {field.default!r}"
             lines.append(f"    {option} ({default}): {field.description or ''}")
+    lines += [
+        f"{name}: what 'mtrouter-rl export {name}' wrote; needs no --pool" for name in sorted(RESTORERS.targets())
+    ]
     return "\n".join(lines)

@@ -5,18 +5,21 @@ Nothing is seen of the dataset before it is whole: it is written beside its plac
 
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter, load_hidden
+from mtrouter_rl.datasets.validation import ShardFiles
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import TracedEpisode
 
 EPISODES_PER_SHARD = 200
 EPISODES_PER_COLLECTED_SHARD = 50
 FAST_COMPRESSION = 3
-SMALL_COMPRESSION = 19
 MIXED_POLICY = "mixed"
 """Behaviour policy of a dataset whose episodes were logged by several; every episode names its own."""
 
@@ -29,6 +32,7 @@ def write_dataset(
     overwrite: bool = False,
     compression_level: int = FAST_COMPRESSION,
     episodes_per_shard: int = EPISODES_PER_SHARD,
+    keeps_info: bool = False,
 ) -> DatasetInfo:
     """Write a dataset; memory does not grow with the number of episodes.
 
@@ -40,6 +44,7 @@ def write_dataset(
         overwrite: Replace the dataset that is there, once the new one is whole.
         compression_level: See `DatasetWriter`.
         episodes_per_shard: How many episodes a shard holds.
+        keeps_info: Write the draft as it is, nothing filled in; for a dataset that only changes its form.
 
     Returns:
         The info that was written.
@@ -48,7 +53,17 @@ def write_dataset(
         DatasetError: If the folder is not empty and not to be overwritten, there is no episode, an episode breaks a
             rule, or the disk refuses it. What was in the folder before is then still there.
     """
-    folder = Path(folder)
+    with _written_beside(Path(folder), overwrite=overwrite) as partial:
+        writer = DatasetWriter(partial, draft, compression_level=compression_level)
+        changes = _write_shards(writer, traced, episodes_per_shard)
+        info = draft if keeps_info else DatasetInfo.model_validate(draft.model_dump() | changes)
+        (partial / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+    return info
+
+
+@contextmanager
+def _written_beside(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Folder to write into; it takes its place once all is written, and is gone after an error."""
     if folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / INFO_FILE).is_file()):
         raise DatasetError(
             f"{folder} is not empty; give another --out, or --overwrite to replace a dataset that lies there"
@@ -56,9 +71,7 @@ def write_dataset(
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        writer = DatasetWriter(partial, draft, compression_level=compression_level)
-        info = _write_shards(writer, traced, episodes_per_shard)
-        (partial / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+        yield partial
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)
@@ -68,11 +81,10 @@ def write_dataset(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return info
 
 
-def _write_shards(writer: DatasetWriter, traced: Iterable[TracedEpisode], episodes_per_shard: int) -> DatasetInfo:
-    draft = writer.info
+def _write_shards(writer: DatasetWriter, traced: Iterable[TracedEpisode], episodes_per_shard: int) -> dict[str, object]:
+    """Write all episodes; returns the fields of the info that follow from them."""
     seen: set[str] = set()
     policies: set[str] = set()
     max_turns, budget_usd = 0, 0.0
@@ -87,14 +99,13 @@ def _write_shards(writer: DatasetWriter, traced: Iterable[TracedEpisode], episod
             budget_usd = max(budget_usd, episode.budget_usd)
         writer.write_shard(index, shard)
     if not seen:
-        raise DatasetError(f"dataset '{draft.dataset_id}' has no episode, so there is nothing to write")
-    changes = {
+        raise DatasetError(f"dataset '{writer.info.dataset_id}' has no episode, so there is nothing to write")
+    return {
         "n_episodes_planned": len(seen),
         "behavior_policy": policies.pop() if len(policies) == 1 else MIXED_POLICY,
         "max_turns": max_turns,
         "budget_usd": budget_usd,
     }
-    return DatasetInfo.model_validate(draft.model_dump() | changes)
 
 
 def traced_episodes(folder: Path | str) -> Iterator[TracedEpisode]:
@@ -111,14 +122,22 @@ def traced_episodes(folder: Path | str) -> Iterator[TracedEpisode]:
 def upgrade_dataset(folder: Path | str, out: Path | str) -> DatasetInfo:
     """Write a dataset of an older schema version anew in the present one; every value stays as it is.
 
+    Every shard keeps its index and its episodes, so that an unfinished collection can be resumed in `out`.
+
     Raises:
-        DatasetError: If the dataset breaks a rule, or `out` is not empty.
+        DatasetError: If the dataset breaks a rule, or `out` is not empty or cannot be written.
     """
-    # Shards as a collection makes them, so that an upgraded one can still be resumed.
-    return write_dataset(
-        out,
-        read_info(Path(folder)),
-        traced_episodes(folder),
-        compression_level=SMALL_COMPRESSION,
-        episodes_per_shard=EPISODES_PER_COLLECTED_SHARD,
-    )
+    folder = Path(folder)
+    info, traced = read_info(folder), traced_episodes(folder)
+    with _written_beside(Path(out)) as partial:
+        writer = DatasetWriter(partial, info)
+        for index, n_episodes in _shard_sizes(folder):
+            writer.write_shard(index, list(islice(traced, n_episodes)))
+    return info
+
+
+def _shard_sizes(folder: Path) -> list[tuple[int, int]]:
+    """Index and number of episodes of every finished shard, in order."""
+    prefix, suffix = ShardFiles.of(0).episodes.split("00000")
+    paths = {int(path.name[len(prefix) : -len(suffix)]): path for path in folder.glob(f"{prefix}*{suffix}")}
+    return [(index, pq.read_metadata(paths[index]).num_rows) for index in sorted(paths)]

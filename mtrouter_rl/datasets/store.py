@@ -316,7 +316,7 @@ def _check_turn_count(episode_table: pa.Table, turn_table: pa.Table, *, files: S
                 file=files.turns,
                 field="number of rows",
                 value=str(turn_table.num_rows),
-                rule=f"must be {expected.decode()}, as {files.episodes} says",
+                rule=f"must be {expected.decode(errors='replace')}, as {files.episodes} says",
                 fix=_RESTORE,
             )
         )
@@ -390,8 +390,10 @@ def _read_table(path: Path) -> pa.Table:
         raise DatasetError(f"{path} is missing, though its shard has an episodes file; {_RESTORE}")
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
+            table, n_rows = file.read(), file.metadata.num_rows
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is not a readable Parquet file: {error}; {_RESTORE}") from error
+    if table.num_rows != n_rows:
+        raise DatasetError(f"{path} has {table.num_rows} rows, must have {n_rows}, as its footer says; {_RESTORE}")
     return table

@@ -3,6 +3,7 @@
 Nothing is mended here and nothing is skipped: a missing cost or propensity is an error, never 0.0 or 1.0.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -144,6 +145,16 @@ def _mask_allows(turn: Turn, context: Context) -> bool:
     return turn.action_mask[context.actions[turn.model]]
 
 
+def _is_json_object(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 _COUNT_FIX = "log the tokens as the vendor billed them"
 _MASK_LENGTH = "must have one entry per model of info.json"
 TURN_RULES: tuple[Rule[Turn], ...] = (
@@ -237,9 +248,15 @@ EPISODE_RULES: tuple[Rule[Episode], ...] = (
     ),
     Rule(
         field="extra",
-        holds=lambda episode, _: isinstance(episode.extra, dict),
-        must="must be a mapping of names to JSON values",
+        holds=lambda episode, _: _is_json_object(episode.extra),
+        must="must be a mapping of names to JSON values, NaN and infinity not among them",
         fix="write a JSON object, or {} for nothing",
+    ),
+    Rule(
+        field="behavior_policy",
+        holds=lambda episode, _: bool(episode.behavior_policy),
+        must="must not be empty",
+        fix="name the policy that chose the models, such as 'single:MODEL' or 'uniform'",
     ),
     Rule(
         field="budget_usd",
