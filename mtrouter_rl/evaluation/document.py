@@ -50,7 +50,7 @@ Block = Heading | Paragraph | Code | Picture | Table
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 62rem; margin: 0 auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 68rem; margin: 0 auto;
   padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
 .note { border-left: 4px solid #E69F00; background: #fff8e8; padding: .6rem .9rem; }
@@ -58,10 +58,15 @@ h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.2rem; border-bott
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+td:nth-child(2):last-child { white-space: normal; text-align: left; overflow-wrap: anywhere; }
+th:nth-child(2):last-child { text-align: left; }
 .caption, figcaption { color: #555; font-size: .86rem; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
 pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; font-size: .8rem; }
 code { background: #f2f2f2; padding: 0 .2em; } pre code { padding: 0; }
+@media screen and (max-width: 40rem) { th, td { padding: .3rem .4rem; } .picture { overflow-x: auto; }
+  th:first-child, td:first-child { white-space: normal; max-width: 7.5rem; overflow-wrap: break-word; }
+  .picture img { max-width: none; width: 38rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 7.5pt; }
   th, td { white-space: normal; padding: .15rem .3rem; } .scroll, pre { overflow: visible; }
   pre { white-space: pre-wrap; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
@@ -121,7 +126,7 @@ def _picture_html(picture: Picture) -> str:
     data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
     text = html.escape(picture.text)
     image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+    return f'<figure><div class="picture">{image}</div><figcaption>{text}</figcaption></figure>'
 
 
 def _table_html(table: Table) -> str:

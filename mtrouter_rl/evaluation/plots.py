@@ -20,6 +20,7 @@ from mtrouter_rl.evaluation.labels import Label, place_labels
 from mtrouter_rl.evaluation.metrics import model_share_by_turn, running_share_by_turn
 from mtrouter_rl.evaluation.results import ResultRow, Results, single_model_points
 from mtrouter_rl.evaluation.statistics import Interval
+from mtrouter_rl.evaluation.tables import format_number
 from mtrouter_rl.records import FloatArray, TracedEpisode
 
 MODEL_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#BBBBBB", "#F0E442", "#000000")
@@ -82,7 +83,10 @@ def model_share_by_task_figure(row: ResultRow, model_names: Sequence[str]) -> Fi
         model_names: Names of the pool, in pool order, length M.
     """
     figure, axes = _figure(width=8.2, height=1.6 + 0.32 * max(1, len(row.model_share_by_task)))
-    shares = {f"{task}  ({row.score_by_task[task]:.0f})": share for task, share in row.model_share_by_task.items()}
+    shares = {
+        f"{task}  ({format_number(row.score_by_task[task], decimals=0)})": share
+        for task, share in row.model_share_by_task.items()
+    }
     _stacked_bars(axes, shares, model_names)
     _left_title(figure, f"{row.label}, {row.split} split: model by task (mean score)")
     return figure

@@ -137,7 +137,8 @@ def _warnings(results: Results) -> list[str]:
     """What a reader must know before believing the tables."""
     n_failed = sum(row.n_failed for row in results.rows)
     n_over = sum(row.budget_violations for row in results.rows)
-    notes = []
+    notes = [] if results.estimator is None else [f"**Nothing was run:** the numbers are {results.estimator}."]
+    notes += results.notes
     if n_failed:
         notes.append(f"{n_failed} episode(s) broke for outside reasons; they are counted here and not scored.")
     if n_over:
@@ -150,7 +151,8 @@ def _pictures(plots: Path, split: str) -> list[Block]:
     found: dict[Path, Block] = {}
     for start, text in _FIGURE_TEXTS.items():
         for path in sorted(plots.glob(f"{start}_{split}*.png")):
-            found[path] = Picture(path=path, text=f"{text} ({split} split)")
+            policy = path.stem.removeprefix(f"{start}_{split}").lstrip("_")
+            found[path] = Picture(path=path, text=f"{text} ({f'{policy}, ' if policy else ''}{split} split)")
     return list(found.values())
 
 

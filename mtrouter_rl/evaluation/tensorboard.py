@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
@@ -58,17 +60,20 @@ _ROW_FIELDS = (
     "n_episodes",
 )
 _INTERVAL_FIELDS = ("score_ci95", "cost_usd_ci95", "return_ci95")
+_FIRST_HPARAMS = ("policy", "role")
 _HPARAM_METRICS = ("return_mean", "score_mean", "cost_usd_mean", "cost_saved_share", "hull_gain", "switches_mean")
 
 
 class TensorBoardSink:
     """A `MetricSink` that writes to a TensorBoard run; use it in a `with` statement, which writes the last points.
 
-    A value that is NaN or infinite is written as it is: a training that diverges is to be seen.
+    A value that is NaN or infinite is written as it is: a training that diverges is to be seen. Without a point there is
+    no file, so that a training without curves is no empty run.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(log_dir=str(folder))
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Record one point of a curve.
@@ -82,11 +87,14 @@ class TensorBoardSink:
             UnknownNameError: If the table of metric names has no such name.
         """
         check_name(name)
+        if self._writer is None:
+            self._writer = SummaryWriter(log_dir=str(self._folder))
         self._writer.add_scalar(name, value, global_step=step)
 
     def close(self) -> None:
         """Write what is buffered and close the file. May be called twice."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -309,7 +317,20 @@ def _write_comparison(writer: SummaryWriter, evaluation: _Evaluation) -> None:
     experiment, _, _ = hparams_summaries(  # type: ignore[no-untyped-call]
         _all_hparams(evaluation), _hparam_metrics(results)
     )
+    _put_policy_first(experiment)
     writer._get_file_writer().add_summary(experiment)  # type: ignore[no-untyped-call]
+
+
+def _put_policy_first(experiment: Summary) -> None:
+    """Have the HParams page show who is compared among its first columns, which are the only ones it shows at once.
+
+    It sorts by name, after those that are marked as differing between runs.
+    """
+    plugin = experiment.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name in _FIRST_HPARAMS
+    plugin.content = data.SerializeToString()
 
 
 def _all_hparams(evaluation: _Evaluation) -> dict[str, str | int | float]:

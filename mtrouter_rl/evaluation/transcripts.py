@@ -12,6 +12,8 @@ from mtrouter_rl.records import TracedEpisode, Turn
 MAX_CHARACTERS = 160
 """Longest action or observation shown; longer ones end in an ellipsis."""
 
+_MODELS_PER_LINE = 3
+
 
 def choose_keys(policies: Mapping[str, Sequence[TracedEpisode]], *, n_keys: int) -> tuple[EpisodeKey, ...]:
     """Episodes worth reading, the same for every policy, so that transcripts can be compared.
@@ -39,8 +41,9 @@ def choose_keys(policies: Mapping[str, Sequence[TracedEpisode]], *, n_keys: int)
 def transcript_markdown(traced: TracedEpisode, model_names: Sequence[str]) -> str:
     """One episode as Markdown.
 
-    The last column lists, per model, its action value (if the router has any) and the probability it was given; the
-    chosen model is bold.
+    The outcome of a turn is the score that it gained, what it cost, and its error if there was one. The last column
+    lists, per model, its action value (if the router has any) and the probability it was given; the chosen model is
+    bold. Columns are few and lines short, because TensorBoard breaks the words of a column that gets no room.
 
     Args:
         traced: The episode.
@@ -68,8 +71,8 @@ def transcript_markdown(traced: TracedEpisode, model_names: Sequence[str]) -> st
         "",
         f"First observation: {shorten(episode.first_observation, limit=2 * MAX_CHARACTERS)}",
         "",
-        "| turn | model | action | observation | error | USD | gain | Q-value (probability) per model |",
-        "|---:|---|---|---|---|---:|---:|---|",
+        "| turn and model | action | observation | outcome | Q-value (probability) per model |",
+        "|---|---|---|---|---|",
     ]
     lines += [_turn_line(index, traced, model_names) for index in range(len(episode.turns))]
     return "\n".join(lines) + "\n"
@@ -103,17 +106,22 @@ def _ending(turns: Sequence[Turn]) -> str:
 def _turn_line(index: int, traced: TracedEpisode, model_names: Sequence[str]) -> str:
     turn = traced.episode.turns[index]
     served = "" if turn.served_model == turn.model else f" (served by {_cell(turn.served_model)})"
+    gain = format_number(SCORE_PER_UTILITY * turn.utility_gain, decimals=1, sign=True)
+    error = f"; {_cell(turn.error)}" if turn.error else ""
     cells = (
-        str(index + 1),
-        f"{_cell(turn.model)}{served}",
+        f"{index + 1} {_cell(turn.model)}{served}",
         shorten(turn.action_text),
         shorten(turn.observation_text),
-        _cell(turn.error),
-        format_usd(turn.cost_usd),
-        format_number(SCORE_PER_UTILITY * turn.utility_gain, decimals=1, sign=True),
-        ", ".join(_opinion(index, number, traced, model_names) for number in range(len(model_names))),
+        f"{gain} for {format_usd(turn.cost_usd)} USD{error}",
+        _in_lines([_opinion(index, number, traced, model_names) for number in range(len(model_names))]),
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _in_lines(texts: Sequence[str]) -> str:
+    """Texts listed in the lines of a table cell."""
+    starts = range(0, len(texts), _MODELS_PER_LINE)
+    return "<br>".join(", ".join(texts[start : start + _MODELS_PER_LINE]) for start in starts)
 
 
 def _opinion(turn: int, model: int, traced: TracedEpisode, model_names: Sequence[str]) -> str:

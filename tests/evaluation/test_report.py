@@ -39,6 +39,7 @@ def test_both_forms_hold_verdict_tables_figures_and_provenance(run_folder, resul
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert len(links) == 10
     assert all((run_folder / link).is_file() for link in links)
+    assert "mean score of the task (fitted-q, test split)" in text
     assert verdict(results, "test") in text
     assert str(run_folder) not in page + text
 

@@ -52,6 +52,12 @@ def test_sink_writes_points_and_refuses_unknown_names(tmp_path):
     assert np.isnan(read(tmp_path).Scalars("train/td_loss")[0].value)
 
 
+def test_a_sink_without_points_leaves_no_run(tmp_path):
+    with TensorBoardSink(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_run_per_policy_and_no_other(folder):
     assert {path.name for path in folder.iterdir()} == {*POLICIES, "comparison"}
     assert not [
@@ -121,6 +127,7 @@ def test_hparams_stay_in_the_policys_run(folder):
     assert values == {"policy": "fitted-q", "role": "learned router", "cost_weight": 0.5, "learning_rate": 0.001}
     experiment = hparams_data(read(folder / "comparison"), hparams_metadata.EXPERIMENT_TAG).experiment
     assert {info.name for info in experiment.hparam_infos} == {"policy", "role", "cost_weight", "learning_rate"}
+    assert {info.name for info in experiment.hparam_infos if info.differs} == {"policy", "role"}
     metrics = {info.name.tag for info in experiment.metric_infos}
     assert {"eval/test/return_mean", "eval/ood/cost_usd_mean"} <= metrics
     assert metrics <= set(read(folder / "fitted-q").Tags()["scalars"])

@@ -26,10 +26,10 @@ def test_every_turn_shows_model_action_error_cost_and_values():
     assert "### boil, variation 3, seed 8" in text
     assert "score **10.0** for **0.101 USD** in 2 turns; stopped by a limit" in text
     first, second = text.splitlines()[-2:]
-    assert first.startswith("| 1 | tiny | tiny opens &#124; the &#42;door&#42; | The door is &lt;open&gt;.")
-    assert first.endswith("|  | 0.00100 | +10.0 | **tiny 0.125 (50%)**, middle 0.500 (25%), big 0.250 (25%) |")
-    assert "| big (served by middle) |" in second
-    assert "| unknown&#95;action | 0.100 | 0.0 |" in second
+    assert first.startswith("| 1 tiny | tiny opens &#124; the &#42;door&#42; | The door is &lt;open&gt;.")
+    assert first.endswith("| +10.0 for 0.00100 USD | **tiny 0.125 (50%)**, middle 0.500 (25%), big 0.250 (25%) |")
+    assert "| 2 big (served by middle) |" in second
+    assert "| 0.0 for 0.100 USD; unknown&#95;action |" in second
     assert "**big 0.300 (100%)**" in second
 
 
@@ -38,6 +38,11 @@ def test_values_may_be_missing():
     assert text.splitlines()[-1].endswith("| tiny, middle, **big** |")
     empty = transcript_markdown(TracedEpisode(episode=make_episode([])), MODELS)
     assert "in 0 turns; stopped before its first call" in empty
+
+
+def test_many_models_are_listed_in_lines():
+    text = transcript_markdown(TracedEpisode(episode=example().episode), ("a", "b", "c", "tiny", "big"))
+    assert text.splitlines()[-1].endswith("| a, b, c<br>tiny, **big** |")
 
 
 def test_wrong_shapes_are_refused():
