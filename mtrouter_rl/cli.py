@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtrouter_rl import __version__
-from mtrouter_rl.commands import import_log, study_log
+from mtrouter_rl.commands import ADDERS
 from mtrouter_rl.envs.factory import EnvConfig, resolve_env
 from mtrouter_rl.envs.logged import LOG_ONLY, logged_env
 from mtrouter_rl.errors import MTRouterError
@@ -25,6 +25,14 @@ The usual order:
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
   mtrouter-rl report RUN                 table, plots, TensorBoard, HTML page
+
+With logs of your own:
+  mtrouter-rl import FORMAT PATH... --pool CARD --out LOG
+                                         turn another program's log into a dataset
+  mtrouter-rl validate | split | reprice | export
+                                         check it, part it, price it anew, hand it on
+  mtrouter-rl study-log LOG              compare single-turn routers on a log that cannot be run again
+  mtrouter-rl one-turn LOG               the metrics of query x model tables
 """
 
 
@@ -372,8 +380,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_train,
         _add_evaluate,
         _add_report,
-        import_log.add,
-        study_log.add,
+        *ADDERS,
     )
     for add in adders:
         add(commands)

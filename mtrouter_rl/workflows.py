@@ -1,6 +1,7 @@
 """The steps that the commands are made of: collect, train, evaluate. `study` is these in order."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from mtrouter_rl.agents.saving import RECORD_FILE, Provenance
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
 from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info, fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE
+from mtrouter_rl.datasets.leaks import check_sibling_splits
 from mtrouter_rl.datasets.splits import check_no_leak, evaluation_specs, sample_specs
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
@@ -33,6 +35,8 @@ from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -216,6 +220,8 @@ def _load_log(request: TrainRequest) -> Dataset:
     dataset.info.check_pool(request.config.pool)
     if dataset.info.env == request.config.card.name and dataset.info.origin == "collected":
         check_no_leak(dataset.episodes, request.config.card)
+    for leak in check_sibling_splits(request.dataset, dataset):
+        logger.warning("%s: weak evidence of a leak into a split beside it: %s", request.dataset, leak)
     return dataset
 
 

@@ -11,7 +11,23 @@ BUILTIN = [(name, key) for name, value in REGISTRIES.items() for key in value.bu
 
 
 def test_there_are_registries():
-    assert set(REGISTRIES) == {"TASK_FAMILIES", "BACKENDS", "ENCODERS", "ALGORITHMS"}
+    assert set(REGISTRIES) == {
+        "TASK_FAMILIES",
+        "BACKENDS",
+        "ENCODERS",
+        "ALGORITHMS",
+        "IMPORTERS",
+        "EXPORTERS",
+        "RESTORERS",
+    }
+
+
+def test_groups_are_different():
+    assert len({one.group for one in REGISTRIES.values()}) == len(REGISTRIES)
+
+
+def test_whatever_is_restored_is_exported():
+    assert set(registry.RESTORERS.builtin) <= set(registry.EXPORTERS.builtin)
 
 
 @pytest.mark.parametrize(("name", "key"), BUILTIN, ids=lambda value: value)

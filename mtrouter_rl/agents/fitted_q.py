@@ -1,12 +1,10 @@
 """Fitted-Q iteration over the joint history-model Q-function, and the training that all Q-based agents share."""
 
-from dataclasses import replace
 from typing import Annotated, ClassVar, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from mtrouter_rl.agents.base import NullSink, TrainingContext
+from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.learners import QLearnerName, QLearning, q_learner
 from mtrouter_rl.agents.networks import HistoryLayout
 from mtrouter_rl.agents.parameters import (
@@ -26,14 +24,7 @@ from mtrouter_rl.pools.card import Frozen
 
 
 class QParameters(JointParameters, LoopParameters):
-    """What every agent with a joint Q-function has: the sizes of the network and the training loop.
-
-    Attributes:
-        n_trainings: How many networks are trained from different starts on different mini-batches; the router averages
-            them all. What a single training happens to overrate is averaged out, at that many times the time.
-    """
-
-    n_trainings: PositiveInt = 1
+    """What every agent with a joint Q-function has: the sizes of the network and the training loop."""
 
 
 class FittedQParameters(QParameters):
@@ -153,18 +144,13 @@ def train_q_router(
     layout = HistoryLayout.of_features(features)
     model_features = features.model_features.tolist()
     factory = JointQFunctionFactory.of(layout, parameters, model_features=model_features)
-    identity = training_identity(context, card, parameters)
-    iterates = [
-        iterate
-        for number in range(parameters.n_trainings)
-        for iterate in train(
-            q_learner(learning, factory),
-            transitions,
-            loop=parameters,
-            context=_context_of_training(context, number),
-            identity=identity,
-        )
-    ]
+    iterates = train(
+        q_learner(learning, factory),
+        transitions,
+        loop=parameters,
+        context=context,
+        identity=training_identity(context, card, parameters),
+    )
     settings = QNetworkSettings(
         layout=layout,
         sizes=JointParameters(**{name: getattr(parameters, name) for name in JointParameters.model_fields}),
@@ -178,17 +164,4 @@ def train_q_router(
         settings=settings,
         weights=stack_critics(iterates),
         provenance=provenance(context, card, parameters),
-    )
-
-
-def _context_of_training(context: TrainingContext, number: int) -> TrainingContext:
-    """Context of the `number`-th network, from 0: seed and checkpoints of its own; the first one draws the curves."""
-    if number == 0:
-        return context
-    folder = context.checkpoint_folder
-    return replace(
-        context,
-        seed=int(np.random.SeedSequence([context.seed, number]).generate_state(1)[0]),
-        checkpoint_folder=None if folder is None else folder / f"training-{number + 1}",
-        metrics=NullSink(),
     )

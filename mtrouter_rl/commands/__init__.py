@@ -1,1 +1,14 @@
 """Commands about logs, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
+
+from mtrouter_rl.commands import export, import_log, one_turn, reprice, split, study_log, validate
+
+ADDERS = (
+    import_log.add,
+    validate.add,
+    split.add,
+    reprice.add,
+    export.add,
+    study_log.add,
+    one_turn.add,
+)
+"""One function for every command of this package, in the order of `--help`."""

@@ -79,6 +79,16 @@ def _column(records: Sequence[RecordT], field: pa.Field, get: Callable[[RecordT]
         ) from error
 
 
+def _extra_text(episode: Episode) -> str:
+    try:
+        return json.dumps(dict(episode.extra), sort_keys=True, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"episode '{episode.episode_id}': extra is {episode.extra!r:.80}, must be a mapping of names to JSON values: "
+            f"{error}"
+        ) from error
+
+
 def episodes_to_table(episodes: Sequence[Episode]) -> pa.Table:
     """Episode rows, without their turns. Inverse: `table_to_episode_fields`.
 
@@ -88,7 +98,7 @@ def episodes_to_table(episodes: Sequence[Episode]) -> pa.Table:
     n_turns = sum(len(episode.turns) for episode in episodes)
     schema = EPISODE_SCHEMA.with_metadata({N_TURNS_KEY: str(n_turns).encode()})
     getters: dict[str, Callable[[Episode], object]] = {name: attrgetter(name) for name in schema.names}
-    getters["extra"] = lambda episode: json.dumps(dict(episode.extra), sort_keys=True, ensure_ascii=False)
+    getters["extra"] = lambda episode: _extra_text(episode)
     columns = [_column(episodes, field, getters[field.name]) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 

@@ -13,8 +13,8 @@ def as_one_decision(dataset: Dataset) -> tuple[Dataset, FilterReport]:
     """Every completed episode that one model played throughout as an episode of a single turn.
 
     That turn has the episode's whole utility, cost and tokens, and its last observation; what was said in between is left
-    out. A router is trained on what is known before the first move. The propensity is unknown: who decided which model plays which episode
-    is not in the log.
+    out. A router is trained on what is known before the first move. The propensity is unknown: who decided which model
+    plays which episode is not in the log.
 
     Returns:
         The dataset, and a report of the episodes that were left out because they failed, are empty or change the model.

@@ -22,6 +22,7 @@ from mtrouter_rl.datasets import columns
 from mtrouter_rl.datasets.info import INFO_FILE, SCHEMA_VERSION, DatasetInfo, read_info, stored_version
 from mtrouter_rl.datasets.upgrade import upgrade_episodes
 from mtrouter_rl.datasets.validation import (
+    MAX_LISTED,
     Context,
     ShardFiles,
     Violation,
@@ -75,14 +76,18 @@ class Dataset:
     episodes: tuple[Episode, ...]
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Dataset":
+    def load(cls, folder: Path | str, *, max_listed: int = MAX_LISTED) -> "Dataset":
         """Load a dataset and check every rule.
 
         A shard that a killed collection left unfinished is not loaded, and said in the log.
 
+        Args:
+            folder: Where it is.
+            max_listed: How many broken rules an error lists before it only counts them.
+
         Raises:
             DatasetError: If the folder is no dataset, a file is missing or unreadable, or a rule is broken; names file,
-                episode, turn, field, value, rule and fix of the first 20 violations.
+                episode, turn, field, value, rule and fix of the first violations.
         """
         folder = Path(folder)
         info = read_info(folder)
@@ -91,7 +96,8 @@ class Dataset:
         if unfinished:
             logger.warning("%s: shard(s) %s are unfinished and are not loaded", folder, unfinished)
         is_old = stored_version(folder) != SCHEMA_VERSION
-        log, context, episodes, ids = ViolationLog(), Context.of(info), list[Episode](), list[tuple[str, str]]()
+        log, context = ViolationLog(max_listed=max_listed), Context.of(info)
+        episodes, ids = list[Episode](), list[tuple[str, str]]()
         for index in sorted(shards["episodes"]):
             loaded = _load_shard(folder, ShardFiles.of(index), context=context, log=log, is_old=is_old)
             episodes += loaded

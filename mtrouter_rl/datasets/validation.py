@@ -58,20 +58,22 @@ class Violation:
 
 @dataclass
 class ViolationLog:
-    """Collects violations, keeps the first `MAX_LISTED`, and raises them as one error.
+    """Collects violations, keeps the first ones, and raises them as one error.
 
     Attributes:
+        max_listed: How many are kept.
         listed: The first violations.
         n_violations: How many there are in all.
     """
 
+    max_listed: int = MAX_LISTED
     listed: list[Violation] = field(default_factory=list)
     n_violations: int = 0
 
     def add(self, violation: Violation) -> None:
         """Record one violation."""
         self.n_violations += 1
-        if len(self.listed) < MAX_LISTED:
+        if len(self.listed) < self.max_listed:
             self.listed.append(violation)
 
     def raise_if_any(self, subject: str) -> None:
@@ -81,7 +83,7 @@ class ViolationLog:
             subject: What breaks the rules, for the first line of the message.
 
         Raises:
-            DatasetError: If anything was recorded; lists at most `MAX_LISTED` violations and counts the rest.
+            DatasetError: If anything was recorded; lists at most `max_listed` violations and counts the rest.
         """
         if not self.n_violations:
             return

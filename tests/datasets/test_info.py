@@ -24,7 +24,8 @@ def test_bytes_do_not_depend_on_the_order_of_the_call(info):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema_version", 2, "must be 1"),
+        ("schema_version", 1, "must be 2"),
+        ("schema_version", 3, "must be 2"),
         ("dataset_id", "toy", "name-vN"),
         ("dataset_id", "toy-v0", "name-vN"),
         ("dataset_id", "a/b-v1", "name-vN"),
@@ -34,6 +35,9 @@ def test_bytes_do_not_depend_on_the_order_of_the_call(info):
         ("seed", -1, "greater than or equal"),
         ("split", "dev", "Input should be"),
         ("budget_usd", float("inf"), "finite"),
+        ("origin", "downloaded", "'collected' or 'imported'"),
+        ("propensities", "none", "'exact', 'estimated' or 'unknown'"),
+        ("assumptions", "one sentence", "valid tuple"),
     ],
 )
 def test_fields_are_checked(info, field, value, message):
@@ -49,8 +53,15 @@ def test_models_are_unique(info):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, r"info.json: schema_version is 2, must be 1; use the package version"),
-        ({"schema_version": None}, "schema_version is None, must be 1"),
+        (
+            {"schema_version": 3},
+            r"info\.json: schema_version is 3, must be 2 \(or an older one .*: 1\); use the package",
+        ),
+        ({"schema_version": 0}, "schema_version is 0, must be 2"),
+        ({"schema_version": None}, "schema_version is None, must be 2"),
+        ({"schema_version": True}, "schema_version is True, must be 2"),
+        ({"schema_version": "2"}, "schema_version is '2', must be 2"),
+        ({"origin": "bought"}, r"field 'origin' is 'bought'"),
         ({"seed": "3"}, r"field 'seed' is '3'"),
         ({"encoder": "minilm"}, r"field 'encoder'.*Extra"),
     ],
@@ -77,6 +88,16 @@ def test_not_a_dataset(tmp_path):
         read_info(tmp_path)
     with pytest.raises(DatasetError, match="no such folder"):
         read_info(tmp_path / "nowhere")
+
+
+def test_what_an_imported_log_says_of_itself_survives(info, tmp_path):
+    imported = changed(info, origin="imported", propensities="unknown", assumptions=("Prices are those of May.",))
+    assert parse_info(imported.to_json(), tmp_path) == imported
+
+
+def test_what_a_log_calls_a_model_does_not_matter(info, pool):
+    renamed = pool.models[0].model_copy(update={"aliases": ("cheap-2025-05-01",)})
+    info.check_pool(pool.model_copy(update={"models": (renamed, *pool.models[1:])}))
 
 
 def test_same_pool_under_another_name_is_taken(info, pool):

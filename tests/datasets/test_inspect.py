@@ -1,7 +1,9 @@
+import dataclasses
 import json
 
 import pytest
 
+from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.inspect import format_summary, summarize
 from mtrouter_rl.datasets.store import Dataset
 
@@ -58,3 +60,29 @@ def test_empty_dataset(info):
     assert summary["score_mean"] is None
     assert summary["models"]["cheap"]["share"] is None
     assert "mean -" in format_summary(summary)
+
+
+def test_an_imported_log_says_what_it_does_not_know(info, make_episode):
+    lacking = make_episode(1, 3, usage_source="reconstructed")
+    turns = (dataclasses.replace(lacking.turns[0], propensity=None), *lacking.turns[1:])
+    says = {"origin": "imported", "propensities": "unknown", "assumptions": ("Prices are those of May.",)}
+    imported = DatasetInfo.model_validate(info.model_dump() | says)
+    dataset = Dataset(info=imported, episodes=(dataclasses.replace(lacking, turns=turns), make_episode(2, 1)))
+    summary = summarize(dataset)
+    assert (summary["origin"], summary["propensities"], summary["n_reconstructed"]) == ("imported", "unknown", 1)
+    known = [turn.propensity for episode in dataset.episodes for turn in episode.turns][1:]
+    assert summary["propensity"]["n_unknown"] == 1
+    assert summary["propensity"]["mean"] == pytest.approx(sum(known) / 3)
+    text = format_summary(summary)
+    for part in (
+        "imported",
+        "unknown, missing in 1 turns",
+        "reconstructed in 1 episodes",
+        "- Prices are those of May.",
+    ):
+        assert part in text
+
+
+def test_a_collected_log_knows_everything(summary):
+    assert (summary["origin"], summary["propensities"], summary["assumptions"]) == ("collected", "exact", [])
+    assert (summary["n_reconstructed"], summary["propensity"]["n_unknown"]) == (0, 0)

@@ -168,7 +168,8 @@ def with_last(episode, **changes):
     ("change", "message"),
     [
         ({"propensity": 0.0}, r"turns-00000\.parquet, episode 'boil-v0-s1', turn 2: propensity is 0\.0"),
-        ({"propensity": None}, r"episode 'boil-v0-s1', turn 2: propensity is null"),
+        ({"propensity": None}, r"turns-00000\.parquet, episode 'boil-v0-s1', turn 2: propensity is None, must be in"),
+        ({"latency_s": None}, r"episode 'boil-v0-s1', turn 2: latency_s is None, must be finite and >= 0"),
         ({"action_text": "\ud800"}, r"column 'action_text' cannot be written as string.*lone surrogates"),
         ({"latency_s": "fast"}, r"column 'latency_s' cannot be written as double"),
     ],
@@ -178,6 +179,42 @@ def test_a_broken_log_is_not_written(tmp_path, info, make_episode, change, messa
     with pytest.raises(DatasetError, match=message):
         writer.write_shard(0, [TracedEpisode(episode=with_last(make_episode(1, 3), **change))])
     assert sorted(contents(tmp_path)) == [INFO_FILE]
+
+
+def test_a_broken_episode_is_not_written(tmp_path, info, make_episode):
+    writer = DatasetWriter(tmp_path, info)
+    message = r"episode 'boil-v0-s1': usage_source is 'guessed', must be one of logged, reconstructed"
+    with pytest.raises(DatasetError, match=message):
+        writer.write_shard(0, [TracedEpisode(episode=make_episode(1, 3, usage_source="guessed"))])
+    assert sorted(contents(tmp_path)) == [INFO_FILE]
+
+
+@pytest.mark.parametrize(
+    ("origin", "propensities", "is_taken"),
+    [
+        ("imported", "unknown", True),
+        ("imported", "exact", False),
+        ("imported", "estimated", False),
+        ("collected", "unknown", False),
+    ],
+)
+def test_only_an_imported_log_of_unknown_propensities_may_lack_both(
+    tmp_path, info, make_episode, origin, propensities, is_taken
+):
+    says = {"origin": origin, "propensities": propensities, "assumptions": ("Written by hand.",)}
+    imported = DatasetInfo.model_validate(info.model_dump() | says)
+    episode = with_last(
+        make_episode(1, 3, usage_source="reconstructed", extra={"run": "a", "n": [1, None], "ü": {"x": 0.5}}),
+        propensity=None,
+        latency_s=None,
+    )
+    writer = DatasetWriter(tmp_path, imported)
+    if is_taken:
+        writer.write_shard(0, [TracedEpisode(episode=episode)])
+        assert Dataset.load(tmp_path).episodes == (episode,)
+    else:
+        with pytest.raises(DatasetError, match=r"turn 2: (propensity|latency_s) is None"):
+            writer.write_shard(0, [TracedEpisode(episode=episode)])
 
 
 def test_writer_checks_ids_hidden_and_index(tmp_path, info, make_episode):

@@ -44,7 +44,15 @@ VALUE_RULES = [
     ("turns", put(1, propensity=0.0), AT + r"propensity is 0\.0, must be in \(0, 1\]; log the behaviour policy's prob"),
     ("turns", put(1, propensity=1.0001), AT + r"propensity is 1\.0001, must be in"),
     ("turns", put(1, propensity=math.nan), AT + r"propensity is nan, must be in"),
-    ("turns", put(1, propensity=None), AT + r"propensity is null \(first of 1 rows\), must have a value"),
+    (
+        "turns",
+        put(1, propensity=None),
+        AT + r"propensity is None, must be in \(0, 1\].*where nobody knows it, info\.json",
+    ),
+    ("turns", put(1, latency_s=None), AT + r"latency_s is None, must be finite and >= 0; log the duration"),
+    ("turns", put(1, cost_usd=None), AT + r"cost_usd is null \(first of 1 rows\), must have a value"),
+    ("turns", put(1, n_output=None), AT + r"n_output is null \(first of 1 rows\), must have a value"),
+    ("turns", put(1, model=None), AT + r"model is null"),
     ("turns", put(1, action_mask=[True, None]), AT + r"action_mask is null"),
     ("turns", put(1, warm=None), AT + r"warm is null"),
     ("turns", put(1, cost_usd=0.0), AT + r"cost_usd is 0\.0, must be .*tokens times the prices of 'strong' in info"),
@@ -86,6 +94,25 @@ VALUE_RULES = [
     ),
     ("episodes", put(3, episode_id="boil-v0-s6"), r"episodes-00001\.parquet, .*used before in episodes-00000\.parquet"),
     ("episodes", put(0, task=None), OF + r"task is null"),
+    (
+        "episodes",
+        put(0, usage_source="guessed"),
+        OF + r"usage_source is 'guessed', must be one of logged, reconstructed",
+    ),
+    ("episodes", put(0, usage_source=None), OF + r"usage_source is null"),
+    (
+        "episodes",
+        put(0, extra="[1]"),
+        OF + r"extra is \[1\], must be a mapping of names to JSON values, NaN and .*; write a JSON",
+    ),
+    (
+        "episodes",
+        put(0, extra='{"x": NaN}'),
+        OF + r"extra is \{'x': nan\}, must be a mapping of names to JSON values, NaN",
+    ),
+    ("episodes", put(0, behavior_policy=""), OF + r"behavior_policy is '', must not be empty"),
+    ("episodes", put(0, extra="{"), r"episode 'boil-v0-s1': column 'extra' holds text that is not JSON"),
+    ("episodes", put(0, extra=None), OF + r"extra is null"),
     ("episodes", put(0, episode_id=None), r"episode '\(null\)': episode_id is null"),
 ]
 
@@ -94,6 +121,41 @@ VALUE_RULES = [
 def test_every_rule_says_where_what_and_why(folder, kind, change, message):
     rewrite(folder, kind, change)
     with pytest.raises(DatasetError, match=message):
+        Dataset.load(folder)
+
+
+def say(folder, **changes):
+    path = folder / "info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"origin": "imported"}, "propensity", AT + r"propensity is None"),
+        ({"origin": "imported", "propensities": "estimated"}, "propensity", AT + r"propensity is None"),
+        ({"propensities": "unknown"}, "latency_s", AT + r"latency_s is None"),
+    ],
+)
+def test_a_null_needs_its_own_permission(folder, changes, field, message):
+    say(folder, **changes)
+    rewrite(folder, "turns", put(1, **{field: None}))
+    with pytest.raises(DatasetError, match=message):
+        Dataset.load(folder)
+
+
+def test_an_imported_log_may_lack_propensities_and_latencies(folder):
+    say(folder, origin="imported", propensities="unknown")
+    rewrite(folder, "turns", put(1, propensity=None, latency_s=None))
+    turn = Dataset.load(folder).episodes[0].turns[1]
+    assert (turn.propensity, turn.latency_s) == (None, None)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, math.nan])
+def test_a_known_propensity_of_an_imported_log_keeps_its_rule(folder, value):
+    say(folder, origin="imported", propensities="unknown")
+    rewrite(folder, "turns", put(1, propensity=value))
+    with pytest.raises(DatasetError, match=AT + "propensity is"):
         Dataset.load(folder)
 
 
@@ -112,6 +174,14 @@ def test_tolerances(folder, info):
             "turns",
             lambda table: table.drop_columns("propensity"),
             r"turns-00000\.parquet: column 'propensity' is missing",
+        ),
+        *(
+            (
+                "episodes",
+                lambda table, name=name: table.drop_columns(name),
+                rf"episodes-00000\.parquet: column '{name}' is missing, must be there, of type string",
+            )
+            for name in ("usage_source", "extra")
         ),
         ("episodes", lambda table: table.drop_columns("task"), r"episodes-00000\.parquet: column 'task' is missing"),
         (

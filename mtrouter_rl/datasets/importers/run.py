@@ -12,7 +12,9 @@ from tqdm import tqdm
 from mtrouter_rl import __version__
 from mtrouter_rl.datasets.importers.base import Importer, ImportReport, ImportSource
 from mtrouter_rl.datasets.info import DatasetInfo
+from mtrouter_rl.datasets.leaks import check_sibling_splits, sibling_splits
 from mtrouter_rl.datasets.rewrite import write_dataset
+from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.datasets.validation import Context, ShardFiles, ViolationLog, check_episodes
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -21,6 +23,7 @@ from mtrouter_rl.registry import IMPORTERS
 
 REPORT_FILE = "import-report.json"
 _FILES = ShardFiles.of(0)
+_MAX_INT64 = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,8 @@ def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportR
         UnknownNameError: If the format or an option is unknown.
         InvalidConfigError: If an option is out of range.
         DatasetError: If nothing at all could be imported (the report is in the message), a path does not exist, `out`
-            holds something else, or the disk refuses it.
+            holds something else, the disk refuses it, or the log leaks into a split that lies beside it (the dataset is
+            then there, and must not be used with that split).
     """
     importer = make_importer(request.format, request.options)
     report = ImportReport(format=request.format, assumptions=importer.assumptions)
@@ -88,8 +92,11 @@ def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportR
         write_dataset(request.out, draft, traced, overwrite=request.overwrite)
     except DatasetError as error:
         if report.n_episodes == 0 and report.n_rejected:
-            raise DatasetError(f"nothing could be imported:\n{report}") from error
+            raise DatasetError(f"nothing could be imported: {error}\n{report}") from error
         raise
+    if sibling_splits(request.out):  # only then is the whole log read again
+        for leak in check_sibling_splits(request.out, Dataset.load(request.out)):
+            report.note("text that stands in a split beside it as well", source=leak.train[0], detail=str(leak))
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
     (request.out / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return report
@@ -143,7 +150,40 @@ def _sound(episodes: Iterator[Episode], context: Context, report: ImportReport) 
                 n_turns=n_turns,
             )
             continue
+        unwritable = next(_unwritable(episode), None)
+        if unwritable is not None:
+            where, detail = unwritable
+            report.reject(
+                "text or number that no file takes", source=episode.episode_id + where, detail=detail, n_turns=n_turns
+            )
+            continue
         seen.add(episode.episode_id)
         report.n_episodes += 1
         report.n_turns += n_turns
         yield episode
+
+
+def _unwritable(episode: Episode) -> Iterator[tuple[str, str]]:
+    """Where an episode holds half a surrogate pair, which JSON can escape but is no text, or an integer over 64 bits."""
+    extra = json.dumps(dict(episode.extra), ensure_ascii=False)
+    texts = (episode.episode_id, episode.task, episode.task_text, episode.first_observation, extra)
+    if not all(map(_is_text, texts)):
+        yield "", "half a surrogate pair"
+    if max(episode.variation, episode.seed, episode.max_turns) > _MAX_INT64:
+        yield "", "integer over 64 bits"
+    for index, turn in enumerate(episode.turns):
+        if not (_is_text(turn.action_text) and _is_text(turn.observation_text) and _is_text(turn.error)):
+            yield f", turn {index}", "half a surrogate pair"
+        usage = turn.usage
+        if max(usage.n_fresh, usage.n_cached, usage.n_written, usage.n_output) > _MAX_INT64:
+            yield f", turn {index}", "integer over 64 bits"
+
+
+def _is_text(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

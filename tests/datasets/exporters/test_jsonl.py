@@ -54,7 +54,8 @@ def test_equal_datasets_give_equal_bytes(export, folder, tmp_path):
 
 def test_value_that_json_does_not_know_is_not_written(tmp_path, info, make_episode):
     writer = DatasetWriter(tmp_path / "log", info)
-    writer.write_shard(0, [TracedEpisode(episode=make_episode(1, 1, extra={"progress": float("nan")}))])
+    hidden = ({"progress": float("nan")},)
+    writer.write_shard(0, [TracedEpisode(episode=make_episode(1, 1), hidden=hidden)])
     with pytest.raises(
         DatasetError, match=r"episode 'boil-v0-s1' holds a value that JSON cannot carry: Out of range float"
     ):
