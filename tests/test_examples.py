@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
     "custom_environment.py": r"utility -?\d\.\d\d after \d+ turns for 0\.\d+ USD",
     "gymnasium_loop.py": r"observation: \(\d+,\), of which the last 3 are the action mask",
+    "import_my_log.py": r"(?s)2 left out.*the clone's first choice: quick 0\.\d\d, careful 0\.\d\d",
     "train_on_my_logs.py": r"(?s)trained router: fitted-q\n.*\nfitted-q +.*\nfitted-q - random",
 }
 

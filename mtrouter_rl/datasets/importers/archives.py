@@ -27,6 +27,8 @@ of a tar archive from there on. Deflate cannot pack better than 1032 times; logs
 MIN_BOMB_BYTES = 8 * 2**20
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+ARCHIVE_SUFFIXES = (*_TAR_SUFFIXES, ".zip")
+"""Endings, in lower case, of what is read as an archive."""
 _UNSAFE = "path that leaves the archive"
 _BROKEN = "archive that is cut off or broken"
 _BOMB = "file that unpacks to far too much"

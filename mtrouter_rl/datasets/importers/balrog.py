@@ -15,7 +15,6 @@ from mtrouter_rl.datasets.importers.balrog_files import (
     EpisodeTotals,
     Rows,
     RunKey,
-    UnreadableEpisodeError,
     apportion,
     locate,
     parse_rows,
@@ -23,7 +22,7 @@ from mtrouter_rl.datasets.importers.balrog_files import (
     run_file,
     window_lengths,
 )
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, ModelNames
+from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, ModelNames, UnusableEpisodeError
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
 from mtrouter_rl.pools.card import Frozen
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue, TokenUsage, Turn
@@ -143,7 +142,7 @@ def _paired(report: ImportReport, path: Path) -> Iterator[tuple[RunKey, dict[str
             continue
         try:
             key = locate(file, match, path)
-        except UnreadableEpisodeError as error:
+        except UnusableEpisodeError as error:
             report.reject(error.reason, source=file.source, detail=error.detail)
             continue
         kind = match["kind"]
@@ -185,20 +184,20 @@ class _Converter:
             rows = parse_rows(files["csv"].data) if "csv" in files else None
             n_turns = len(rows.actions) if rows else n_turns
             if parsed is None:
-                raise UnreadableEpisodeError("CSV without its JSON")
+                raise UnusableEpisodeError("CSV without its JSON")
             if rows is None:
-                raise UnreadableEpisodeError("JSON without its CSV")
+                raise UnusableEpisodeError("JSON without its CSV")
             totals, others = parsed
             _check_agreement(key, totals, rows)
             return self._build(key, totals, rows, others)
-        except UnreadableEpisodeError as error:
+        except UnusableEpisodeError as error:
             self._report.reject(error.reason, source=source, detail=error.detail, n_turns=n_turns)
             return None
 
     def _build(self, key: RunKey, totals: EpisodeTotals, rows: Rows, others: dict[str, JsonValue]) -> Episode:
         model = self._names.find(key.submission, totals.model_id)
         if model is None:
-            raise UnreadableEpisodeError("model that is not in the pool", self._names.explain(key.submission))
+            raise UnusableEpisodeError("model that is not in the pool", self._names.explain(key.submission))
         self._note(key, totals, rows)
         limit = self._options.step_limits.get(key.env, 0) if rows.is_done else 0
         mission = f"\nMission: {totals.mission}" if totals.mission is not None else ""
@@ -318,13 +317,13 @@ def _error(action: str, *, is_answered: bool, invalid: frozenset[str]) -> str:
 
 def _check_agreement(key: RunKey, totals: EpisodeTotals, rows: Rows) -> None:
     if totals.task != key.task:
-        raise UnreadableEpisodeError("JSON of another task than its path", f"'{totals.task}' in '{key.episode_id}'")
+        raise UnusableEpisodeError("JSON of another task than its path", f"'{totals.task}' in '{key.episode_id}'")
     if totals.num_steps != len(rows.actions):
-        raise UnreadableEpisodeError(
+        raise UnusableEpisodeError(
             "CSV with another number of turns than its JSON", f"{len(rows.actions)} rows, num_steps {totals.num_steps}"
         )
     if totals.done != rows.is_done:
-        raise UnreadableEpisodeError(
+        raise UnusableEpisodeError(
             "CSV with another end than its JSON", f"Done {rows.is_done} in the last row, done {totals.done}"
         )
 

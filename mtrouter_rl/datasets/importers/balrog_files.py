@@ -19,8 +19,7 @@ from typing import Annotated, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mtrouter_rl.datasets.importers.archives import MAX_FILE_BYTES, LogFile
-from mtrouter_rl.datasets.importers.base import cut
-from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.datasets.importers.base import UnusableEpisodeError, cut
 from mtrouter_rl.records import JsonValue
 
 ESCAPE_CHARACTER = "\u02d8"
@@ -30,20 +29,6 @@ MAX_INT64 = 2**63 - 1
 _RUN_FILE = re.compile(r"(?P<stem>.+)_run_(?P<run>\d+)\.(?P<kind>json|csv)")
 _COLUMNS = ("Step", "Observation", "Action", "Reward", "Done")
 _FLAGS = {"True": True, "False": False}
-
-
-class UnreadableEpisodeError(DatasetError):
-    """An episode that has to be left out.
-
-    Attributes:
-        reason: Why, in general words.
-        detail: What exactly was found.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,18 +151,18 @@ def locate(file: LogFile, match: re.Match[str], root: Path) -> RunKey:
         root: Path that was given to the importer; it names the submission if the path inside does not.
 
     Raises:
-        UnreadableEpisodeError: If the path is not laid out as the benchmark does.
+        UnusableEpisodeError: If the path is not laid out as the benchmark does.
     """
     parts = (*_parents(file, root), *file.path.parent.parts, match["stem"])
     try:
         "/".join(parts).encode()
     except UnicodeEncodeError as error:
-        raise UnreadableEpisodeError("path that is not Unicode", str(error)) from error
+        raise UnusableEpisodeError("path that is not Unicode", str(error)) from error
     for n in range(1, (len(parts) - 2) // 2 + 1):
         if parts[-n:] == parts[-2 * n : -n]:
             submission, env = parts[-2 * n - 2 : -2 * n]
             return RunKey(submission=submission, env=env, task="/".join(parts[-n:]), run=match["run"])
-    raise UnreadableEpisodeError("path that is not <submission>/<env>/<task>/<task>_run_NN", "/".join(parts[-6:]))
+    raise UnusableEpisodeError("path that is not <submission>/<env>/<task>/<task>_run_NN", "/".join(parts[-6:]))
 
 
 def _parents(file: LogFile, root: Path) -> tuple[str, ...]:
@@ -191,7 +176,7 @@ def parse_totals(data: bytes) -> tuple[EpisodeTotals, dict[str, JsonValue]]:
     """Totals of an episode, and every other plain value of its JSON by name.
 
     Raises:
-        UnreadableEpisodeError: If it is cut off, no JSON, or a field is missing or breaks its rule.
+        UnusableEpisodeError: If it is cut off, no JSON, or a field is missing or breaks its rule.
     """
     try:
         content: object = json.loads(data, parse_constant=_no_number)
@@ -199,11 +184,11 @@ def parse_totals(data: bytes) -> tuple[EpisodeTotals, dict[str, JsonValue]]:
             # Half a surrogate pair, as an escape, is JSON but no text.
             content = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", errors="replace"))
     except (ValueError, RecursionError) as error:
-        raise UnreadableEpisodeError("JSON that is cut off or no JSON", str(error)) from error
+        raise UnusableEpisodeError("JSON that is cut off or no JSON", str(error)) from error
     try:
         totals = EpisodeTotals.model_validate(content)
     except ValidationError as error:
-        raise UnreadableEpisodeError("JSON with a missing or wrong field", explain(error)) from error
+        raise UnusableEpisodeError("JSON with a missing or wrong field", explain(error)) from error
     values = cast(dict[str, JsonValue], content)
     known = EpisodeTotals.model_fields
     return totals, {name: value for name, value in values.items() if name not in known and _is_plain(value)}
@@ -230,7 +215,7 @@ def parse_rows(data: bytes) -> Rows:
     """Turns of an episode. Columns are found by name, because their order differs between versions of the benchmark.
 
     Raises:
-        UnreadableEpisodeError: If it is no UTF-8, cut off, or has other columns, a row of another length, a step that is
+        UnusableEpisodeError: If it is no UTF-8, cut off, or has other columns, a row of another length, a step that is
             missing or repeated, or a turn after the end.
     """
     n_nul_bytes = data.count(b"\0")
@@ -239,13 +224,13 @@ def parse_rows(data: bytes) -> Rows:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableEpisodeError("CSV that is not UTF-8", str(error)) from error
+        raise UnusableEpisodeError("CSV that is not UTF-8", str(error)) from error
     limit = csv.field_size_limit(MAX_FILE_BYTES)
     try:
         table = csv.reader(io.StringIO(text, newline=""), escapechar=ESCAPE_CHARACTER, strict=True)
         header, *rows = [row for row in table if row] or [[]]
     except csv.Error as error:
-        raise UnreadableEpisodeError("CSV that is cut off or broken", str(error)) from error
+        raise UnusableEpisodeError("CSV that is cut off or broken", str(error)) from error
     finally:
         csv.field_size_limit(limit)
     return _columns(header, rows, n_nul_bytes)
@@ -254,14 +239,14 @@ def parse_rows(data: bytes) -> Rows:
 def _columns(header: list[str], rows: list[list[str]], n_nul_bytes: int) -> Rows:
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
-        raise UnreadableEpisodeError(f"CSV without column {', '.join(missing)}", cut(f"has {', '.join(header)}"))
+        raise UnusableEpisodeError(f"CSV without column {', '.join(missing)}", cut(f"has {', '.join(header)}"))
     for index, row in enumerate(rows):
         if len(row) != len(header):
-            raise UnreadableEpisodeError(
+            raise UnusableEpisodeError(
                 "CSV row of another length", f"row {index} has {len(row)} fields, the header {len(header)}"
             )
     if not rows:
-        raise UnreadableEpisodeError("CSV without turns")
+        raise UnusableEpisodeError("CSV without turns")
     column = dict(zip(header, zip(*rows, strict=True), strict=True))
     _check_steps(column["Step"], column["Done"])
     return Rows(
@@ -276,12 +261,10 @@ def _columns(header: list[str], rows: list[list[str]], n_nul_bytes: int) -> Rows
 def _check_steps(steps: Sequence[str], done: Sequence[str]) -> None:
     for index, step in enumerate(steps):
         if step != str(index):
-            raise UnreadableEpisodeError(
-                "CSV step that is missing or repeated", f"row {index} is step '{cut(step, 20)}'"
-            )
+            raise UnusableEpisodeError("CSV step that is missing or repeated", f"row {index} is step '{cut(step, 20)}'")
     if done[-1] not in _FLAGS or set(done[:-1]) - {"False"}:
         first = next((i for i, flag in enumerate(done) if flag != "False"), 0)
-        raise UnreadableEpisodeError(
+        raise UnusableEpisodeError(
             "CSV column Done that is not False before the last turn",
             f"row {first} of {len(done)} is '{cut(done[first], 20)}'",
         )

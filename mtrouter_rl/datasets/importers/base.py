@@ -6,11 +6,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypedDict
 
-from mtrouter_rl.errors import unknown_name
+from mtrouter_rl.errors import DatasetError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
 from mtrouter_rl.records import Episode
 
 MAX_EXAMPLES = 20
+
+
+class UnusableEpisodeError(DatasetError):
+    """Something in a log cannot become an episode; the importer counts it and goes on.
+
+    Attributes:
+        reason: Why, in general words; a row of the report.
+        detail: What exactly was found.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class Example(TypedDict):

@@ -28,13 +28,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mtrouter_rl.datasets.importers.archives import LogFile, read_files
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, cut
+from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError, cut
 from mtrouter_rl.datasets.importers.query_table import (
     BAD_COUNT,
     Answer,
     OneTurnBuilder,
     Query,
-    UnusableAnswerError,
     is_missing,
     read_cost,
     read_count,
@@ -130,10 +129,10 @@ class LLMRouterBenchImporter:
             where = f"{source}, record {place}"
             try:
                 if not isinstance(record, Mapping):
-                    raise UnusableAnswerError(NOT_A_RECORD, f"is {cut(repr(record))}, must be an object")
+                    raise UnusableEpisodeError(NOT_A_RECORD, f"is {cut(repr(record))}, must be an object")
                 query = self._query(run, record)
                 episode = builder.episode(query, _answer(run, record, builder, where))
-            except UnusableAnswerError as error:
+            except UnusableEpisodeError as error:
                 builder.report.reject(error.reason, source=where, detail=error.detail, n_turns=1)
                 continue
             yield episode
@@ -141,7 +140,7 @@ class LLMRouterBenchImporter:
     def _query(self, run: _Run, record: Mapping[str, object]) -> Query:
         index = record.get("index")
         if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-            raise UnusableAnswerError(NOT_A_RECORD, f"index is {cut(repr(index))}, must be a whole number >= 0")
+            raise UnusableEpisodeError(NOT_A_RECORD, f"index is {cut(repr(index))}, must be a whole number >= 0")
         text = read_text(record.get(self._text), self._text)
         return Query(task=f"{run.dataset}/{run.split}", query_id=str(index), variation=index, text=text)
 
@@ -151,7 +150,7 @@ def _answer(run: _Run, record: Mapping[str, object], builder: OneTurnBuilder, wh
     score = read_score(record.get("score"))
     n_fresh = read_count(record.get("prompt_tokens"), "prompt_tokens")
     if n_fresh == 0:
-        raise UnusableAnswerError(BAD_COUNT, "prompt_tokens is 0, but a prompt was sent; its tokens were not logged")
+        raise UnusableEpisodeError(BAD_COUNT, "prompt_tokens is 0, but a prompt was sent; its tokens were not logged")
     return Answer(
         model=model,
         response=_response(record, builder.report, where),

@@ -8,8 +8,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, ModelNames, cut
-from mtrouter_rl.errors import MTRouterError
+from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, ModelNames, UnusableEpisodeError, cut
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue, TokenUsage, Turn, UsageSource
 
 BAD_SCORE = "score that is missing or out of range"
@@ -24,20 +23,6 @@ NO_LOGGED_COST = "answer whose logged cost is missing"
 _VARIATION_BYTES = 6
 _DIGEST_BYTES = 16
 _TRUTH = {"true": 1.0, "false": 0.0}
-
-
-class UnusableAnswerError(MTRouterError):
-    """An answer cannot become an episode; an importer counts it and goes on.
-
-    Attributes:
-        reason: Why, in general words; a row of the report.
-        detail: What exactly was found.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +87,7 @@ def read_score(value: object) -> float:
         value: Number, truth value, or the text of one as CSV has it.
 
     Raises:
-        UnusableAnswerError: If it is missing, no number, or outside [-1, 1].
+        UnusableEpisodeError: If it is missing, no number, or outside [-1, 1].
 
     Example:
         >>> read_score("True"), read_score(0.25)
@@ -110,7 +95,7 @@ def read_score(value: object) -> float:
     """
     number = _number(value)
     if number is None or not -1 <= number <= 1:
-        raise UnusableAnswerError(BAD_SCORE, f"score is {cut(repr(value))}, must be a number in [-1, 1]")
+        raise UnusableEpisodeError(BAD_SCORE, f"score is {cut(repr(value))}, must be a number in [-1, 1]")
     return number
 
 
@@ -118,11 +103,11 @@ def read_count(value: object, name: str) -> int:
     """Number of tokens.
 
     Raises:
-        UnusableAnswerError: If it is missing or no whole number >= 0.
+        UnusableEpisodeError: If it is missing or no whole number >= 0.
     """
     number = None if isinstance(value, bool | str) else _number(value)
     if number is None or number < 0 or number != math.floor(number):
-        raise UnusableAnswerError(BAD_COUNT, f"{name} is {cut(repr(value))}, must be a whole number >= 0")
+        raise UnusableEpisodeError(BAD_COUNT, f"{name} is {cut(repr(value))}, must be a whole number >= 0")
     return int(number)
 
 
@@ -130,13 +115,13 @@ def read_cost(value: object) -> float | None:
     """Logged cost, USD; None if it is missing (no value, empty text or NaN).
 
     Raises:
-        UnusableAnswerError: If it is there and no finite number >= 0.
+        UnusableEpisodeError: If it is there and no finite number >= 0.
     """
     if is_missing(value):
         return None
     number = None if isinstance(value, bool) else _number(value)
     if number is None or number < 0:
-        raise UnusableAnswerError(BAD_COST, f"cost is {cut(repr(value))}, must be a finite number >= 0")
+        raise UnusableEpisodeError(BAD_COST, f"cost is {cut(repr(value))}, must be a finite number >= 0")
     return number
 
 
@@ -144,10 +129,10 @@ def read_text(value: object, name: str) -> str:
     """Text that has to be there.
 
     Raises:
-        UnusableAnswerError: If it is missing, empty or no text.
+        UnusableEpisodeError: If it is missing, empty or no text.
     """
     if not isinstance(value, str) or not value:
-        raise UnusableAnswerError(BAD_TEXT, f"{name} is {cut(repr(value))}, must be a text that is not empty")
+        raise UnusableEpisodeError(BAD_TEXT, f"{name} is {cut(repr(value))}, must be a text that is not empty")
     return value
 
 
@@ -194,24 +179,24 @@ class OneTurnBuilder:
         """Name in the pool of a model of the log.
 
         Raises:
-            UnusableAnswerError: If the pool has none of these names.
+            UnusableEpisodeError: If the pool has none of these names.
         """
         found = self._names.find(*candidates)
         if found is None:
-            raise UnusableAnswerError(UNKNOWN_MODEL, self._names.explain(candidates[0]))
+            raise UnusableEpisodeError(UNKNOWN_MODEL, self._names.explain(candidates[0]))
         return found
 
     def check_query(self, query: Query) -> None:
         """See that a query has one text only.
 
         Raises:
-            UnusableAnswerError: If another text came under the same task and variation before.
+            UnusableEpisodeError: If another text came under the same task and variation before.
         """
         if query is self._checked:  # the next model of the same row
             return
         digest = hashlib.blake2b(query.text.encode("utf-8", errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
         if self._texts.setdefault((query.task, query.variation), digest) != digest:
-            raise UnusableAnswerError(
+            raise UnusableEpisodeError(
                 OTHER_QUERY, f"query '{query.query_id}' of task '{query.task}' begins with {cut(query.text)!r} here"
             )
         self._checked = query
@@ -220,7 +205,7 @@ class OneTurnBuilder:
         """One-turn episode of an answer; its cost is tokens times the pool's prices.
 
         Raises:
-            UnusableAnswerError: As `check_query`.
+            UnusableEpisodeError: As `check_query`.
         """
         self.check_query(query)
         cost_usd = self._prices[answer.model].cost_usd(answer.usage)

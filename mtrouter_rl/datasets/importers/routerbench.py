@@ -34,7 +34,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from pydantic import Field
 
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, cut
+from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError, cut
 from mtrouter_rl.datasets.importers.query_table import (
     BAD_COST,
     BAD_COUNT,
@@ -42,7 +42,6 @@ from mtrouter_rl.datasets.importers.query_table import (
     Answer,
     OneTurnBuilder,
     Query,
-    UnusableAnswerError,
     read_cost,
     read_score,
     read_text,
@@ -104,7 +103,7 @@ class _ModelColumns:
 
     name: str
     model: str
-    problem: UnusableAnswerError | None
+    problem: UnusableEpisodeError | None
     has_response: bool
     has_cost: bool
 
@@ -166,18 +165,18 @@ class _Reader:
             header = self._header_of(tuple(row), path.name)
             try:
                 if header.problem:
-                    raise UnusableAnswerError(MISSING_COLUMN, header.problem)
+                    raise UnusableEpisodeError(MISSING_COLUMN, header.problem)
                 parts = read_parts(row["prompt"])
                 query = self._query(row, parts)
                 self.builder.check_query(query)
-            except UnusableAnswerError as error:
+            except UnusableEpisodeError as error:
                 self._report.reject(error.reason, source=where, detail=error.detail, n_turns=len(header.columns))
                 continue
             n_prompt = sum(map(self._pool.token_counter.count, parts))
             for column in header.columns:
                 try:
                     episode = self.builder.episode(query, self._answer(row, column, n_prompt, where))
-                except UnusableAnswerError as error:
+                except UnusableEpisodeError as error:
                     place = f"{where}, model {column.name}"
                     self._report.reject(error.reason, source=place, detail=error.detail, n_turns=1)
                     continue
@@ -206,8 +205,8 @@ class _Reader:
         try:
             model = self.builder.model(name)
             if name not in there:
-                raise UnusableAnswerError(MISSING_COLUMN, f"missing: {name}, the score")
-        except UnusableAnswerError as error:
+                raise UnusableEpisodeError(MISSING_COLUMN, f"missing: {name}, the score")
+        except UnusableEpisodeError as error:
             problem = error
         return _ModelColumns(
             name=name,
@@ -232,7 +231,7 @@ class _Reader:
     def _answer(self, row: Row, column: _ModelColumns, n_prompt: int, where: str) -> Answer:
         if column.problem is not None:
             # A new error each time: one that is raised again and again keeps every traceback.
-            raise UnusableAnswerError(column.problem.reason, column.problem.detail)
+            raise UnusableEpisodeError(column.problem.reason, column.problem.detail)
         score = read_score(row[column.name])
         cost_usd = read_cost(row[column.name + COST_SUFFIX]) if column.has_cost else None
         response = _response(row[column.name + RESPONSE_SUFFIX]) if column.has_response else None
@@ -251,10 +250,10 @@ class _Reader:
     def _n_output(self, response: str | None, cost_usd: float | None, n_prompt: int, prices: Prices) -> int:
         if self._tokens_from == "text":
             if response is None:
-                raise UnusableAnswerError(BAD_COUNT, "no response to count tokens of; see option tokens_from=cost")
+                raise UnusableEpisodeError(BAD_COUNT, "no response to count tokens of; see option tokens_from=cost")
             return n_text_tokens(response, self._pool.token_counter)
         if cost_usd is None:
-            raise UnusableAnswerError(BAD_COST, "no logged cost to work tokens out from; see option tokens_from=text")
+            raise UnusableEpisodeError(BAD_COST, "no logged cost to work tokens out from; see option tokens_from=text")
         return n_paid_tokens(cost_usd, n_prompt=n_prompt, prices=prices)
 
 
@@ -279,14 +278,14 @@ def n_paid_tokens(cost_usd: float, *, n_prompt: int, prices: Prices) -> int:
     """Output tokens that a cost pays for, once the prompt is paid; 0 if nothing is left.
 
     Raises:
-        UnusableAnswerError: If output is free, so that a cost says nothing about it.
+        UnusableEpisodeError: If output is free, so that a cost says nothing about it.
 
     Example:
         >>> n_paid_tokens(0.003, n_prompt=1000, prices=Prices(input=1.0, cached_input=1.0, output=2.0))
         1000
     """
     if prices.output == 0:
-        raise UnusableAnswerError(BAD_COUNT, "output is free in the pool, so no cost tells how much of it there was")
+        raise UnusableEpisodeError(BAD_COUNT, "output is free in the pool, so no cost tells how much of it there was")
     left_usd = cost_usd - prices.cost_usd(TokenUsage(n_fresh=n_prompt, n_output=0))
     return max(0, round(left_usd / prices.cost_usd(TokenUsage(n_fresh=0, n_output=1))))
 
@@ -295,7 +294,7 @@ def read_parts(value: object) -> tuple[str, ...]:
     """Messages of a prompt or response: a list, the text of a Python list, or plain text, which is one message.
 
     Raises:
-        UnusableAnswerError: If it is neither text nor a list of texts.
+        UnusableEpisodeError: If it is neither text nor a list of texts.
 
     Example:
         >>> read_parts("['a', 'b']"), read_parts("[x]")
@@ -304,7 +303,7 @@ def read_parts(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = _parsed_list(value) if value.startswith("[") and value.endswith("]") else [value]
     if not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
-        raise UnusableAnswerError(BAD_TEXT, f"is {cut(repr(value))}, must be text or a list of texts")
+        raise UnusableEpisodeError(BAD_TEXT, f"is {cut(repr(value))}, must be text or a list of texts")
     return tuple(cast(Sequence[str], value))
 
 

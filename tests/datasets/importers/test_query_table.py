@@ -3,14 +3,13 @@ import math
 import pytest
 
 from mtrouter_rl.cards import load_pool_card
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
+from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.query_table import (
     COST_NOTE,
     NO_LOGGED_COST,
     Answer,
     OneTurnBuilder,
     Query,
-    UnusableAnswerError,
     is_missing,
     read_cost,
     read_count,
@@ -51,7 +50,7 @@ def test_scores(value, score):
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "", "nan", "yes", 1.01, "-2", -1.5, [1], 10**400, b"1"])
 def test_scores_that_are_refused(value):
-    with pytest.raises(UnusableAnswerError, match=r"score is .*, must be a number in \[-1, 1\]"):
+    with pytest.raises(UnusableEpisodeError, match=r"score is .*, must be a number in \[-1, 1\]"):
         read_score(value)
 
 
@@ -62,7 +61,7 @@ def test_counts(value, count):
 
 @pytest.mark.parametrize("value", [None, -1, 0.5, True, "7", math.nan, math.inf, [7]])
 def test_counts_that_are_refused(value):
-    with pytest.raises(UnusableAnswerError, match=r"n is .*, must be a whole number >= 0"):
+    with pytest.raises(UnusableEpisodeError, match=r"n is .*, must be a whole number >= 0"):
         read_count(value, "n")
 
 
@@ -73,13 +72,13 @@ def test_costs(value, cost):
 
 @pytest.mark.parametrize("value", [-1e-9, math.inf, "cheap", True, [0.1]])
 def test_costs_that_are_refused(value):
-    with pytest.raises(UnusableAnswerError, match=r"cost is .*, must be a finite number >= 0"):
+    with pytest.raises(UnusableEpisodeError, match=r"cost is .*, must be a finite number >= 0"):
         read_cost(value)
 
 
 @pytest.mark.parametrize("value", [None, "", 3, ["a"]])
 def test_texts_that_are_refused(value):
-    with pytest.raises(UnusableAnswerError, match=r"prompt is .*, must be a text that is not empty"):
+    with pytest.raises(UnusableEpisodeError, match=r"prompt is .*, must be a text that is not empty"):
         read_text(value, "prompt")
 
 
@@ -116,13 +115,15 @@ def test_one_query_has_one_text():
     made.check_query(QUERY)
     made.check_query(QUERY)
     other = Query(task="sums", query_id="sums.1", variation=1, text="2 + 2?")
-    with pytest.raises(UnusableAnswerError, match=r"another text .* query 'sums.1' of task 'sums' begins with '2 \+ 2"):
+    with pytest.raises(
+        UnusableEpisodeError, match=r"another text .* query 'sums.1' of task 'sums' begins with '2 \+ 2"
+    ):
         made.check_query(other)
     made.check_query(Query(task="other", query_id="sums.1", variation=1, text="2 + 2?"))
 
 
 def test_an_unknown_model_is_explained():
-    with pytest.raises(UnusableAnswerError, match=f"unknown model of pool.*did you mean '{MODEL.name}'"):
+    with pytest.raises(UnusableEpisodeError, match=f"unknown model of pool.*did you mean '{MODEL.name}'"):
         builder().model(MODEL.name + "x")
 
 

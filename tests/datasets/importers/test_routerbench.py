@@ -11,8 +11,8 @@ import pytest
 
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.datasets.importers import query_table, routerbench
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
-from mtrouter_rl.datasets.importers.query_table import UnusableAnswerError, stable_variation
+from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.query_table import stable_variation
 from mtrouter_rl.datasets.importers.routerbench import (
     RouterBenchImporter,
     RouterBenchOptions,
@@ -138,7 +138,7 @@ def test_output_has_no_frame(text, n):
 
 
 def test_free_output_tells_nothing():
-    with pytest.raises(UnusableAnswerError, match="output is free in the pool"):
+    with pytest.raises(UnusableEpisodeError, match="output is free in the pool"):
         n_paid_tokens(1.0, n_prompt=1, prices=Prices(input=1.0, cached_input=1.0, output=0.0))
 
 
@@ -162,7 +162,7 @@ def test_parts(value, parts):
 
 @pytest.mark.parametrize("value", [None, 3.5, [1], {"a": 1}])
 def test_parts_that_are_refused(value):
-    with pytest.raises(UnusableAnswerError, match="must be text or a list of texts"):
+    with pytest.raises(UnusableEpisodeError, match="must be text or a list of texts"):
         read_parts(value)
 
 

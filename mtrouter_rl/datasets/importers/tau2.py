@@ -1,0 +1,305 @@
+"""Imports simulation results of tau2-bench: one simulation (a task, a trial) an episode.
+
+Source: github.com/sierra-research/tau2-bench, `src/tau2/data_model/simulation.py` (`Results`, `SimulationRun`,
+`TerminationReason`) and `message.py`; arXiv 2506.07982. Results are one JSON file with `info` and `simulations`, or a
+folder with `results.json` and one file a simulation below `simulations/`.
+
+The router stands where the agent stands. What it may see is what the agent saw: the customer's words and the results of
+the agent's own tools. Tools that the customer calls on their own device, and their results, are left out. The greeting
+that the benchmark puts first is no call of a model (it has neither tokens nor cost) and no turn.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from mtrouter_rl.datasets.importers.archives import LogFile
+from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.chat import (
+    BAD_PROPENSITY,
+    BAD_SHAPE,
+    NO_ANSWER,
+    ChatMessage,
+    Count,
+    Ending,
+    LoggedCall,
+    LogModel,
+    Score,
+    Seconds,
+    TurnBuilder,
+    Usage,
+    Usd,
+    last_turn_gains,
+    parse_object,
+    read_log_files,
+    split_conversation,
+    validated,
+)
+from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
+from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue
+
+ENDINGS: dict[str, Ending] = {
+    "user_stop": "terminated",
+    "agent_stop": "terminated",
+    "agent_error": "terminated",
+    "max_steps": "truncated",
+    "timeout": "truncated",
+    "too_many_errors": "truncated",
+    "user_error": "failed",
+    "infrastructure_error": "failed",
+    "context_window_exceeded": "failed",
+    "unexpected_error": "failed",
+}
+"""Termination reason -> how the episode ended. Failed is what the benchmark does not evaluate, or what is none of the agent's
+doing; an agent that breaks the rules of the conversation has failed the task."""
+
+NO_INFO = "simulation without the results.json that it belongs to, or before it"
+OTHER_MODEL = "answer of another model than the run's, taken as chosen; its propensity is not known"
+USER_COST = "cost of the simulated user, which is none of the router's"
+USER_TOOLS = "message of the customer's own tools, which the agent never saw, left out"
+AUDIO = "simulation without text messages (voice)"
+_RESULTS_FILE = "results.json"
+_SIMULATIONS_FOLDER = "simulations"
+
+
+class _RawData(LogModel):
+    model: str | None = None
+    usage: dict[str, object] | None = None
+
+
+class _Message(ChatMessage):
+    usage: dict[str, object] | None = None
+    cost: Usd | None = None
+    raw_data: _RawData | None = None
+    generation_time_seconds: Seconds | None = None
+    requestor: str | None = None
+
+    @property
+    def is_of_the_users_tools(self) -> bool:
+        """Whether the agent never saw it."""
+        return (self.role == "tool" and self.requestor == "user") or (self.role == "user" and bool(self.tool_calls))
+
+
+class _RewardInfo(LogModel):
+    reward: Score
+
+
+class _Simulation(LogModel):
+    id: str
+    task_id: str | int
+    termination_reason: str
+    messages: list[_Message] | None = None
+    reward_info: _RewardInfo | None = None
+    agent_cost: Usd | None = None
+    user_cost: Usd | None = None
+    trial: Count | None = None
+    seed: int | None = None
+    timestamp: str | None = None
+
+
+class _AgentInfo(LogModel):
+    llm: str | None = None
+
+
+class _EnvironmentInfo(LogModel):
+    domain_name: str | None = None
+
+
+class _Info(LogModel):
+    agent_info: _AgentInfo
+    environment_info: _EnvironmentInfo | None = None
+    max_steps: Count | None = None
+
+
+class Tau2Options(Frozen):
+    """Options of the format.
+
+    Attributes:
+        propensities: Whether every answer must be by the run's own model, which was then chosen with probability 1.
+    """
+
+    propensities: Annotated[
+        Literal["exact", "unknown"],
+        Field(description="exact: a run with an answer by another model than its own is left out; unknown: it is kept"),
+    ] = "exact"
+
+
+class Tau2Importer:
+    """Reads results files one by one; holds one file at a time."""
+
+    options_model: ClassVar[type[Frozen]] = Tau2Options
+    description: ClassVar[str] = "simulation results of tau2-bench (results JSON, or its folder with simulations/)"
+
+    def __init__(self, options: Frozen) -> None:
+        """Take the checked options."""
+        self._options = Tau2Options.model_validate(options.model_dump())
+        self.env = "tau2"
+        self.propensities: Literal["exact", "estimated", "unknown"] = self._options.propensities
+        self.is_simulated = False
+        self.assumptions = _ASSUMPTIONS
+
+    def episodes(self, source: ImportSource) -> Iterator[Episode]:
+        """Episodes file by file, simulation by simulation; see `Importer`.
+
+        Raises:
+            DatasetError: If a path does not exist, or no path holds results of tau2-bench.
+        """
+        convert = _Converter(source, self._options)
+        for path in source.paths:
+            for file in read_log_files(path, source.report, suffixes=(".json",)):
+                yield from convert.episodes(file)
+        if not convert.n_results:
+            raise DatasetError(
+                f"no results of tau2-bench in {', '.join(map(str, source.paths))}; give results files (JSON with 'info' "
+                "and 'simulations'), or folders or archives that hold them"
+            )
+
+
+_ASSUMPTIONS = (
+    "the run's agent model was chosen with probability 1",
+    "the whole reward is booked on the last turn",
+    "every model of the pool could be chosen; no prompt cache was warm before a turn",
+    "prompt tokens are fresh where the log does not say how many were cached",
+    "max_turns is the run's max_steps, which counts messages of customer and tools as well, or the number of turns",
+    "variation is the task's number, or a 48-bit hash of its id where that is no number; seed is the trial",
+    "the customer's words are part of the observation; what the simulated customer cost is not part of any cost",
+)
+
+
+class _Converter:
+    """Turns simulations into episodes, or counts why they cannot be."""
+
+    def __init__(self, source: ImportSource, options: Tau2Options) -> None:
+        self.n_results = 0
+        self._report = source.report
+        self._options = options
+        self._builder = TurnBuilder(source)
+        self._infos: dict[tuple[str, PurePosixPath], _Info] = {}
+
+    def episodes(self, file: LogFile) -> Iterator[Episode]:
+        """Episodes of one file."""
+        try:
+            row = parse_object(file.data)
+            info, simulations = self._parts(row, file)
+        except UnusableEpisodeError as error:
+            self._report.reject(error.reason, source=file.source, detail=error.detail)
+            return
+        for index, simulation in enumerate(simulations):
+            where = f"{file.source}, simulation {index}"
+            episode = self._episode(info, simulation, where)
+            if episode is not None:
+                yield episode
+
+    def _parts(self, row: dict[str, JsonValue], file: LogFile) -> tuple[_Info, Sequence[object]]:
+        """Info and simulations of a file: of whole results, or of one simulation beside its results."""
+        simulations = row.get("simulations")
+        if isinstance(simulations, list) and "info" in row:
+            info = validated(_Info, row["info"])
+            self.n_results += 1
+            if file.path.name == _RESULTS_FILE:
+                self._infos[file.archive, file.path.parent] = info
+            return info, simulations
+        if file.path.parent.name == _SIMULATIONS_FOLDER and "task_id" in row:
+            known = self._infos.get((file.archive, file.path.parent.parent))
+            if known is None:
+                raise UnusableEpisodeError(NO_INFO, "the agent's model stands there")
+            return known, [row]
+        raise UnusableEpisodeError(BAD_SHAPE, "no 'info' and list of 'simulations'; this is no results file")
+
+    def _episode(self, info: _Info, row: object, where: str) -> Episode | None:
+        n_turns = 0
+        try:
+            run = validated(_Simulation, row)
+            n_turns = sum(message.role == "assistant" and message.usage is not None for message in run.messages or ())
+            return self._build(info, run, where)
+        except UnusableEpisodeError as error:
+            self._report.reject(error.reason, source=where, detail=error.detail, n_turns=n_turns)
+            return None
+
+    def _build(self, info: _Info, run: _Simulation, where: str) -> Episode:
+        if run.termination_reason not in ENDINGS:
+            detail = f"termination_reason is '{run.termination_reason}', must be one of {', '.join(ENDINGS)}"
+            raise UnusableEpisodeError(BAD_SHAPE, detail)
+        ending = ENDINGS[run.termination_reason]
+        if ending != "failed" and run.reward_info is None:
+            raise UnusableEpisodeError(BAD_SCORE, "reward_info is missing")
+        greeting, messages = self._agent_side(run, where)
+        talk = split_conversation(messages)
+        calls = [self._call(info, messages[answer.index], where) for answer in talk.answers]
+        reward = run.reward_info.reward if run.reward_info and ending != "failed" else 0.0
+        answers = [(answer.action_text, answer.observation_text) for answer in talk.answers]
+        turns = self._builder.turns(answers, calls, last_turn_gains(reward, len(calls)), ending)
+        self._builder.note_costs(turns, calls, source=where)
+        domain = (info.environment_info.domain_name if info.environment_info else None) or "tau2"
+        task_id = str(run.task_id)
+        models = {turn.model for turn in turns}
+        return Episode(
+            episode_id=f"{domain}/{task_id}/{run.trial or 0}/{run.id}",
+            task=domain,
+            variation=int(task_id) if task_id.isdecimal() and len(task_id) <= 18 else stable_variation(task_id),
+            seed=run.trial or 0,
+            split="train",
+            task_text=talk.task_text,
+            first_observation=talk.first_observation,
+            behavior_policy=f"single:{models.pop()}" if len(models) == 1 else "logged",
+            budget_usd=UNLIMITED_BUDGET_USD,
+            max_turns=max(info.max_steps or 0, len(turns)),
+            turns=turns,
+            status="failed" if ending == "failed" else "completed",
+            status_detail=run.termination_reason if ending == "failed" else "",
+            extra={
+                "task_id": task_id,
+                "trial": run.trial,
+                "run_seed": run.seed,
+                "termination_reason": run.termination_reason,
+                "timestamp": run.timestamp,
+                "greeting": greeting,
+                "system_prompt": talk.system_text,
+                "logged_cost_usd": run.agent_cost,
+                "user_cost_usd": run.user_cost,
+            },
+        )
+
+    def _agent_side(self, run: _Simulation, where: str) -> tuple[str, list[_Message]]:
+        """Greeting, and the messages that the agent saw or wrote."""
+        if run.messages is None:
+            raise UnusableEpisodeError(AUDIO, "messages is missing; only text runs can be imported")
+        if run.user_cost:
+            self._report.note(USER_COST, source=where, detail=f"{run.user_cost:.6g} USD")
+        messages = [message for message in run.messages if not message.is_of_the_users_tools]
+        n_hidden = len(run.messages) - len(messages)
+        if n_hidden:
+            self._report.note(USER_TOOLS, source=where, n=n_hidden)
+        first = next((index for index, message in enumerate(messages) if message.role != "system"), 0)
+        if messages and messages[first].role == "assistant" and messages[first].usage is None:
+            return messages[first].text, [*messages[:first], *messages[first + 1 :]]
+        if not messages:
+            raise UnusableEpisodeError(NO_ANSWER, "messages is empty")
+        return "", messages
+
+    def _call(self, info: _Info, message: _Message, where: str) -> LoggedCall:
+        if message.usage is None:
+            raise UnusableEpisodeError(BAD_COUNT, "an answer without usage; its tokens are not known")
+        raw = message.raw_data or _RawData()
+        model = self._builder.model(info.agent_info.llm, raw.model)
+        answered = self._builder.find(raw.model)
+        propensity: float | None = 1.0
+        if answered is not None and answered != model:
+            if self._options.propensities == "exact":
+                detail = f"'{answered}' answered in a run of '{model}'; import with --option propensities=unknown"
+                raise UnusableEpisodeError(BAD_PROPENSITY, detail)
+            self._report.note(OTHER_MODEL, source=where, detail=f"'{answered}' in a run of '{model}'")
+            model, propensity = answered, None
+        return LoggedCall(
+            model=model,
+            served_model=model,
+            # The vendor's own usage says more (cached tokens); the benchmark's own counts go first.
+            usage=validated(Usage, (raw.usage or {}) | message.usage, otherwise=BAD_COUNT).tokens(),
+            propensity=propensity,
+            latency_s=message.generation_time_seconds,
+            logged_cost_usd=message.cost,
+        )
