@@ -1,8 +1,8 @@
 """Behaviour cloning: a classifier that imitates the logged choices, of all episodes or of the best ones."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.learned_router import LearnedRouter, check_shapes
 from mtrouter_rl.agents.learners import imitation_learner
 from mtrouter_rl.agents.networks import (
     ActionClassifier,
@@ -21,8 +22,7 @@ from mtrouter_rl.agents.networks import (
     stack_weights,
 )
 from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
-from mtrouter_rl.agents.q_router import check_features, check_weights
-from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
+from mtrouter_rl.agents.saving import SavedRouter
 from mtrouter_rl.agents.trainer import train
 from mtrouter_rl.agents.training import provenance, require_data, training_identity
 from mtrouter_rl.agents.transitions import Transitions, make_transitions
@@ -31,7 +31,6 @@ from mtrouter_rl.records import FloatArray, Observation
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
-    from mtrouter_rl.embeddings.history import HistoryFeatures
 
 
 class BehaviorCloningParameters(NetworkParameters, LoopParameters):
@@ -60,38 +59,19 @@ class CloneSettings(Frozen):
     n_members: int
 
 
-class CloneRouter:
+class CloneRouter(LearnedRouter[CloneSettings]):
     """Calls each allowed model as often as the imitated episodes did in such a state.
 
     It is stochastic: the faithful clone of a stochastic behaviour policy is stochastic. The softmax is taken over the
     allowed models.
-
-    Attributes:
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        features: History features that it was trained on.
-        settings: Its network.
-        provenance: How it was made.
     """
 
-    KIND = "clone"
+    KIND: ClassVar[str] = "clone"
+    SETTINGS: ClassVar[type[Frozen]] = CloneSettings
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        model_names: tuple[str, ...],
-        features: "HistoryFeatures",
-        settings: CloneSettings,
-        weights: StateDict,
-        provenance: Provenance | None = None,
-    ) -> None:
-        self.name = name
-        self.model_names = model_names
-        self.features = features
-        self.settings = settings
-        self.provenance = provenance
-        self._ensemble = Ensemble(_make_network(settings, len(model_names)), weights)
+    @cached_property
+    def _ensemble(self) -> Ensemble:
+        return Ensemble(_make_network(self.settings, len(self.model_names)), self.weights)
 
     def propensities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M).
@@ -105,40 +85,11 @@ class CloneRouter:
         logits: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
         return distributions.softmax(logits, masks)
 
-    def save(self, folder: Path) -> None:
-        """Write `router.json` and `weights.safetensors`."""
-        record = RouterRecord(
-            kind=self.KIND,
-            name=self.name,
-            model_names=self.model_names,
-            settings=self.settings.model_dump(mode="json"),
-            features=self.features.to_config(),
-            provenance=self.provenance,
-        )
-        write_router(folder, record, weights=self._ensemble.weights)
-
     @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked.
-
-        Raises:
-            RouterError: If the files are broken or the features are configured otherwise.
-        """
-        record = saved.record
-        features = saved.features()
-        check_features(saved, features)
-        settings = saved.settings(CloneSettings)
-        weights = saved.weights()
-        expected = _make_network(settings, len(record.model_names)).state_dict()
-        check_weights(saved, weights, n_members=settings.n_members, expected=expected)
-        return cls(
-            name=record.name,
-            model_names=record.model_names,
-            features=features,
-            settings=settings,
-            weights=weights,
-            provenance=record.provenance,
-        )
+    def check_weights(cls, saved: SavedRouter, settings: CloneSettings, weights: StateDict) -> None:
+        """See `LearnedRouter.check_weights`."""
+        expected = _make_network(settings, len(saved.record.model_names)).state_dict()
+        check_shapes(saved, weights, n_members=settings.n_members, expected=expected)
 
 
 class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):

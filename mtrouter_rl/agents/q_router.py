@@ -1,24 +1,19 @@
 """The greedy router of a learned Q-function."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mtrouter_rl.agents import distributions
+from mtrouter_rl.agents.learned_router import LearnedRouter, check_shapes
 from mtrouter_rl.agents.networks import Ensemble, HistoryLayout, JointQNetwork, StateDict, stack_weights
 from mtrouter_rl.agents.parameters import JointParameters
-from mtrouter_rl.agents.saving import (
-    Provenance,
-    RouterRecord,
-    SavedRouter,
-    check_pool,
-    read_record,
-    write_router,
-)
+from mtrouter_rl.agents.saving import SavedRouter, check_pool, read_record
 from mtrouter_rl.errors import RouterError
 from mtrouter_rl.pools.card import Frozen, PoolCard
 from mtrouter_rl.records import BoolArray, FloatArray, Observation
@@ -48,39 +43,20 @@ class QNetworkSettings(Frozen):
             return JointQNetwork(self.layout, self.sizes, model_features=self.model_features)
 
 
-class QRouter:
+class QRouter(LearnedRouter[QNetworkSettings]):
     """Calls the allowed model of highest Q-value, the lower index on a tie.
 
     The Q-value is the mean over the last iterates of the training and their critics. Single iterates of fitted-Q
     iteration jump about, and the maximum over models picks whichever was overrated last; averaging them takes that out
     (Anschel et al., Averaged-DQN, 2017, who average in the target; here it is done when acting).
-
-    Attributes:
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        features: History features that it was trained on.
-        settings: Its network.
-        provenance: How it was made.
     """
 
-    KIND = "q"
+    KIND: ClassVar[str] = "q"
+    SETTINGS: ClassVar[type[Frozen]] = QNetworkSettings
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        model_names: tuple[str, ...],
-        features: "HistoryFeatures",
-        settings: QNetworkSettings,
-        weights: StateDict,
-        provenance: Provenance | None = None,
-    ) -> None:
-        self.name = name
-        self.model_names = model_names
-        self.features = features
-        self.settings = settings
-        self.provenance = provenance
-        self._ensemble = Ensemble(settings.make_network(), weights)
+    @cached_property
+    def _ensemble(self) -> Ensemble:
+        return Ensemble(self.settings.make_network(), self.weights)
 
     def q_values(self, observations: Sequence[Observation]) -> FloatArray:
         """Action values for a batch of B observations, shape (B, M); `networks.FORBIDDEN_Q` for masked models.
@@ -108,22 +84,10 @@ class QRouter:
             Embeddings z_m, shape (M, d).
         """
         network = self.settings.make_network()
-        network.load_state_dict({name: members[-1] for name, members in self._ensemble.weights.items()})
+        network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
         with torch.inference_mode():
             embeddings: FloatArray = network.eval().embed_models().numpy()
         return embeddings
-
-    def save(self, folder: Path) -> None:
-        """Write `router.json` and `weights.safetensors`."""
-        record = RouterRecord(
-            kind=self.KIND,
-            name=self.name,
-            model_names=self.model_names,
-            settings=self.settings.model_dump(mode="json"),
-            features=self.features.to_config(),
-            provenance=self.provenance,
-        )
-        write_router(folder, record, weights=self._ensemble.weights)
 
     @classmethod
     def load(cls, folder: Path, *, features: "HistoryFeatures", pool: PoolCard) -> Self:
@@ -145,60 +109,15 @@ class QRouter:
         return cls.from_saved(SavedRouter(folder=folder, record=record, pool=pool, make_features=lambda _: features))
 
     @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked. Raises as `load`."""
-        record = saved.record
-        features = saved.features()
-        check_features(saved, features)
-        settings = saved.settings(QNetworkSettings)
-        weights = saved.weights()
-        check_weights(saved, weights, n_members=settings.n_members, expected=settings.make_network().state_dict())
-        return cls(
-            name=record.name,
-            model_names=record.model_names,
-            features=features,
-            settings=settings,
-            weights=weights,
-            provenance=record.provenance,
-        )
+    def check_weights(cls, saved: SavedRouter, settings: QNetworkSettings, weights: StateDict) -> None:
+        """See `LearnedRouter.check_weights`."""
+        expected = settings.make_network().state_dict()
+        check_shapes(saved, weights, n_members=settings.n_members, expected=expected)
 
     def _values(self, observations: Sequence[Observation], masks: BoolArray) -> FloatArray:
         rows = np.concatenate([self.features.of_observations(observations), masks], axis=1, dtype=np.float32)
         values: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
         return values
-
-
-def check_features(saved: SavedRouter, features: "HistoryFeatures") -> None:
-    """Make sure that features are configured as those that a router was trained on.
-
-    Raises:
-        RouterError: If they are not; names the differing fields.
-    """
-    theirs = saved.record.features or {}
-    ours = features.to_config()
-    differing = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
-    if differing:
-        details = "; ".join(f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}" for key in differing)
-        raise RouterError(
-            f"router {saved.folder} was trained on other history features: {details}; make them from the record's own "
-            "configuration"
-        )
-
-
-def check_weights(saved: SavedRouter, weights: StateDict, *, n_members: int, expected: StateDict) -> None:
-    """Make sure that weights fit the network: `n_members` of every tensor of `expected`.
-
-    Raises:
-        RouterError: If a tensor is missing, unknown or of another shape.
-    """
-    theirs = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    ours = {name: (n_members, *tensor.shape) for name, tensor in expected.items()}
-    differing = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
-    if differing:
-        raise RouterError(
-            f"router {saved.folder}: the weights do not fit router.json at {', '.join(differing[:3])}; both files must "
-            "come from one training"
-        )
 
 
 def split_critics(iterates: Sequence[StateDict]) -> list[dict[str, Tensor]]:

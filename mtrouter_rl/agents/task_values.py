@@ -9,19 +9,20 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import field_validator
-from torch import Tensor
 
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.learned_router import LearnedRouter
+from mtrouter_rl.agents.networks import StateDict
 from mtrouter_rl.agents.parameters import CardAlgorithm
-from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
+from mtrouter_rl.agents.saving import SavedRouter
 from mtrouter_rl.agents.training import provenance, require_data
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.datasets.one_decision import as_one_decision
@@ -153,38 +154,19 @@ def key_of(pattern: str, text: str) -> str:
     return found.group(1) if found.re.groups else found.group(0)
 
 
-class TaskValueRouter:
+class TaskValueRouter(LearnedRouter[TaskValueSettings]):
     """Calls the allowed model with the highest predicted utility minus weighted cost of the whole episode.
 
     The prediction reads the task text alone, so the choice stays the same over an episode unless a model is masked.
-
-    Attributes:
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        features: History features whose task block it reads.
-        settings: What it is made of.
-        arrays: Likewise.
-        provenance: How it was made.
     """
 
-    KIND = "task_values"
+    KIND: ClassVar[str] = "task_values"
+    SETTINGS: ClassVar[type[Frozen]] = TaskValueSettings
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        model_names: tuple[str, ...],
-        features: "HistoryFeatures",
-        settings: TaskValueSettings,
-        arrays: Arrays,
-        provenance: Provenance | None = None,
-    ) -> None:
-        self.name = name
-        self.model_names = model_names
-        self.features = features
-        self.settings = settings
-        self.arrays = arrays
-        self.provenance = provenance
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The weights as arrays."""
+        return {name: tensor.numpy() for name, tensor in self.weights.items()}
 
     def outcomes(self, observations: Sequence[Observation]) -> FloatArray:
         """Predicted utility and cost in USD of an episode with each model, shape (B, M, 2)."""
@@ -216,52 +198,19 @@ class TaskValueRouter:
             model_names=self.model_names,
             features=self.features,
             settings=self.settings.model_copy(update={"reward": reward}),
-            arrays=self.arrays,
+            weights=self.weights,
             provenance=self.provenance,
         )
-
-    def save(self, folder: Path) -> None:
-        """Write `router.json` and `weights.safetensors`."""
-        record = RouterRecord(
-            kind=self.KIND,
-            name=self.name,
-            model_names=self.model_names,
-            settings=self.settings.model_dump(mode="json"),
-            features=self.features.to_config(),
-            provenance=self.provenance,
-        )
-        weights: dict[str, Tensor] = {
-            name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in self.arrays.items()
-        }
-        write_router(folder, record, weights=weights)
 
     @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked.
-
-        Raises:
-            RouterError: If the files are broken, do not fit each other, or the features are configured otherwise.
-        """
-        from mtrouter_rl.agents.q_router import check_features
-
-        features = saved.features()
-        check_features(saved, features)
-        settings = saved.settings(TaskValueSettings)
-        arrays = {name: tensor.numpy() for name, tensor in saved.weights().items()}
+    def check_weights(cls, saved: SavedRouter, settings: TaskValueSettings, weights: StateDict) -> None:
+        """See `LearnedRouter.check_weights`."""
         needed = {"utility", "cost"} | ({"vectors", "model"} if settings.form == "neighbors" else set())
-        if not needed <= set(arrays):
+        if not needed <= set(weights):
             raise RouterError(
-                f"router {saved.folder}: the weights lack {', '.join(sorted(needed - set(arrays)))}; both files must come "
+                f"router {saved.folder}: the weights lack {', '.join(sorted(needed - set(weights)))}; both files must come "
                 "from one training"
             )
-        return cls(
-            name=saved.record.name,
-            model_names=saved.record.model_names,
-            features=features,
-            settings=settings,
-            arrays=arrays,
-            provenance=saved.record.provenance,
-        )
 
     def _rows(self, texts: Sequence[str], vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         if "centroids" in self.arrays:
@@ -312,7 +261,7 @@ class TaskValueAlgorithm(CardAlgorithm[ParametersT], ABC, Generic[ParametersT]):
             model_names=context.pool.model_names,
             features=features,
             settings=settings,
-            arrays=arrays,
+            weights={name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()},
             provenance=provenance(context, self.card, self.parameters),
         )
 

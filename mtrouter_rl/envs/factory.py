@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from mtrouter_rl.cards import EnvCard, load_env_card, load_pool_card
+from mtrouter_rl.cards import EnvCard, find_card, load_env_card, load_pool_card
 from mtrouter_rl.datasets.splits import episode_specs
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
@@ -62,7 +62,14 @@ def resolve_env(
     weight = card.reward.cost_weight if cost_weight is None else cost_weight
     if not 0 <= weight < float("inf"):
         raise InvalidConfigError(f"cost_weight is {weight}, must be a finite number of at least 0")
-    return EnvConfig(card=card, pool=load_pool_card(pool or card.pool), limits=limits, cost_weight=weight)
+    chosen = pool or _pool_of(card, find_card("envs", env))
+    return EnvConfig(card=card, pool=load_pool_card(chosen), limits=limits, cost_weight=weight)
+
+
+def _pool_of(card: EnvCard, path: Path) -> str | Path:
+    """The pool that an environment card names; a relative path is looked up beside the card first."""
+    beside = path.parent / card.pool
+    return beside if beside.is_file() else card.pool
 
 
 def build_env(config: EnvConfig, *, split: Split = "train", render_mode: str | None = None) -> RoutingEnv:

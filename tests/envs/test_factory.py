@@ -2,6 +2,7 @@ import gymnasium
 import pytest
 
 import mtrouter_rl  # noqa: F401 - registers the environments
+from mtrouter_rl.cards import find_card
 from mtrouter_rl.envs.factory import build_env, resolve_env
 from mtrouter_rl.envs.routing import RoutingEnv
 from mtrouter_rl.errors import CardError, InvalidConfigError, UnknownNameError
@@ -73,3 +74,18 @@ def test_a_split_without_tasks_is_refused():
     bare = config.card.model_copy(update={"ood_tasks": {}})
     with pytest.raises(InvalidConfigError, match="specs is empty, must hold at least one episode"):
         build_env(type(config)(card=bare, pool=config.pool, limits=config.limits, cost_weight=0.0), split="ood")
+
+
+def test_a_relative_pool_is_looked_up_beside_the_card(tmp_path, monkeypatch):
+    card = find_card("envs", "corridor").read_text(encoding="utf-8")
+    pool = find_card("pools", "corridor-three").read_text(encoding="utf-8")
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "mine.yaml").write_text(
+        card.replace("pool: corridor-three", "pool: my-pool.yaml"), encoding="utf-8"
+    )
+    (tmp_path / "cards" / "my-pool.yaml").write_text(
+        pool.replace("name: corridor-three", "name: my-pool", 1), encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert resolve_env("cards/mine.yaml").pool.name == "my-pool"
+    assert resolve_env("cards/mine.yaml", "corridor-three").pool.name == "corridor-three"
