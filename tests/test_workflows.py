@@ -1,5 +1,6 @@
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from mtrouter_rl.agents.resolve import RouterRef, make_encoder, resolve_router
 from mtrouter_rl.cards import list_cards
 from mtrouter_rl.datasets.collect import fingerprint_cards
+from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import (
@@ -18,6 +21,7 @@ from mtrouter_rl.errors import (
     UnknownNameError,
 )
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.records import TracedEpisode
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows import (
     CollectRequest,
@@ -206,11 +210,24 @@ def test_the_reward_and_descriptions_do_not_change_a_dataset(corridor_config):
     assert fingerprint_cards(changed) != fingerprint_cards(corridor_config)
 
 
+@pytest.fixture(scope="module")
+def single_model_log(tmp_path_factory, corridor_config):
+    """Every model of the pool plays some episodes throughout, as single-turn routers need it."""
+    folder = tmp_path_factory.mktemp("singles")
+    traced = []
+    with RolloutPool(corridor_config, n_workers=1) as pool:
+        for name in corridor_config.pool.model_names:
+            request = CollectRequest(policy=f"single:{name}", n_episodes=6, seed=0, out=folder / name)
+            episodes = collect_dataset(pool, request, show_progress=False).episodes
+            traced += [TracedEpisode(episode=replace(one, episode_id=f"{name}-{one.episode_id}")) for one in episodes]
+    write_dataset(folder / "all", read_info(folder / name), traced)
+    return folder / "all"
+
+
 @pytest.mark.parametrize("name", sorted(set(list_cards("agents")) - {"single"}))
-def test_every_agent_card_trains_and_acts(name, tmp_path, pool, tiny_agent, corridor_log):
-    request = TrainRequest(
-        agent=tiny_agent(name), config=pool.config, seed=0, out=tmp_path / name, dataset=corridor_log
-    )
+def test_every_agent_card_trains_and_acts(name, tmp_path, pool, tiny_agent, corridor_log, single_model_log):
+    log = single_model_log if name.startswith("task-") else corridor_log
+    request = TrainRequest(agent=tiny_agent(name), config=pool.config, seed=0, out=tmp_path / name, dataset=log)
     train_router(request, pool=pool, show_progress=False)
     router = resolve_router(str(tmp_path / name), pool.config.pool)
     assert router.name == name
