@@ -33,6 +33,8 @@ With logs of your own:
                                          check it, part it, price it anew, hand it on
   mtrouter-rl study-log LOG              compare single-turn routers on a log that cannot be run again
   mtrouter-rl one-turn LOG               the metrics of query x model tables
+  mtrouter-rl ope ROUTER... --dataset LOG
+                                         what routers would have earned, estimated from the log
 """
 
 

@@ -31,9 +31,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.statistics import CONFIDENCE, N_RESAMPLES
-from mtrouter_rl.records import Episode, FloatArray
+from mtrouter_rl.records import BoolArray, Episode, FloatArray
 
 Estimator = Literal["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr"]
 ESTIMATORS: tuple[Estimator, ...] = ("is", "wis", "pdis", "wpdis", "dm", "dr", "wdr")
@@ -49,7 +49,8 @@ class TurnLog:
     Attributes:
         lengths: Turns of every episode, at least 1, shape (E,).
         actions: Model of every turn, shape (N,), N the sum of the lengths.
-        propensities: Probability of the logged action under the behaviour policy, in (0, 1], shape (N,).
+        propensities: Probability of the logged action under the behaviour policy, in (0, 1], shape (N,); None if nobody
+            knows, which leaves the direct method (dm) alone.
         rewards: One column for every quantity that is estimated, shape (N, K).
         clusters: Cluster of every episode for the bootstrap, such as its (task, variation), shape (E,).
         n_models: M.
@@ -57,14 +58,15 @@ class TurnLog:
 
     lengths: npt.NDArray[np.int64]
     actions: npt.NDArray[np.int64]
-    propensities: npt.NDArray[np.float64]
+    propensities: npt.NDArray[np.float64] | None
     rewards: npt.NDArray[np.float64]
     clusters: npt.NDArray[np.int64]
     n_models: int
 
     def __post_init__(self) -> None:
         n = int(self.lengths.sum())
-        shapes = (self.actions.shape, self.propensities.shape, self.rewards.shape[:1], self.clusters.shape)
+        propensities = np.ones(n) if self.propensities is None else self.propensities
+        shapes = (self.actions.shape, propensities.shape, self.rewards.shape[:1], self.clusters.shape)
         if not len(self.lengths) or shapes != ((n,), (n,), (n,), (len(self.lengths),)):
             raise InvalidConfigError(
                 f"lengths give {n} turns of {len(self.lengths)} episodes, but actions, propensities, rewards and clusters "
@@ -72,10 +74,10 @@ class TurnLog:
             )
         if (self.lengths < 1).any():
             raise InvalidConfigError("an episode has no turn; leave such episodes out and count them")
-        bad = np.flatnonzero(~((self.propensities > 0) & (self.propensities <= 1)))
+        bad = np.flatnonzero(~((propensities > 0) & (propensities <= 1)))
         if bad.size:
             raise InvalidConfigError(
-                f"turn {bad[0]}: propensity is {self.propensities[bad[0]]}, must be in (0, 1]; without propensities only "
+                f"turn {bad[0]}: propensity is {propensities[bad[0]]}, must be in (0, 1]; without propensities only "
                 "the direct method (dm) can be had"
             )
         wrong = np.flatnonzero(~np.isfinite(self.rewards).all(axis=1))
@@ -201,15 +203,19 @@ def estimate(
         n_resamples: Bootstrap resamples.
 
     Raises:
-        InvalidConfigError: If probabilities are no distributions, a shape is wrong, or an estimator lacks `values`.
+        InvalidConfigError: If probabilities are no distributions, a shape is wrong, an estimator lacks `values` or the log
+            propensities, or an estimator is unknown.
     """
-    _check_probabilities(probabilities, log)
+    check_probabilities(probabilities, np.ones((len(log.actions), log.n_models), dtype=bool))
     wanted = tuple(name for name in ESTIMATORS if values is not None or name not in MODEL_BASED)
     wanted = wanted if estimators is None else tuple(estimators)
+    for name in wanted:
+        if name not in ESTIMATORS:
+            raise unknown_name("estimator", name, ESTIMATORS)
     if values is None and MODEL_BASED & set(wanted):
         raise InvalidConfigError(f"estimators {sorted(MODEL_BASED & set(wanted))} need a model of the values; give one")
-    ratios = probabilities[np.arange(len(log.actions)), log.actions] / log.propensities
-    padded = _Padded.of(log, ratios)
+    weighting = [name for name in wanted if name != "dm"]
+    padded = _Padded.of(log, _ratios(log, probabilities) if weighting else np.ones(len(log.actions)))
     found: dict[Estimator, OpeEstimate] = {}
     for name in wanted:
         per_episode, finish = _TERMS[name](padded, values)
@@ -223,8 +229,8 @@ def estimate(
 
 def diagnose(log: TurnLog, probabilities: FloatArray) -> OpeDiagnosis:
     """How much the log says of a policy. Raises as `estimate`."""
-    _check_probabilities(probabilities, log)
-    ratios = probabilities[np.arange(len(log.actions)), log.actions] / log.propensities
+    check_probabilities(probabilities, np.ones((len(log.actions), log.n_models), dtype=bool))
+    ratios = _ratios(log, probabilities)
     weights = _Padded.of(log, ratios).weights
     last = weights[:, -1]
     total = last.sum()
@@ -236,6 +242,16 @@ def diagnose(log: TurnLog, probabilities: FloatArray) -> OpeDiagnosis:
     )
 
 
+def _ratios(log: TurnLog, probabilities: FloatArray) -> FloatArray:
+    """pi_it / b_it of every turn, shape (N,)."""
+    if log.propensities is None:
+        raise InvalidConfigError(
+            "the log has no propensities, and all estimators but dm weigh by them; estimate them, or ask for dm alone"
+        )
+    ratios: FloatArray = probabilities[np.arange(len(log.actions)), log.actions] / log.propensities
+    return ratios
+
+
 def _effective(weights: FloatArray) -> float:
     """Effective sample size (sum W)^2 / sum W^2; 0 if every weight is 0. Source: Kish, Survey Sampling (1965)."""
     largest = float(weights.max())
@@ -245,11 +261,19 @@ def _effective(weights: FloatArray) -> float:
     return float(scaled.sum() ** 2 / (scaled**2).sum())
 
 
-def _check_probabilities(probabilities: FloatArray, log: TurnLog) -> None:
-    expected = (len(log.actions), log.n_models)
-    if probabilities.shape != expected:
+def check_probabilities(probabilities: FloatArray, masks: BoolArray) -> None:
+    """Check that a policy gives a distribution over the allowed models at every turn.
+
+    Args:
+        probabilities: One row per turn, should have the shape of the masks.
+        masks: Allowed models, shape (N, M).
+
+    Raises:
+        InvalidConfigError: Names the first turn that breaks a rule.
+    """
+    if probabilities.shape != masks.shape:
         raise InvalidConfigError(
-            f"probabilities have shape {probabilities.shape}, must be {expected}: one row per turn"
+            f"probabilities have shape {probabilities.shape}, must be {masks.shape}: one row per turn"
         )
     sums = probabilities.sum(axis=1)
     bad = np.flatnonzero(~(np.abs(sums - 1) <= _SUM_TOLERANCE) | (probabilities < 0).any(axis=1))
@@ -257,6 +281,12 @@ def _check_probabilities(probabilities: FloatArray, log: TurnLog) -> None:
         raise InvalidConfigError(
             f"turn {bad[0]}: probabilities {probabilities[bad[0]]} sum to {sums[bad[0]]}, must be a distribution over the "
             "models"
+        )
+    forbidden = np.flatnonzero((np.where(masks, 0.0, probabilities) > _SUM_TOLERANCE).any(axis=1))
+    if forbidden.size:
+        raise InvalidConfigError(
+            f"turn {forbidden[0]}: probabilities {probabilities[forbidden[0]]} reach masked models, must be 0 where the "
+            f"action mask is ({masks[forbidden[0]].astype(int)})"
         )
 
 

@@ -1,0 +1,213 @@
+"""The records of an off-policy evaluation: `ope.json`, and how it is printed."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from mtrouter_rl.envs.gold_paths import write_atomically
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.fqe import FqeParameters
+from mtrouter_rl.evaluation.ope import Estimator
+from mtrouter_rl.evaluation.statistics import N_RESAMPLES
+from mtrouter_rl.evaluation.tables import format_usd
+from mtrouter_rl.pools.card import Frozen
+
+OPE_FILE = "ope.json"
+Propensities = Literal["exact", "estimated", "unknown"]
+
+
+class Estimated(Frozen):
+    """A number and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class PolicyReport(Frozen):
+    """What the log says of one router.
+
+    Attributes:
+        policy: Its name.
+        router: What the user wrote.
+        headline: The estimator to believe; None if the log cannot tell.
+        refusals: Why an estimator was not believed, by estimator family ("weighting", "fitted"); empty lists are left out.
+        estimates: Estimator -> quantity (utility, cost_usd, return) -> number; empty if the router could not be estimated.
+        effective_sample_size: Of the whole-episode weights; None without propensities.
+        largest_weight_share: Share of the largest of them; likewise.
+        unsupported_share: Share of its choices that the behaviour policy hardly ever makes there.
+        bellman: Checks of the fitted values, by quantity.
+        own_value: What its own Q-function says of the first states; a return only if its discount factor is 1.
+        is_trained_on_log: Whether it was trained on this log, so that it chose what turned out well by chance in it; None if
+            its provenance is unknown.
+    """
+
+    policy: str
+    router: str
+    headline: Estimator | None
+    refusals: dict[str, tuple[str, ...]]
+    estimates: dict[str, dict[str, Estimated]]
+    effective_sample_size: float | None = None
+    largest_weight_share: float | None = None
+    unsupported_share: float | None = None
+    bellman: dict[str, dict[str, float]] = Field(default_factory=dict)
+    own_value: float | None = None
+    is_trained_on_log: bool | None = None
+
+
+class Difference(Frozen):
+    """Return of a policy minus that of another, by the same estimator, on shared resamples.
+
+    Attributes:
+        policy: The one.
+        other: The other.
+        estimator: By which.
+        difference: With its 95% interval.
+        p_value: Two-sided, by the bootstrap.
+        p_value_holm: The same, adjusted for all differences of the report.
+    """
+
+    policy: str
+    other: str
+    estimator: Estimator
+    difference: Estimated
+    p_value: float
+    p_value_holm: float
+
+
+class OpeReport(Frozen):
+    """Everything that was found; `ope.json` holds it.
+
+    Attributes:
+        dataset_id: The log.
+        split: Its split: estimates are of episodes such as these.
+        n_episodes: Completed episodes with at least one turn.
+        n_left_out: Episodes that failed or have no turn.
+        n_turns: Turns.
+        n_clusters: (task, variation) pairs.
+        behavior_policy: Who logged it.
+        propensities: "exact", "estimated" (a classifier stands for the behaviour policy) or "unknown" (none were needed).
+        logged: Mean of the logged episodes, by quantity.
+        cost_weight: Of the return.
+        cost_unit_usd: Of the return.
+        seed: Seed of everything.
+        encoder: Text encoder of the fitted values; None if there are none.
+        fqe: Parameters of the fitted values; None likewise.
+        thresholds: Behind the refusals.
+        policies: In the order that was asked for.
+        differences: Between every two policies that have a headline by the same estimator.
+        selection: Quality of the choice against closed-loop results, by quantity; None without such results.
+        notes: What a reader must know, a sentence each.
+        package_version: Of mtrouter_rl.
+    """
+
+    dataset_id: str
+    split: str
+    n_episodes: int
+    n_left_out: int
+    n_turns: int
+    n_clusters: int
+    behavior_policy: str
+    propensities: Propensities
+    logged: dict[str, float]
+    cost_weight: float
+    cost_unit_usd: float
+    seed: int
+    encoder: str | None
+    fqe: FqeParameters | None
+    thresholds: dict[str, float]
+    policies: tuple[PolicyReport, ...]
+    differences: tuple[Difference, ...]
+    selection: dict[str, dict[str, float | int | None]] | None
+    notes: tuple[str, ...]
+    package_version: str
+
+    def save(self, folder: Path) -> Path:
+        """Write `ope.json`; returns its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / OPE_FILE
+        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+        return path
+
+
+def load_report(path: Path) -> OpeReport:
+    """Read an `ope.json`.
+
+    Raises:
+        InvalidConfigError: If it is missing or is no such file.
+    """
+    try:
+        return OpeReport.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidConfigError(
+            f"{path} cannot be read as {OPE_FILE}: {error}; run 'mtrouter-rl ope' again"
+        ) from error
+
+
+def format_report(report: OpeReport) -> str:
+    """Table, refusals, selection and notes, for a terminal."""
+    header = ("policy", "by", "score [95%]", "USD/episode [95%]", "return [95%]", "ESS")
+    lines = [header] + [_cells(one) for one in report.policies]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    title = (
+        f"{report.dataset_id} ({report.split}): {report.n_episodes} episodes, {report.n_turns} turns, "
+        f"{report.n_clusters} (task, variation); propensities {report.propensities}; logged by {report.behavior_policy}: score "
+        f"{100 * report.logged['utility']:.1f}, {format_usd(report.logged['cost_usd'])} USD/episode, return "
+        f"{report.logged['return']:.3f}"
+    )
+    return "\n".join(
+        [title, "", *table, "", *_refusal_lines(report), *_selection_lines(report), *_note_lines(report)]
+    ).rstrip()
+
+
+def _cells(one: PolicyReport) -> tuple[str, ...]:
+    size = "" if one.effective_sample_size is None else f"{one.effective_sample_size:.1f}"
+    if one.headline is None:
+        return (one.policy, "-", "this log cannot tell", "", "", size)
+    numbers = one.estimates[one.headline]
+    score, cost, gain = numbers["utility"], numbers["cost_usd"], numbers["return"]
+    ends = ", ".join(format_usd(end) for end in (cost.low, cost.high))
+    return (
+        one.policy,
+        one.headline.upper(),
+        f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]",
+        f"{format_usd(cost.value)} [{ends}]",
+        f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]",
+        size,
+    )
+
+
+def _refusal_lines(report: OpeReport) -> list[str]:
+    lines = []
+    for one in report.policies:
+        if one.headline is None:
+            reasons = dict.fromkeys(reason for family in one.refusals.values() for reason in family)
+            lines.append(f"{one.policy}: this log cannot tell: {'; '.join(reasons) or 'no estimator was asked for'}")
+    return [*lines, ""] if lines else []
+
+
+def _selection_lines(report: OpeReport) -> list[str]:
+    lines = []
+    for quantity, found in (report.selection or {}).items():
+        rank, coverage = found["rank_correlation"], found["coverage"]
+        lines.append(
+            f"against closed-loop {quantity} of {found['n_policies']} policies: rank correlation "
+            f"{'-' if rank is None else format(rank, '.3f')}, regret@1 {found['regret_at_1']:.4g} "
+            f"({found['regret_share_at_1']:.1%} of the range), regret@3 {found['regret_at_3']:.4g} "
+            f"({found['regret_share_at_3']:.1%}), intervals that hold it "
+            f"{'-' if coverage is None else format(coverage, '.0%')}, mean error {found['error_mean']:+.4g}"
+        )
+    return [*lines, ""] if lines else []
+
+
+def _note_lines(report: OpeReport) -> list[str]:
+    found = sum(one.p_value_holm < 0.05 for one in report.differences)
+    lines = [f"note: {note}" for note in report.notes]
+    if report.differences:
+        lines.append(
+            f"note: {found} of {len(report.differences)} differences of return between two policies are significant at 5% "
+            f"after Holm's correction ({N_RESAMPLES} resamples); they are in {OPE_FILE}"
+        )
+    return lines

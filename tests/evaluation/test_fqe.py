@@ -1,0 +1,246 @@
+"""Fitted Q evaluation against dynamic programming on a tabular routing MDP with unequal, partly truncated episodes."""
+
+import numpy as np
+import pytest
+
+from mtrouter_rl.agents.networks import HistoryLayout
+from mtrouter_rl.agents.transitions import Transitions
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.fqe import (
+    FqeData,
+    FqeParameters,
+    Prediction,
+    backup,
+    bellman_check,
+    fitted_q_evaluation,
+    halves,
+)
+
+COSTS = np.array([0.01, 0.02, 0.1])
+SMALL = {
+    "history_hidden": (64,),
+    "dropout": 0.0,
+    "weight_decay": 0.0,
+    "model_hidden": 16,
+    "residual_dim": 4,
+    "joint_hidden": (64,),
+}
+FAST = SMALL | {"n_iterations": 4, "steps_per_iteration": 5, "batch_size": 32, "keep_last": 2, "n_repeats": 1}
+
+
+class TabularMDP:
+    """S states, 3 models, at most `max_turns` turns; every turn may end the episode, and the last one truncates it."""
+
+    def __init__(self, seed, *, n_states=3, max_turns=6):
+        rng = np.random.default_rng(seed)
+        self.n_states, self.max_turns = n_states, max_turns
+        self.next = rng.dirichlet(np.ones(n_states), size=(n_states, 3))
+        self.stop = rng.uniform(0.05, 0.4, size=(n_states, 3))
+        self.gain = rng.uniform(0, 1, size=(n_states, 3))
+        self.policies = {
+            "stochastic": rng.dirichlet(3 * np.ones(3), size=n_states),
+            "greedy": np.eye(3)[rng.integers(3, size=n_states)],
+            "always-2": np.eye(3)[[2] * n_states],
+        }
+
+    def truth(self, policy):
+        """Exact utility and cost of a policy from state 0."""
+        pi, values = self.policies[policy], np.zeros((self.n_states, 2))
+        rewards = np.stack([self.gain, np.broadcast_to(COSTS, self.gain.shape)], axis=-1)
+        for _ in range(self.max_turns):
+            q_values = rewards + (1 - self.stop)[..., None] * (self.next @ values)
+            values = (pi[..., None] * q_values).sum(axis=1)
+        return values[0]
+
+    def data(self, n_episodes, seed):
+        rng = np.random.default_rng(seed)
+        rows, states, actions, gains, turns, episodes, lengths = [], [], [], [], [], [], []
+        for episode in range(n_episodes):
+            state = 0
+            for turn in range(self.max_turns):
+                action = rng.integers(3)
+                rows.append(len(rows) + episode)
+                states.append((state, turn))
+                actions.append(action)
+                gains.append(self.gain[state, action] + rng.normal(0, 0.2))
+                turns.append(turn)
+                episodes.append(episode)
+                if rng.random() < self.stop[state, action]:
+                    break
+                state = rng.choice(self.n_states, p=self.next[state, action])
+            lengths.append(turn + 1)
+        n_columns = self.n_states + self.max_turns
+        observations = np.zeros((len(rows) + n_episodes, n_columns + 3), dtype=np.float32)
+        for row, (state, turn) in zip(rows, states, strict=True):
+            observations[row, [state, self.n_states + turn]] = 1
+            observations[row, n_columns:] = 1
+        actions = np.array(actions)
+        zeros = np.zeros(len(rows), dtype=np.float32)
+        transitions = Transitions(
+            observations=observations,
+            rows=np.array(rows),
+            actions=actions,
+            rewards=zeros,
+            terminals=zeros,
+            utility_gains=np.array(gains, dtype=np.float32),
+            costs_usd=COSTS[actions].astype(np.float32),
+            episodes=np.array(episodes),
+            turns=np.array(turns),
+            returns=zeros,
+            n_models=3,
+        )
+        at = np.array([state for state, _ in states])
+        return FqeData(
+            transitions=transitions,
+            layout=HistoryLayout(n_columns=n_columns, text_blocks=()),
+            model_features=[[0.0], [0.5], [1.0]],
+            policies={name: pi[at] for name, pi in self.policies.items()},
+            clusters=np.arange(n_episodes),
+            strata=np.zeros(n_episodes, dtype=np.int64),
+        )
+
+
+@pytest.fixture(scope="module")
+def mdp():
+    return TabularMDP(3)
+
+
+@pytest.fixture(scope="module")
+def large(mdp):
+    return mdp.data(5000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def found(large):
+    parameters = FqeParameters(
+        **SMALL,
+        n_iterations=30,
+        steps_per_iteration=50,
+        learning_rate=5e-3,
+        schedule="cosine",
+        batch_size=512,
+        n_repeats=1,
+    )
+    return fitted_q_evaluation(large, parameters, seed=0)
+
+
+@pytest.mark.parametrize("policy", ["stochastic", "greedy", "always-2"])
+def test_values_are_within_two_percent_of_dynamic_programming(mdp, large, found, policy):
+    starts = large.transitions.turns == 0
+    values = found.values.states[starts, found.names.index(policy)].mean(axis=0)
+    np.testing.assert_allclose(values, mdp.truth(policy), rtol=0.02)
+
+
+def test_policies_and_episodes_of_the_toy_differ(mdp, large):
+    truths = np.array([mdp.truth(policy) for policy in mdp.policies])
+    assert np.ptp(truths[:, 0]) > 0.1 * truths[:, 0].max()  # else 2% says little
+    lengths = np.bincount(large.transitions.episodes)
+    assert len(set(lengths.tolist())) == mdp.max_turns
+    assert (lengths == mdp.max_turns).mean() > 0.1  # of which most are truncated
+
+
+def test_good_values_pass_the_bellman_check_and_bad_ones_do_not(large, found):
+    number = found.names.index("greedy")
+    pi = large.policies["greedy"]
+    weights = 3 * pi[np.arange(len(pi)), large.transitions.actions]
+    arguments = (weights, large.transitions.episodes)
+    predicted, residuals = found.values.logged[:, number, 0], found.residuals[:, number, 0]
+    good = bellman_check(residuals, predicted, *arguments, n_episodes=5000)
+    bad = bellman_check(residuals + 0.1, predicted, *arguments, n_episodes=5000)
+    assert abs(good.bias) < 0.05
+    assert good.bias_error < 0.05
+    assert good.calibration < 0.05
+    assert bad.bias - good.bias == pytest.approx(0.1 * len(pi) / 5000)  # 0.1 a turn
+    assert bad.calibration > 0.09
+
+
+def test_bellman_check_by_hand():
+    check = bellman_check(
+        np.array([0.3, -0.1, 0.2]),
+        np.array([1.0, 1.0, 1.0]),
+        np.array([2.0, 0.0, 1.0]),
+        np.array([0, 0, 1]),
+        n_episodes=2,
+    )
+    assert check.bias == pytest.approx(0.8 * 3 / 3 / 2)  # weighted mean 0.8 / 3, of 1.5 turns an episode
+    assert check.rmse == pytest.approx(np.sqrt((2 * 0.09 + 0.04) / 3))
+    assert check.calibration == pytest.approx(0.8 / 3)
+    assert check.bias_error == pytest.approx(np.std([0.3, 0.1], ddof=1) * np.sqrt(2))
+
+
+def test_backup_by_hand():
+    turns = np.array([0, 1, 2, 0])
+    rewards = np.array([1.0, 2.0, 4.0, 8.0])[:, None, None]
+    before = Prediction(
+        logged=np.array([0.0, 3.0, 5.0, 0.0])[:, None, None], states=np.array([0.0, 2.0, 6.0, 0.0])[:, None, None]
+    )
+    traces = np.array([1.0, 0.5, 0.25, 1.0])[:, None, None]
+    returns = backup(turns, rewards, None, traces)[:, 0, 0]
+    np.testing.assert_allclose(returns, [7, 6, 4, 8])
+    targets = backup(turns, rewards, before, traces)[:, 0, 0]
+    second = 2 + 6 + 0.25 * (4 - 5)
+    np.testing.assert_allclose(targets, [1 + 2 + 0.5 * (second - 3), second, 4, 8])
+    one_step = backup(turns, rewards, before, np.zeros((4, 1, 1)))[:, 0, 0]
+    np.testing.assert_allclose(one_step, [1 + 2, 2 + 6, 4, 8])
+
+
+def test_values_come_from_networks_that_did_not_see_the_cluster(mdp):
+    data = mdp.data(40, seed=1)
+    marked = data.transitions.episodes == 7
+    gains = np.where(marked, 1000.0, data.transitions.utility_gains).astype(np.float32)
+    spoiled = FqeData(**{**vars(data), "transitions": _replaced(data.transitions, utility_gains=gains)})
+    one, other = (fitted_q_evaluation(log, FqeParameters(**FAST), seed=3).values.states for log in (data, spoiled))
+    half = halves(data, np.random.default_rng([3, 0]))
+    same = half[data.transitions.episodes] == half[7]
+    np.testing.assert_array_equal(one[same], other[same])
+    assert (one[~same] != other[~same]).any()
+
+
+def _replaced(record, **changes):
+    return type(record)(**{**vars(record), **changes})
+
+
+def test_halves_keep_clusters_together_and_split_every_stratum(mdp):
+    data = mdp.data(24, seed=1)
+    grouped = FqeData(**{**vars(data), "clusters": np.arange(24) // 2, "strata": np.arange(24) // 8})
+    half = halves(grouped, np.random.default_rng(0))
+    assert (half[::2] == half[1::2]).all()
+    assert [half[start : start + 8].sum() for start in (0, 8, 16)] == [4, 4, 4]
+
+
+def test_equal_seeds_give_equal_values_and_leave_torch_alone(mdp):
+    import torch
+
+    data = mdp.data(30, seed=1)
+    state = torch.get_rng_state()
+    one, again, other = (fitted_q_evaluation(data, FqeParameters(**FAST), seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.values.states, again.values.states)
+    assert (one.values.states != other.values.states).any()
+    assert (torch.get_rng_state() == state).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "seed", "message"),
+    [
+        ({"policies": {}}, {}, 0, r"there is no policy to evaluate"),
+        ({"policies": {"a": np.ones((3, 2)) / 2}}, {}, 0, r"policy 'a': probabilities have shape \(3, 2\), must be \("),
+        (
+            {"clusters": np.zeros(30, dtype=np.int64)},
+            {},
+            0,
+            r"the log has 1 cluster \(task, variation\), must have at least 2",
+        ),
+        ({}, {}, -1, r"seed is -1, must be 0 or more"),
+        ({}, {"n_warm_start": 4}, 0, r"n_warm_start is 4, must be below n_iterations \(4\)"),
+        ({}, {"learning_rate": 1e30}, 0, r"iteration \d: the loss is .*, must be finite; .* lower learning_rate"),
+    ],
+)
+def test_bad_inputs(mdp, changes, parameters, seed, message):
+    data = FqeData(**{**vars(mdp.data(30, seed=1)), **changes})
+    with pytest.raises(InvalidConfigError, match=message):
+        fitted_q_evaluation(data, FqeParameters(**(FAST | parameters)), seed=seed)
+
+
+def test_a_policy_that_the_log_never_follows_cannot_be_checked():
+    with pytest.raises(InvalidConfigError, match=r"no logged turn has an action that the policy would take"):
+        bellman_check(np.ones(2), np.ones(2), np.zeros(2), np.array([0, 1]), n_episodes=2)
