@@ -18,12 +18,13 @@ from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.resolve import load_algorithm, make_encoder
 from mtrouter_rl.agents.task_values import TaskValueRouter
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
+from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.datasets.one_decision import as_one_decision
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
 from mtrouter_rl.envs.logged import logged_pool
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.evaluation.episode_ope import OUTCOMES, EpisodeLog, confounded_strata, estimate_policies, snips
+from mtrouter_rl.evaluation.episode_ope import OUTCOMES, EpisodeLog, confounded_strata, estimate_policies, merge, snips
 from mtrouter_rl.evaluation.log_results import BASELINE, LogOutcome, Promise, log_results
 from mtrouter_rl.evaluation.report import write_report
 from mtrouter_rl.evaluation.results import Results
@@ -48,7 +49,8 @@ class LogStudyRequest:
         cost_unit_usd: USD of one cost unit; None takes the mean cost of the strongest single model's episodes.
         more_weights: Further cost weights, for the frontier of the routers that serve any weight.
         agents: Agent cards.
-        n_folds: Folds of the cross-fitting.
+        n_folds: Folds of the cross-fitting, at least 3.
+        n_repeats: How often the log is divided into folds anew; estimates are averaged, and intervals hold the spread.
         seed: Seed of folds, training and bootstrap.
         encoder: Registered name of the text encoder.
         instance_pattern: Regular expression whose first group in an episode's observations tells which instance was
@@ -62,6 +64,7 @@ class LogStudyRequest:
     more_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.8)
     agents: tuple[str, ...] = DEFAULT_AGENTS
     n_folds: int = 3
+    n_repeats: int = 3
     seed: int = 0
     encoder: str = DEFAULT_ENCODER
     instance_pattern: str = ""
@@ -76,7 +79,7 @@ class _Study:
     log: EpisodeLog
     reward: RewardCard
     features: HistoryFeatures
-    folds: npt.NDArray[np.int64]
+    folds: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     policies: dict[str, FloatArray] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     chosen: dict[str, list[JsonValue]] = field(default_factory=dict)
@@ -86,6 +89,12 @@ class _Study:
     @property
     def n_models(self) -> int:
         return self.log.n_models
+
+    def start(self, repeat: int) -> None:
+        """Divide the log into folds anew; nothing is chosen yet."""
+        request = self.request
+        self.folds = _folds(self.data.episodes, self.log, n_folds=request.n_folds, seed=request.seed + repeat)
+        self.policies, self.q_values = {}, None
 
     def put(self, name: str, members: npt.NDArray[np.int64], probabilities: FloatArray) -> None:
         rows = self.policies.setdefault(name, np.zeros((len(self.log.strata), self.n_models)))
@@ -108,14 +117,27 @@ def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_prog
         InvalidConfigError: If the log holds episodes that change the model and no others, a model has too few episodes for
             the folds, or a number is out of range.
     """
+    _check(request)
     original = Dataset.load(request.dataset)
     study = _prepare(request, original, say=say, show_progress=show_progress)
-    for fold in range(request.n_folds):
-        say(f"fold {fold + 1}/{request.n_folds}: train on the others, choose for this one")
-        _run_fold(study, fold)
-    _add_fixed(study)
-    say(f"estimate {len(study.policies)} policies on {len(study.log.strata)} episodes")
-    estimates = estimate_policies(study.log, study.policies, q_values=study.q_values, seed=request.seed)
+    confounded = _flagged(study, original)
+    repeats = []
+    for repeat in range(request.n_repeats):
+        study.start(repeat)
+        for fold in range(request.n_folds):
+            say(f"division {repeat + 1}/{request.n_repeats}, fold {fold + 1}/{request.n_folds}: train on the others")
+            _run_fold(study, fold)
+        _add_fixed(study)
+        repeats.append(
+            estimate_policies(study.log, study.policies, q_values=study.q_values, seed=request.seed + repeat)
+        )
+    estimates = {name: merge([one[name] for one in repeats]) for name in repeats[0]}
+    if all(one.diagnosis.refusals for one in estimates.values()):
+        reasons = "; ".join(dict.fromkeys(why for one in estimates.values() for why in one.diagnosis.refusals))
+        raise InvalidConfigError(
+            f"dataset '{original.info.dataset_id}' cannot tell about any policy, from {len(study.log.strata)} episodes of one "
+            f"model each: {reasons}; log more episodes"
+        )
     outcome = LogOutcome(
         info=original.info,
         episodes=tuple(_originals(study, original)),
@@ -124,7 +146,7 @@ def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_prog
         estimates=estimates,
         weights=study.weights,
         promises=study.promises,
-        confounded=_flagged(study, original),
+        confounded=confounded,
     )
     results = log_results(
         outcome,
@@ -133,6 +155,7 @@ def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_prog
             "command": "study-log",
             "agents": list(request.agents),
             "folds": request.n_folds,
+            "repeats": request.n_repeats,
             "encoder": request.encoder,
             "chosen_by_fold": {name: list(values) for name, values in study.chosen.items()},
         },
@@ -143,9 +166,38 @@ def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_prog
     return results
 
 
+def _check(request: LogStudyRequest) -> None:
+    """Refuse what would fail late."""
+    if request.n_folds < 3:
+        raise InvalidConfigError(
+            f"folds is {request.n_folds}, must be at least 3: the training folds are divided again to choose a cost weight"
+        )
+    if request.n_repeats < 1:
+        raise InvalidConfigError(f"repeats is {request.n_repeats}, must be at least 1")
+    if not 0 <= request.cost_weight < float("inf"):
+        raise InvalidConfigError(f"cost_weight is {request.cost_weight}, must be a finite number of at least 0")
+    if request.cost_unit_usd is not None and not 0 < request.cost_unit_usd < float("inf"):
+        raise InvalidConfigError(f"cost_unit_usd is {request.cost_unit_usd}, must be a finite number above 0")
+    try:
+        re.compile(request.instance_pattern)
+    except re.error as error:
+        raise InvalidConfigError(
+            f"instance_pattern '{request.instance_pattern}' is no regular expression: {error}"
+        ) from error
+    for name in request.agents:
+        load_algorithm(load_agent_card(name))
+    path = request.out / RESULTS_FILE
+    if path.is_file() and Results.load(path).dataset_id != read_info(request.dataset).dataset_id:
+        raise InvalidConfigError(
+            f"{path} holds results of another log, '{Results.load(path).dataset_id}'; choose another --out"
+        )
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidConfigError(f"{request.out} cannot be made: {error}; choose another --out") from error
+
+
 def _prepare(request: LogStudyRequest, original: Dataset, *, say: Callable[[str], None], show_progress: bool) -> _Study:
-    if request.n_folds < 2:
-        raise InvalidConfigError(f"folds is {request.n_folds}, must be at least 2")
     data, left_out = as_one_decision(original)
     say(str(left_out))
     if not data.episodes:
@@ -158,7 +210,9 @@ def _prepare(request: LogStudyRequest, original: Dataset, *, say: Callable[[str]
     strata = tuple(episode.task for episode in data.episodes)
     utilities = np.array([episode.utility for episode in data.episodes])
     costs = np.array([episode.cost_usd for episode in data.episodes])
-    unit = request.cost_unit_usd or _strongest_cost(strata, actions, utilities, costs)
+    unit = request.cost_unit_usd
+    if unit is None:
+        unit = _strongest_cost(strata, actions, utilities, costs)
     reward = RewardCard(cost_weight=request.cost_weight, cost_unit_usd=unit)
     returns = reward.reward(utilities, costs)
     log = EpisodeLog(
@@ -166,12 +220,19 @@ def _prepare(request: LogStudyRequest, original: Dataset, *, say: Callable[[str]
         actions=actions,
         outcomes=np.stack([utilities, costs, returns], axis=1),
         n_models=len(pool.models),
+        units=_units(data.episodes),
     )
     say(f"cost unit: {unit:.6g} USD; cost weight {request.cost_weight:g}")
     features = HistoryFeatures(encoder=make_encoder(request.encoder, request.out / "embeddings"), pool=pool)
     features.encode_log(data.episodes, show_progress=show_progress)
-    folds = _folds(data.episodes, log, n_folds=request.n_folds, seed=request.seed)
-    return _Study(request=request, data=data, log=log, reward=reward, features=features, folds=folds)
+    return _Study(request=request, data=data, log=log, reward=reward, features=features)
+
+
+def _units(episodes: Sequence[Episode]) -> npt.NDArray[np.int64]:
+    """Number of every episode's instance: episodes of one (task, variation), whoever played it, are one unit."""
+    pairs = [(episode.task, episode.variation) for episode in episodes]
+    numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+    return np.array([numbers[pair] for pair in pairs], dtype=np.int64)
 
 
 def _strongest_cost(
@@ -194,15 +255,16 @@ def _strongest_cost(
 
 
 def _folds(episodes: Sequence[Episode], log: EpisodeLog, *, n_folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Fold of every episode: within each (task, model) in turn, in an order that depends on seed and episode id alone."""
+    """Fold of every episode: instances are dealt out in turn within their cells, in an order that depends on the seed.
+
+    All episodes of an instance are in one fold: what another model scored on it tells what it is worth.
+    """
     folds = np.zeros(len(episodes), dtype=np.int64)
-    cells: dict[tuple[str, int], list[int]] = {}
-    for position, (stratum, action) in enumerate(zip(log.strata, log.actions.tolist(), strict=True)):
-        cells.setdefault((stratum, action), []).append(position)
-    for number, (_, members) in enumerate(sorted(cells.items())):
-        ordered = sorted(members, key=lambda i: zlib.crc32(f"{seed}/{episodes[i].episode_id}".encode()))
-        for rank, position in enumerate(ordered):
-            folds[position] = (rank + number) % n_folds
+    for number, units in enumerate(log.cells()):
+        ids = [min(episodes[i].episode_id for i in members) for members in units]
+        order = sorted(range(len(units)), key=lambda i: zlib.crc32(f"{seed}/{ids[i]}".encode()))
+        for rank, unit in enumerate(order):
+            folds[units[unit]] = (rank + number) % n_folds
     return folds
 
 
@@ -257,49 +319,46 @@ def _equal_score_weight(study: _Study, card: AgentCard, outside: npt.NDArray[np.
     trained on is too good. What they promise of the third fold is kept.
     """
     inner = study.folds[outside]
-    by_weight = np.zeros((len(_WEIGHT_GRID), len(outside), 2))
-    singles = np.zeros((study.n_models, len(outside), 2))
+    log = study.log.part(outside)
+    choices = np.zeros((len(_WEIGHT_GRID), len(outside)), dtype=np.int64)
     for fold in np.unique(inner):
         held_out, rest = outside[inner == fold], outside[inner != fold]
-        if not len(rest):
-            continue
         router = _train(study, card, _subset(study, rest))
         if not isinstance(router, TaskValueRouter):
             raise TypeError(f"{card.name} does not serve several cost weights")
         outcomes = router.outcomes([observations_of(study.data.episodes[i], study.features.pool)[0] for i in held_out])
-        log = _part(study.log, held_out)
         for index, weight in enumerate(_WEIGHT_GRID):
             reward = study.reward.model_copy(update={"cost_weight": float(weight)})
-            choices = reward.reward(outcomes[..., 0], outcomes[..., 1]).argmax(axis=1)
-            by_weight[index, inner == fold] = snips(log, np.eye(study.n_models)[choices])[:2]
-        for model in range(study.n_models):
-            one_hot = np.tile(np.eye(study.n_models)[model], (len(held_out), 1))
-            singles[model, inner == fold] = snips(log, one_hot)[:2]
-    means, single_means = by_weight.mean(axis=1), singles.mean(axis=1)
-    strongest = single_means[single_means[:, 0].argmax()]
-    good = np.flatnonzero(means[:, 0] >= strongest[0])
+            choices[index, inner == fold] = reward.reward(outcomes[..., 0], outcomes[..., 1]).argmax(axis=1)
+    values = np.array([snips(log, np.eye(study.n_models)[row]) for row in choices])
+    strongest = _strongest_of(log)[1]
+    good = np.flatnonzero(values[:, 0] >= strongest[0])
     # If no weight keeps the score, the weight that scores best is the nearest to it.
-    index = int(good.max() if good.size else means[:, 0].argmax())
+    index = int(good.max() if good.size else np.nan_to_num(values[:, 0], nan=-np.inf).argmax())
     promise = Promise(
         n_episodes=len(study.log.strata) - len(outside),
-        score_difference=100 * float(means[index, 0] - strongest[0]),
-        cost_saved=1 - float(means[index, 1] / strongest[1]),
+        score_difference=100 * float(values[index, 0] - strongest[0]),
+        cost_saved=1 - float(values[index, 1] / strongest[1]),
+        is_reached=bool(good.size),
     )
     study.promises.setdefault(f"{card.name}@{EQUAL_SCORE}", []).append(promise)
     return float(_WEIGHT_GRID[index])
 
 
+def _strongest_of(log: EpisodeLog) -> tuple[int, FloatArray]:
+    """The model with the best utility and its outcomes, among those that played every kind of task."""
+    values = np.array([snips(log, np.tile(np.eye(log.n_models)[m], (len(log.strata), 1))) for m in range(log.n_models)])
+    if np.isnan(values[:, 0]).all():
+        raise InvalidConfigError(
+            "no model played every kind of task in every division of the log, so there is no strongest one; leave out the "
+            "tasks that few models played, or log more"
+        )
+    best = int(np.nanargmax(values[:, 0]))
+    return best, values[best]
+
+
 def _subset(study: _Study, members: npt.NDArray[np.int64]) -> Dataset:
     return Dataset(info=study.data.info, episodes=tuple(study.data.episodes[i] for i in members))
-
-
-def _part(log: EpisodeLog, members: npt.NDArray[np.int64]) -> EpisodeLog:
-    return EpisodeLog(
-        strata=tuple(log.strata[i] for i in members),
-        actions=log.actions[members],
-        outcomes=log.outcomes[members],
-        n_models=log.n_models,
-    )
 
 
 def _keep_q_values(study: _Study, inside: npt.NDArray[np.int64], outcomes: FloatArray) -> None:
@@ -311,12 +370,12 @@ def _keep_q_values(study: _Study, inside: npt.NDArray[np.int64], outcomes: Float
 
 def _put_single_choices(study: _Study, inside: npt.NDArray[np.int64], outside: npt.NDArray[np.int64]) -> None:
     """The best and the cheapest single model by the training folds."""
-    training = _part(study.log, outside)
-    one_hots = {str(m): np.tile(np.eye(study.n_models)[m], (len(outside), 1)) for m in range(study.n_models)}
-    estimates = estimate_policies(training, one_hots, seed=0, n_resamples=100)
-    values = np.array([estimates[str(m)].snips for m in range(study.n_models)])
+    log = study.log.part(outside)
+    n = len(outside)
+    values = np.array([snips(log, np.tile(np.eye(log.n_models)[model], (n, 1))) for model in range(log.n_models)])
+    strongest, cheapest = _strongest_of(log)[0], int(np.nanargmin(values[:, 1]))
     names = study.features.pool.model_names
-    for label, model in (("strongest", int(values[:, 0].argmax())), ("cheapest", int(values[:, 1].argmin()))):
+    for label, model in (("strongest", strongest), ("cheapest", cheapest)):
         study.put(label, inside, np.tile(np.eye(study.n_models)[model], (len(inside), 1)))
         study.chosen.setdefault(label, []).append(names[model])
 
@@ -333,7 +392,13 @@ def _flagged(study: _Study, original: Dataset) -> dict[str, float]:
     if not study.request.instance_pattern:
         return {}
     pattern = re.compile(study.request.instance_pattern)
-    return confounded_strata(study.log, [_instance(episode, pattern) for episode in _originals(study, original)])
+    instances = [_instance(episode, pattern) for episode in _originals(study, original)]
+    if not any(instances):
+        raise InvalidConfigError(
+            f"instance_pattern '{study.request.instance_pattern}' matches no observation of the log; correct it, or leave it "
+            "out"
+        )
+    return confounded_strata(study.log, instances)
 
 
 def _originals(study: _Study, original: Dataset) -> list[Episode]:

@@ -10,7 +10,7 @@ from mtrouter_rl.cli import main
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.errors import InvalidConfigError, MTRouterError
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.log_study import LogStudyRequest, study_log
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, TokenUsage, TracedEpisode, Turn
@@ -59,9 +59,9 @@ def make_episode(task, model, number, rng, *, room="hall"):
     )
 
 
-def make_log(folder, *, n=30, rooms=None, drop=()):
+def make_log(folder, *, n=30, rooms=None, drop=(), episodes=None, dataset_id="mine-v1"):
     rng = np.random.default_rng(0)
-    episodes = [
+    episodes = episodes or [
         make_episode(task, model, number, rng, room=(rooms or {}).get((task, model), "hall"))
         for task in CHANCES
         for model in POOL.model_names
@@ -69,7 +69,7 @@ def make_log(folder, *, n=30, rooms=None, drop=()):
         if (task, model) not in drop
     ]
     info = DatasetInfo(
-        dataset_id="mine-v1",
+        dataset_id=dataset_id,
         env="mine",
         pool_name=POOL.name,
         models=POOL.models,
@@ -152,7 +152,7 @@ def test_what_is_assumed_or_confounded_is_said_and_the_strongest_is_chosen_on_tr
     confounded = [note for note in results.notes if note.startswith("Confounded")]
     assert len(confounded) == 1
     assert "'hard'" in confounded[0]
-    assert results.config["chosen_by_fold"]["strongest"] == [POOL.model_names[2]] * 3
+    assert results.config["chosen_by_fold"]["strongest"] == [POOL.model_names[2]] * 9
     assert results.estimator.startswith("estimated from a log, nothing was run")
     assert any(text.startswith("left out 0 of 180 episodes") for text in said)
     page = (folder / "run" / "report.html").read_text(encoding="utf-8")
@@ -177,10 +177,65 @@ def test_what_the_log_cannot_tell_is_refused(tmp_path):
     assert any(note.startswith(f"Policy '{name}': this log cannot tell") for note in results.notes)
 
 
-def test_bad_requests(tmp_path):
-    log = make_log(tmp_path / "log", n=4)
-    with pytest.raises(InvalidConfigError, match="folds is 1, must be at least 2"):
-        study_log(LogStudyRequest(dataset=log, out=tmp_path / "run", cost_weight=0.4, n_folds=1), say=print)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_folds": 2}, "folds is 2, must be at least 3"),
+        ({"n_repeats": 0}, "repeats is 0, must be at least 1"),
+        ({"cost_weight": -1.0}, "cost_weight is -1.0"),
+        ({"cost_weight": float("nan")}, "cost_weight is nan"),
+        ({"cost_unit_usd": 0.0}, "cost_unit_usd is 0.0, must be a finite number above 0"),
+        ({"instance_pattern": "("}, "instance_pattern '\\(' is no regular expression"),
+        ({"instance_pattern": "TYPO(.)"}, "instance_pattern .* matches no observation of the log"),
+        ({"agents": ("task-tabel",)}, "did you mean 'task-table'"),
+        ({"n": 1}, "no completed episode that was played throughout by"),
+    ],
+)
+def test_bad_requests(tmp_path, change, message):
+    log = make_log(tmp_path / "log", n=change.get("n", 6))
+    settings = {"agents": ("task-table",)} | {name: value for name, value in change.items() if name != "n"}
+    request = LogStudyRequest(**({"dataset": log, "out": tmp_path / "run", "cost_weight": 0.4} | settings))
+    with pytest.raises(MTRouterError, match=message):
+        study_log(request, say=lambda _: None, show_progress=False)
+
+
+def test_results_of_another_log_are_not_overwritten(run, tmp_path):
+    folder, request, _, _ = run
+    other = make_log(tmp_path / "log", dataset_id="other-v1")
+    with pytest.raises(InvalidConfigError, match=r"results of another log, 'mine-v1'; choose another --out"):
+        study_log(dataclasses.replace(request, dataset=other), say=lambda _: None, show_progress=False)
+    assert Results.load(folder / "run" / "results.json").dataset_id == "mine-v1"
+
+
+def test_an_instance_that_several_models_played_is_in_one_fold(tmp_path):
+    """Both models score alike on every instance, so every policy is worth the same; telling by the others would show."""
+    rng = np.random.default_rng(3)
+    episodes = []
+    for number in range(90):
+        gain = float(rng.random() < 0.5)
+        for model in POOL.model_names:
+            episode = make_episode("easy", model, number, rng)
+            first, last = episode.turns
+            last = dataclasses.replace(last, utility_gain=gain)
+            text = f"game: toy\ntask: easy\nquestion: number {number}"
+            episodes.append(dataclasses.replace(episode, variation=number, turns=(first, last), task_text=text))
+    log = make_log(tmp_path / "log", episodes=episodes)
+    agents = ("task-table", "task-ridge", "task-neighbors")
+    request = LogStudyRequest(dataset=log, out=tmp_path / "run", cost_weight=0.0, agents=agents)
+    results = study_log(request, say=lambda _: None, show_progress=False)
+    true_score = results.row(f"single:{POOL.model_names[0]}", "test").score_mean
+    for name in agents:
+        row = results.row(name, "test")
+        assert row.score_ci95[0] <= true_score <= row.score_ci95[1], name
+        assert abs(row.score_mean - true_score) < 10, name
+
+
+def test_a_model_that_lacks_a_task_is_neither_strongest_nor_cheapest(tmp_path):
+    log = make_log(tmp_path / "log", drop={("easy", POOL.model_names[0])})
+    request = LogStudyRequest(dataset=log, out=tmp_path / "run", cost_weight=0.4, agents=("task-table",))
+    results = study_log(request, say=lambda _: None, show_progress=False)
+    assert set(results.config["chosen_by_fold"]["cheapest"]) == {POOL.model_names[1]}
+    assert results.roles.strongest == "strongest"
 
 
 def test_commands(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Single-turn router with a table: mean utility and mean cost of every model on every kind of task."""
 
+import logging
+import re
 from typing import ClassVar
 
 import numpy as np
@@ -9,6 +11,8 @@ from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import NonNegative
 from mtrouter_rl.agents.task_values import Arrays, TaskLog, TaskValueAlgorithm, TaskValueSettings, key_of
 from mtrouter_rl.pools.card import Frozen
+
+_LOG = logging.getLogger(__name__)
 
 
 class TaskTableParameters(Frozen):
@@ -37,6 +41,12 @@ class TaskTable(TaskValueAlgorithm[TaskTableParameters]):
     def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
         """Average within every kind of task; a kind (or a cell) without episodes gets the mean over all."""
         pattern, overall = self.parameters.key_pattern, log.overall()
+        if pattern and not any(re.search(pattern, text) for text in log.texts):
+            _LOG.warning(
+                "agent '%s': key_pattern '%s' matches no task text, so every text is a kind of its own; correct the card",
+                self.card.name,
+                pattern,
+            )
         keys = np.array([key_of(pattern, text) for text in log.texts])
         known = tuple(sorted(set(keys.tolist())))
         rows = [log.means(keys == key, prior=overall, prior_weight=self.parameters.prior_weight) for key in known]

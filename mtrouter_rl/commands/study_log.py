@@ -28,6 +28,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards (default: five single-turn ones)")
     parser.add_argument("--folds", type=int, default=3, metavar="K", help="folds (default: 3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="R", help="divide into folds anew R times and average (default: 3)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of folds, training and bootstrap (default: 0)")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help=f"text encoder (default: {DEFAULT_ENCODER})")
     parser.add_argument(
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         cost_unit_usd=args.cost_unit_usd,
         agents=tuple(args.agents or DEFAULT_AGENTS),
         n_folds=args.folds,
+        n_repeats=args.repeats,
         seed=args.seed,
         encoder=args.encoder,
         instance_pattern=args.instance_pattern,

@@ -43,15 +43,20 @@ class EpisodeLog:
         actions: Index of the model that played, shape (N,).
         outcomes: Utility, cost in USD, and return, shape (N, 3).
         n_models: M.
+        units: What the bootstrap draws: episodes of one instance share a number, shape (N,); None makes every episode a
+            unit of its own.
     """
 
     strata: tuple[str, ...]
     actions: npt.NDArray[np.int64]
     outcomes: npt.NDArray[np.float64]
     n_models: int
+    units: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.strata)
+        if self.units is not None and self.units.shape != (n,):
+            raise InvalidConfigError(f"units have shape {self.units.shape}, must be ({n},): one number per episode")
         if n == 0 or self.actions.shape != (n,) or self.outcomes.shape != (n, len(OUTCOMES)):
             raise InvalidConfigError(
                 f"{n} strata, actions of shape {self.actions.shape} and outcomes of shape {self.outcomes.shape}; must be "
@@ -70,6 +75,28 @@ class EpisodeLog:
         """Number of every episode's stratum, in alphabetical order, shape (N,)."""
         index: npt.NDArray[np.int64] = np.unique(np.array(self.strata), return_inverse=True)[1]
         return index
+
+    def part(self, members: npt.NDArray[np.int64]) -> "EpisodeLog":
+        """Some of the episodes, by their indices."""
+        return EpisodeLog(
+            strata=tuple(self.strata[i] for i in members),
+            actions=self.actions[members],
+            outcomes=self.outcomes[members],
+            n_models=self.n_models,
+            units=None if self.units is None else self.units[members],
+        )
+
+    def cells(self) -> list[list[npt.NDArray[np.int64]]]:
+        """Units by (stratum, models that played the unit): every unit as the indices of its episodes."""
+        units = np.arange(len(self.strata)) if self.units is None else self.units
+        by_unit: dict[int, list[int]] = {}
+        for position, unit in enumerate(units.tolist()):
+            by_unit.setdefault(unit, []).append(position)
+        found: dict[tuple[str, tuple[int, ...]], list[npt.NDArray[np.int64]]] = {}
+        for members in by_unit.values():
+            key = (self.strata[members[0]], tuple(sorted(self.actions[members].tolist())))
+            found.setdefault(key, []).append(np.array(members))
+        return [found[key] for key in sorted(found)]
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Episodes by stratum and model, shape (S, M)."""
@@ -104,8 +131,10 @@ class Estimate:
         ips: Shape (3,). Likewise `snips` and `dr`; `dr` is NaN without a model of the outcomes.
         snips: The headline: it stays within the range of what was logged.
         dr: Doubly robust.
-        draws: SNIPS of bootstrap resamples, shape (n_resamples, 3). Episodes are drawn within (stratum, model). Two
-            estimates on one log with one seed share their draws, so their differences are paired.
+        draws: SNIPS of bootstrap resamples, shape (n_resamples, 3). Units are drawn within their cells (see
+            `EpisodeLog.cells`), one fewer than there are and weighted up for it, since cells of a few units would show
+            too little spread otherwise (Rao and Wu, Resampling Inference with Complex Survey Data, 1988); a cell with one
+            unit shows none. Two estimates on one log with one seed share their draws, so their differences are paired.
         diagnosis: Whether to believe it.
         weights: SNIPS weight of every episode; they sum to 1, shape (N,).
     """
@@ -159,13 +188,37 @@ def estimate_policies(
 def snips(log: EpisodeLog, probabilities: FloatArray) -> FloatArray:
     """SNIPS estimate of one policy without an interval, for choosing among many, shape (3,). See `estimate_policies`.
 
-    A stratum in which the policy's models never played counts as 0.
+    NaN if there is a stratum in which no episode was played by the model that the policy chose for it.
     """
     index, counts = log.stratum_index, log.counts()
     sizes = counts.sum(axis=1)
     ratios = probabilities[np.arange(len(index)), log.actions] * sizes[index] / counts[index, log.actions]
+    if _n_dead(ratios, index):
+        return np.full(len(OUTCOMES), np.nan)
     estimate: FloatArray = _self_normalised(ratios[None, :], index, sizes)[0] @ log.outcomes
     return estimate
+
+
+def merge(estimates: Sequence[Estimate]) -> Estimate:
+    """One estimate of several on the same episodes, such as those of several divisions into folds.
+
+    Values are means; draws are put together, so that intervals hold the spread between them as well. A refusal of one is
+    a refusal of all.
+    """
+    refusals = tuple(dict.fromkeys(reason for one in estimates for reason in one.diagnosis.refusals))
+    return Estimate(
+        ips=np.mean([one.ips for one in estimates], axis=0),
+        snips=np.mean([one.snips for one in estimates], axis=0),
+        dr=np.mean([one.dr for one in estimates], axis=0),
+        draws=np.concatenate([one.draws for one in estimates]),
+        diagnosis=Diagnosis(
+            effective_sample_size=float(np.mean([one.diagnosis.effective_sample_size for one in estimates])),
+            unsupported_share=max(one.diagnosis.unsupported_share for one in estimates),
+            largest_weight=max(one.diagnosis.largest_weight for one in estimates),
+            refusals=refusals,
+        ),
+        weights=np.mean([one.weights for one in estimates], axis=0),
+    )
 
 
 def _check_probabilities(name: str, probabilities: FloatArray, log: EpisodeLog) -> None:
@@ -182,12 +235,15 @@ def _check_probabilities(name: str, probabilities: FloatArray, log: EpisodeLog) 
 
 
 def _resample_counts(log: EpisodeLog, rng: np.random.Generator, n_resamples: int) -> npt.NDArray[np.float32]:
-    """How often every episode is drawn, shape (n_resamples, N); every (stratum, model) keeps its number of episodes."""
-    counts = np.zeros((n_resamples, len(log.strata)), dtype=np.float32)
-    cells = log.stratum_index * log.n_models + log.actions
-    for cell in np.unique(cells):
-        members = np.flatnonzero(cells == cell)
-        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
+    """How much every episode counts in every resample, shape (n_resamples, N)."""
+    counts = np.ones((n_resamples, len(log.strata)), dtype=np.float32)
+    for units in log.cells():
+        n = len(units)
+        if n == 1:
+            continue
+        drawn = rng.multinomial(n - 1, np.full(n, 1 / n), size=n_resamples) * (n / (n - 1))
+        for column, members in enumerate(units):
+            counts[:, members] = drawn[:, column, None]
     return counts
 
 
@@ -210,7 +266,7 @@ def _estimate(
         snips=weights @ log.outcomes,
         dr=dr,
         draws=drawn @ log.outcomes,
-        diagnosis=_diagnose(ratios, pi, counts[index] == 0),
+        diagnosis=_diagnose(ratios, pi, counts[index] == 0, n_dead=_n_dead(ratios, index)),
         weights=weights,
     )
 
@@ -218,7 +274,11 @@ def _estimate(
 def _self_normalised(
     ratios: FloatArray, index: npt.NDArray[np.int64], stratum_sizes: npt.NDArray[np.int64]
 ) -> FloatArray:
-    """Weights of shape (B, N) that sum to n_s / n in every stratum; to 0 in one where no episode has any weight."""
+    """Weights of shape (B, N) that sum to n_s / n in every stratum.
+
+    A stratum without any weight counts for nothing, and the others for more. In the estimate itself that is refused (see
+    `Diagnosis`); in a resample it happens where few episodes carry all the weight.
+    """
     weights = np.zeros_like(ratios, dtype=np.float64)
     for stratum, size in enumerate(stratum_sizes):
         members = index == stratum
@@ -227,16 +287,25 @@ def _self_normalised(
         weights[:, members] = np.divide(
             ratios[:, members] * share, total, out=np.zeros_like(ratios[:, members], dtype=np.float64), where=total > 0
         )
-    return weights
+    sums = weights.sum(axis=1, keepdims=True)
+    normalised: FloatArray = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+    return normalised
 
 
-def _diagnose(ratios: FloatArray, pi: FloatArray, never_played: npt.NDArray[np.bool_]) -> Diagnosis:
+def _n_dead(ratios: FloatArray, index: npt.NDArray[np.int64]) -> int:
+    """Strata in which no episode was played by the model that the policy chose for it."""
+    return int((np.bincount(index, weights=ratios) <= 0).sum())
+
+
+def _diagnose(ratios: FloatArray, pi: FloatArray, never_played: npt.NDArray[np.bool_], *, n_dead: int) -> Diagnosis:
     total = float(ratios.sum())
     effective = total**2 / float((ratios**2).sum()) if total > 0 else 0.0
     unsupported = float((pi * never_played).sum(axis=1).mean())
     refusals = []
     if unsupported > MAX_UNSUPPORTED_SHARE + _TOLERANCE:
         refusals.append(f"with probability {unsupported:.3f} it chooses a model that never played such an episode")
+    if n_dead:
+        refusals.append(f"in {n_dead} kind(s) of task no episode was played by the model that it chose for it")
     if effective < MIN_EFFECTIVE_SAMPLE_SIZE:
         refusals.append(
             f"the effective sample size is {effective:.1f}, must be at least {MIN_EFFECTIVE_SAMPLE_SIZE:.0f}"

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 ValueT = TypeVar("ValueT")
 
 ESTIMATOR = (
-    "estimated from a log, nothing was run: self-normalised importance sampling stratified by task, every episode by a "
-    "router that was not trained on it"
+    "estimated from a log, nothing was run: self-normalised importance sampling stratified by task, every instance by "
+    "routers that were not trained on it, mean over several divisions into folds"
 )
 BASELINE = "task-table"
 _FIXED = ("random", "cheapest", "strongest")
@@ -38,11 +38,13 @@ class Promise:
         n_episodes: Episodes of that fold.
         score_difference: Score minus that of the best single model.
         cost_saved: Share of the best single model's cost.
+        is_reached: Whether a cost weight was found at which the training folds say that the score is kept.
     """
 
     n_episodes: int
     score_difference: float
     cost_saved: float
+    is_reached: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,9 @@ class Kept:
         promised_score: Likewise, score minus that of the strongest.
         cost_saved: What the other folds say, with its 95% interval.
         score: Likewise.
+        score_unconfounded: Score minus that of the strongest without the tasks that are flagged as confounded.
+        n_promises: Folds of all divisions.
+        n_reached: In how many of them a cost weight was found that keeps the score.
     """
 
     policy: str
@@ -62,6 +67,9 @@ class Kept:
     promised_score: float
     cost_saved: Interval
     score: Interval
+    score_unconfounded: float
+    n_promises: int
+    n_reached: int
 
     def to_json(self) -> dict[str, JsonValue]:
         """As JSON values."""
@@ -72,6 +80,9 @@ class Kept:
             "promised_score_difference": self.promised_score,
             "score_difference": self.score.mean,
             "score_difference_ci95": list(self.score.ends or ()),
+            "score_difference_without_confounded": self.score_unconfounded,
+            "folds": self.n_promises,
+            "folds_where_score_is_kept": self.n_reached,
         }
 
     def __str__(self) -> str:
@@ -81,7 +92,12 @@ class Kept:
             f"'{self.policy}': the training folds promise {100 * self.promised_cost_saved:.0f}% of the strongest model's "
             f"cost saved at {self.promised_score:+.1f} score; on the fold that they do not hold it is "
             f"{100 * self.cost_saved.mean:.0f}% [{100 * low:.0f}, {100 * high:.0f}] at {self.score.mean:+.1f} "
-            f"[{score_low:+.1f}, {score_high:+.1f}]."
+            f"[{score_low:+.1f}, {score_high:+.1f}] ({self.score_unconfounded:+.1f} without confounded tasks)."
+            + (
+                f" In {self.n_promises - self.n_reached} of {self.n_promises} folds no cost weight promised to keep it."
+                if self.n_reached < self.n_promises
+                else ""
+            )
         )
 
 
@@ -137,9 +153,12 @@ class LogOutcome:
         strongest = known.get("strongest")
         if strongest is None:
             return ()
-        return tuple(
-            _kept(name, promises, known[name], strongest) for name, promises in self.promises.items() if name in known
-        )
+        return tuple(_kept(self, name, known[name], strongest) for name in self.promises if name in known)
+
+    def score_unconfounded(self, one: Estimate) -> float:
+        """Score of an estimate over the tasks that are not flagged as confounded."""
+        is_sound = np.array([stratum not in self.confounded for stratum in self.log.strata])
+        return _score(self, one.weights * is_sound)
 
 
 def log_results(outcome: LogOutcome, *, seed: int, config: dict[str, JsonValue]) -> Results:
@@ -179,7 +198,8 @@ def log_results(outcome: LogOutcome, *, seed: int, config: dict[str, JsonValue])
     )
 
 
-def _kept(name: str, promises: Sequence[Promise], one: Estimate, strongest: Estimate) -> Kept:
+def _kept(outcome: LogOutcome, name: str, one: Estimate, strongest: Estimate) -> Kept:
+    promises = outcome.promises[name]
     shares = [promise.n_episodes for promise in promises]
     low, high = percentile_interval(1 - one.draws[:, 1] / strongest.draws[:, 1])
     saved = 1 - float(one.snips[1] / strongest.snips[1])
@@ -190,6 +210,9 @@ def _kept(name: str, promises: Sequence[Promise], one: Estimate, strongest: Esti
         promised_score=float(np.average([promise.score_difference for promise in promises], weights=shares)),
         cost_saved=Interval(mean=saved, low=low, high=high, n_episodes=n, n_clusters=n),
         score=_difference(one, strongest).score,
+        score_unconfounded=outcome.score_unconfounded(one) - outcome.score_unconfounded(strongest),
+        n_promises=len(promises),
+        n_reached=sum(promise.is_reached for promise in promises),
     )
 
 
@@ -212,7 +235,7 @@ def _warnings(outcome: LogOutcome) -> list[str]:
         for task, overlap in sorted(outcome.confounded.items())
     ]
     notes += [f"Policy '{name}': this log cannot tell ({'; '.join(why)})." for name, why in outcome.refused.items()]
-    return [*notes, *(f"Assumed in the log: {text}." for text in outcome.info.assumptions)]
+    return [*notes, *(f"Assumed in the log: {text.rstrip('.')}." for text in outcome.info.assumptions)]
 
 
 def _diagnostics(one: Estimate) -> JsonValue:

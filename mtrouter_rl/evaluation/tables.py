@@ -122,7 +122,11 @@ def paired_table(results: Results, split: str, *, is_short: bool = False) -> Tab
     if not rows:
         return None
     header = ("learned router - baseline", "return (95% CI)", "score (95% CI)", "cost, USD (95% CI)", "return is")
-    unit = "(task, variation)" if results.estimator is None else "episodes, within (task, model)"
+    unit = (
+        "(task, variation)"
+        if results.estimator is None
+        else "instances (within task and model) and divisions into folds, not over tasks"
+    )
     text = f"Paired differences over the same episodes, 95% intervals bootstrapped over {unit}."
     return Table(caption=text, header=header, rows=rows)
 
@@ -167,7 +171,11 @@ def caption(results: Results, split: str) -> str:
     models = "simulated models (no LLM was called)" if results.is_simulated else "real models"
     if results.estimator is not None:
         models += f", {results.estimator}"
-    unit = "(task, variation)" if results.estimator is None else "episodes, within (task, model)"
+    unit = (
+        "(task, variation)"
+        if results.estimator is None
+        else "instances (within task and model) and divisions into folds, not over tasks"
+    )
     weight = f"return = utility - {results.cost_weight:g} x cost / {results.cost_unit_usd:g} USD"
     return (
         f"{results.env}, {split} split, pool {results.pool}, {models}: {episodes} episodes per "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.evaluation.episode_ope import EpisodeLog, confounded_strata, estimate_policies
+from mtrouter_rl.evaluation.episode_ope import EpisodeLog, confounded_strata, estimate_policies, merge, snips
 
 STRATA = ("a", "a", "a", "a", "b", "b", "b", "b")
 ACTIONS = np.array([0, 0, 0, 1, 0, 1, 1, 1])
@@ -90,6 +90,62 @@ def test_unbiased_and_covering_over_many_logs():
     error = np.std(estimates) / np.sqrt(n_logs)
     assert abs(np.mean(estimates) - truth) < 3 * error
     assert 0.90 <= covered / n_logs <= 0.99
+
+
+def test_intervals_cover_with_cells_of_three_episodes():
+    """Plain resampling within cells of three would show a third too little variance."""
+    rng = np.random.default_rng(2)
+    n_strata, n_models, n_logs = 40, 3, 150
+    strata = [f"{s:02d}" for s in range(n_strata) for _ in range(3 * n_models)]
+    actions = np.tile(np.repeat(np.arange(n_models), 3), n_strata)
+    chances = rng.uniform(0.2, 0.8, size=(n_strata, n_models))
+    chosen = rng.integers(n_models, size=n_strata)
+    pi = choose({f"{s:02d}": int(chosen[s]) for s in range(n_strata)}, strata, n_models=n_models)
+    truth = chances[np.arange(n_strata), chosen].mean()
+    index = np.repeat(np.arange(n_strata), 3 * n_models)
+    covered = 0
+    for _ in range(n_logs):
+        utilities = (rng.random(len(actions)) < chances[index, actions]).astype(float)
+        low, high = estimate(make_log(strata, actions, utilities, n_models), pi, n_resamples=300).interval("utility")
+        covered += low <= truth <= high
+    assert 0.91 <= covered / n_logs <= 0.99
+
+
+def test_episodes_of_one_instance_are_drawn_together():
+    utilities = np.array([1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    log = EpisodeLog(
+        strata=("a",) * 8,
+        actions=np.array([0, 1] * 4),
+        outcomes=np.stack([utilities, utilities * 0, utilities], axis=1),
+        n_models=2,
+        units=np.repeat(np.arange(4), 2),
+    )
+    both = estimate_policies(log, {"zero": np.tile([1.0, 0.0], (8, 1)), "one": np.tile([0.0, 1.0], (8, 1))}, seed=0)
+    assert np.allclose(both["zero"].draws, both["one"].draws)  # equal on every instance, so equal in every resample
+    assert both["zero"].draws[:, 0].std() > 0.1
+
+
+def test_merging_holds_the_spread_between_divisions():
+    log = make_log(["a"] * 80, np.arange(80) % 2, np.linspace(0, 1, 80))
+    one = estimate(log, choose({"a": 0}, ["a"] * 80))
+    other = estimate(log, choose({"a": 1}, ["a"] * 80))
+    merged = merge([one, other])
+    assert merged.snips == pytest.approx((one.snips + other.snips) / 2)
+    assert len(merged.draws) == len(one.draws) + len(other.draws)
+    assert merged.weights.sum() == pytest.approx(1.0)
+    assert merged.diagnosis.refusals == ()
+
+
+def test_a_kind_of_task_without_any_chosen_episode_is_refused_and_never_zero():
+    strata = ["a"] * 60 + ["b", "b"]
+    actions = np.array([0, 1] * 30 + [0, 1])
+    log = make_log(strata, actions, np.full(62, 0.5))
+    pi = np.tile([1.0, 0.0], (62, 1))
+    pi[-2] = [0.0, 1.0]  # the router of one fold chooses model 1 where 0 played, that of another 0 where 1 played
+    one = estimate(log, pi)
+    assert "in 1 kind(s) of task no episode was played by the model that it chose" in one.diagnosis.refusals[0]
+    assert one.snips[0] == pytest.approx(0.5)
+    assert np.isnan(snips(log, pi)).all()
 
 
 def test_what_the_log_cannot_tell_is_refused_with_the_reason():
