@@ -22,7 +22,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("format", nargs="?", metavar="FORMAT", help="export format, see --list")
     parser.add_argument("dataset", nargs="?", type=Path, metavar="DATASET", help="folder of the dataset")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="file (jsonl) or folder of the export")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="file (jsonl), or new or empty folder (all others)")
     parser.add_argument("--encoder", metavar="NAME", help="text encoder; short for --option encoder=NAME")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the format; may be given often"

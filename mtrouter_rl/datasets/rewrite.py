@@ -1,11 +1,13 @@
 """Writes a whole dataset from a stream of episodes: what importers, `split`, `reprice` and `validate --upgrade` end in.
 
-Nothing is seen of the dataset before it is whole: it is written beside its place and renamed at the end.
+Nothing is seen of the dataset before it is whole: it is written beside its place and moved there at the end.
 """
 
+import errno
+import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -64,23 +66,71 @@ def write_dataset(
 @contextmanager
 def _written_beside(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Folder to write into; it takes its place once all is written, and is gone after an error."""
+    if folder.exists() and not folder.is_dir():
+        raise DatasetError(f"{folder} is a file, and a dataset is a folder; give another --out")
     if folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / INFO_FILE).is_file()):
         raise DatasetError(
             f"{folder} is not empty; give another --out, or --overwrite to replace a dataset that lies there"
         )
-    partial = folder.with_name(f"{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole(folder, overwrite=overwrite) as partial:
         yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.replace(folder)
+
+
+@contextmanager
+def whole(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A place beside `out` to write a file or folder to; it becomes `out` once all is written, and vanishes otherwise.
+
+    A folder that is there already stays the same one, since it may be a shell's current one, and is filled.
+
+    Args:
+        out: File or folder to write.
+        overwrite: Delete what is in the folder first; without it, the folder must be empty at the end, too.
+
+    Raises:
+        DatasetError: If the disk refuses it, or something has come into the folder meanwhile.
+    """
+    try:
+        target = out.resolve()
+        # A name that no user has: what a killed run has left there is deleted.
+        partial = target.with_name(f".{target.name}.mtrouter-rl-partial")
+        _remove(partial)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _put(partial, target, overwrite=overwrite)
+        finally:
+            with suppress(OSError):
+                _remove(partial)
     except OSError as error:
         raise DatasetError(
-            f"{folder} cannot be written: {error}; free disk space or correct the permissions, and run the command again"
+            f"{out} cannot be written: {error}; free disk space or correct the permissions, and run the command again"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: Path, target: Path, *, overwrite: bool) -> None:
+    if not (partial.is_dir() and target.is_dir()):
+        partial.replace(target)
+        return
+    for path in list(target.iterdir()):
+        if not overwrite:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        _remove(path)
+    # The info comes last: without it nobody takes the folder for a dataset.
+    names = sorted((path.name for path in partial.iterdir()), key=lambda name: name == INFO_FILE)
+    try:
+        for name in names:
+            shutil.move(partial / name, target / name)
+    except BaseException:
+        for name in names:
+            _remove(target / name)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_shards(writer: DatasetWriter, traced: Iterable[TracedEpisode], episodes_per_shard: int) -> dict[str, object]:

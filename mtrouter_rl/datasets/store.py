@@ -289,7 +289,10 @@ def load_hidden(folder: Path | str) -> dict[str, tuple[Mapping[str, JsonValue], 
     return hidden
 
 
-_RESTORE = "restore the file from a copy, or delete the shard's three files and resume the collection"
+_RESTORE = (
+    "restore the file from a copy, or make the dataset anew (a collection only needs the shard's three files deleted, and "
+    "is then resumed)"
+)
 
 
 def _load_shard(
@@ -365,7 +368,7 @@ def _both(there: DatasetInfo, here: DatasetInfo, name: str) -> str:
 def _cannot_write(path: Path, error: OSError) -> DatasetError:
     return DatasetError(
         f"{path} cannot be written: {error}; free disk space or correct the permissions, then start the same "
-        "collection again: the shards that are already written are kept"
+        "command again (a collection keeps the shards that are already written; any other dataset is made anew)"
     )
 
 

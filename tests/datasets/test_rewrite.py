@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,68 @@ def test_a_place_that_cannot_be_written_is_named(info, traced, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="cannot be written"):
         write_dataset(tmp_path / "file" / "new", info, traced)
+
+
+def write_new(folder, out):
+    write_dataset(out, read_info(folder), traced_episodes(folder), keeps_info=True)
+
+
+@pytest.mark.parametrize("write", [write_new, upgrade_dataset])
+def test_the_current_folder_is_filled_and_stays_the_current_one(write, folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write(folder, Path())
+    assert Path.cwd() == tmp_path / "here"  # fails in a folder that is gone
+    assert Dataset.load(Path()) == Dataset.load(tmp_path / "here") == Dataset.load(folder)
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "here"}
+
+
+def test_a_current_folder_that_is_replaced_stays_the_current_one(folder, info, make_episode, monkeypatch):
+    monkeypatch.chdir(folder)
+    trace = TracedEpisode(episode=make_episode(7, 2))
+    write_dataset(Path(), info, [trace], overwrite=True, keeps_info=True)
+    assert Dataset.load(Path.cwd()).episodes == (trace.episode,)
+    assert len(list(folder.glob("episodes-*.parquet"))) == 1
+
+
+def test_only_what_a_killed_run_left_is_deleted(folder, tmp_path):
+    mine, left = tmp_path / "new.partial", tmp_path / ".new.mtrouter-rl-partial"
+    for place in (mine, left):
+        place.mkdir()
+        (place / "episodes-00007.parquet").write_text("half")
+    write_new(folder, tmp_path / "new")
+    assert contents(mine) == {"episodes-00007.parquet": b"half"}
+    assert not left.exists()
+    assert Dataset.load(tmp_path / "new") == Dataset.load(folder)
+
+
+def test_a_disk_that_fills_while_the_dataset_is_moved_leaves_the_folder_empty(folder, tmp_path, monkeypatch):
+    def refuse(source, destination):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "new").mkdir()
+    monkeypatch.setattr("mtrouter_rl.datasets.rewrite.shutil.move", refuse)
+    with pytest.raises(DatasetError, match=r"new cannot be written: .*No space left"):
+        write_new(folder, tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "new"}
+    assert not contents(tmp_path / "new")
+
+
+def test_what_came_into_the_folder_meanwhile_is_kept(folder, info, traced, tmp_path):
+    out = tmp_path / "new"
+    out.mkdir()
+
+    def slow():
+        yield from traced
+        (out / "thesis.tex").write_text("years")
+
+    with pytest.raises(DatasetError, match=r"new cannot be written: .*not empty: .*thesis.tex"):
+        write_dataset(out, info, slow())
+    assert contents(out) == {"thesis.tex": b"years"}
+
+
+def test_a_file_is_no_place_for_a_dataset(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DatasetError, match=r"file is a file, and a dataset is a folder; give another --out"):
+        write_new(folder, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

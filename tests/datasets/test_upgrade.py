@@ -101,7 +101,7 @@ def test_broken_old_episodes_are_not_upgraded(old, tmp_path):
     with pytest.raises(DatasetError, match="column 'task' is missing"):
         upgrade_dataset(old, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*partial"))
 
 
 def test_what_a_new_version_says_is_not_overwritten():

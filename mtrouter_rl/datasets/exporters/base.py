@@ -1,8 +1,6 @@
 """What an exporter is, how it writes without leaving halves behind, and how an export becomes a dataset again."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar, cast
@@ -11,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.datasets.info import DatasetInfo, read_info
-from mtrouter_rl.datasets.rewrite import traced_episodes, write_dataset
+from mtrouter_rl.datasets.rewrite import traced_episodes, whole, write_dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, MissingDependencyError, unknown_name
 from mtrouter_rl.pools.card import Frozen
 from mtrouter_rl.records import TracedEpisode
@@ -79,34 +77,42 @@ class Exporter(Generic[OptionsT]):
         description: One sentence for the user who chooses.
         options_model: What `--option NAME=VALUE` may set; every field has a description.
         write: Writes a dataset to a path that is not there yet.
+        is_file: Whether the export is one file, not a folder.
     """
 
     format: str
     description: str
     options_model: type[OptionsT]
     write: Callable[[Loaded, Path, OptionsT], None]
+    is_file: bool = False
 
     def __call__(self, folder: Path, out: Path, options: Mapping[str, object]) -> None:
         """Export a dataset.
 
         Args:
             folder: The dataset.
-            out: Where the export goes; must not be there, or be an empty folder. What is written lies beside it until
-                it is whole.
+            out: Where the export goes; must not be there. A format of many files takes an empty folder as well, and
+                fills it. What is written lies beside it until it is whole.
             options: Options of the format.
 
         Raises:
             UnknownNameError: If the format has no such option.
-            InvalidConfigError: If an option is missing or out of range, or `out` is not empty.
+            InvalidConfigError: If an option is missing or out of range, or `out` is there and not empty, or is
+                a folder though the format is one file.
             MissingDependencyError: If the format's package is not installed; says what to install.
             DatasetError: If the dataset breaks a rule, holds something that the format cannot carry, or the disk refuses
                 it.
         """
         checked = self._checked(options)
+        if self.is_file and out.is_dir():
+            raise InvalidConfigError(
+                f"{out} is a folder, and format '{self.format}' is one file; give --out the file's name, such as "
+                f"{out / f'log.{self.format}'}"
+            )
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise InvalidConfigError(f"{out} is there already and not empty; give another --out, or delete it")
         loaded = Loaded.load(folder)
-        with _whole(out) as partial:
+        with whole(out) as partial:
             self.write(loaded, partial, checked)
 
     def _checked(self, options: Mapping[str, object]) -> OptionsT:
@@ -120,33 +126,6 @@ class Exporter(Generic[OptionsT]):
             raise InvalidConfigError(
                 f"options of format '{self.format}' break their rules:\n" + explain(error)
             ) from error
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A place beside `out`, which becomes `out` once all is written, and vanishes otherwise."""
-    out = out.absolute()
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        _remove(partial)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        if out.is_dir():
-            out.rmdir()
-        partial.replace(out)
-    except OSError as error:
-        raise DatasetError(
-            f"{out} cannot be written: {error}; free disk space or correct the permissions, and run the command again"
-        ) from error
-    finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def explain(error: ValidationError) -> str:

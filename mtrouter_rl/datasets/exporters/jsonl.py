@@ -239,4 +239,5 @@ export_jsonl = Exporter(
     description="One JSON Lines file: the info, then one line an episode. Loses nothing; can be imported again.",
     options_model=NoOptions,
     write=_write,
+    is_file=True,
 )

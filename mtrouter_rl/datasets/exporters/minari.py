@@ -5,6 +5,7 @@ Gymnasium: row 0 of observations and infos is what `reset` gave, row t + 1 what 
 for (the info, and episodes that failed or have no turn) lies in a file of its own beside its data.
 """
 
+import importlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -100,12 +101,20 @@ def _fits(episode: Episode) -> bool:
     return bool(episode.turns) and episode.status == "completed"
 
 
+def _require_packages() -> None:
+    # Minari installs without h5py as well, and asks for it only when it opens a file.
+    for package in ("minari", "h5py"):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise missing_package(package) from error
+
+
 def _write(loaded: Loaded, out: Path, options: MinariOptions) -> None:
-    try:
-        import minari
-        from minari.dataset.minari_storage import MinariStorage
-    except ImportError as error:
-        raise missing_package("minari") from error
+    _require_packages()
+    import minari
+    from minari.dataset.minari_storage import MinariStorage
+
     features = _features(loaded.info, options.encoder)
     data = out / minari_id(loaded.info) / "data"
     data.mkdir(parents=True)
@@ -240,14 +249,13 @@ def restore_minari(path: Path) -> tuple[DatasetInfo, Iterator[TracedEpisode]]:
         What the dataset is, and its episodes in their order; an episode is read when it is asked for.
 
     Raises:
-        MissingDependencyError: If the package minari is not installed.
+        MissingDependencyError: If minari, or h5py that it reads HDF5 with, is not installed.
         DatasetError: If the folder holds no export of ours or more than one, or the export breaks a rule. Of an episode
             it is raised when that episode is reached.
     """
-    try:
-        from minari import MinariDataset
-    except ImportError as error:
-        raise missing_package("minari") from error
+    _require_packages()
+    from minari import MinariDataset
+
     data = _data_folder(path)
     aside = data / ASIDE_FILE
     try:

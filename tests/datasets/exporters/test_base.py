@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,9 +24,46 @@ def test_export_leaves_an_existing_one_alone(name, folder, tmp_path):
     out = tmp_path / "export"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(InvalidConfigError, match=r"export is there already and not empty; give another --out"):
+    with pytest.raises(InvalidConfigError, match=r"export is (there already and not empty|a folder, and .*); give"):
         export_dataset(name, folder, out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPORTERS.builtin) - {"jsonl"}))
+def test_the_current_folder_is_filled_and_stays_the_current_one(name, folder, tmp_path, monkeypatch):
+    if name == "minari":
+        pytest.importorskip("minari")
+    export_dataset(name, folder, tmp_path / "export")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_dataset(name, folder, Path())
+    assert Path.cwd() == tmp_path / "here"  # fails in a folder that is gone
+    names = [path.relative_to(tmp_path / "export") for path in (tmp_path / "export").rglob("*")]
+    assert sorted(Path().rglob("*")) == sorted(names)
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "export", "here"}
+
+
+def test_a_folder_is_never_replaced_by_a_file(folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InvalidConfigError, match=r"^\. is a folder, .* 'jsonl' is one file; .*, such as log.jsonl"):
+        export_dataset("jsonl", folder, Path())
+    assert Path.cwd() == tmp_path / "here"
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTERS.builtin))
+def test_only_what_a_killed_run_left_is_deleted(name, folder, tmp_path):
+    if name == "minari":
+        pytest.importorskip("minari")
+    mine, left = tmp_path / "export.partial", tmp_path / ".export.mtrouter-rl-partial"
+    for place in (mine, left):
+        place.mkdir()
+        (place / "thesis.tex").write_text("years")
+    export_dataset(name, folder, tmp_path / "export")
+    assert (mine / "thesis.tex").read_text() == "years"
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "export", "export.partial"}
+    assert not (tmp_path / "export" / "thesis.tex").exists()
 
 
 def test_failed_export_leaves_nothing_behind(folder, tmp_path):
@@ -68,9 +106,12 @@ def test_what_is_no_dataset_is_an_error(name, tmp_path, info):
         export_dataset(name, tmp_path / "empty", tmp_path / "export")
 
 
-def test_missing_package_is_named_with_its_extra(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "minari", None)  # as if it were not installed
-    message = r"package 'minari' is missing; run: pip install 'mtrouter-rl\[exports\]'"
+@pytest.mark.parametrize("package", ["minari", "h5py"])
+def test_missing_package_is_named_with_its_extra(package, folder, tmp_path, monkeypatch):
+    if package == "h5py":
+        pytest.importorskip("minari")
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    message = rf"package '{package}' is missing; run: pip install 'mtrouter-rl\[exports\]'"
     with pytest.raises(MissingDependencyError, match=message):
         export_dataset("minari", folder, tmp_path / "export")
     with pytest.raises(MissingDependencyError, match=message):
