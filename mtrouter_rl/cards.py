@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -87,20 +87,23 @@ class LimitsCard(Frozen):
     max_output_tokens: Annotated[int, Field(gt=0)]
 
 
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return pattern
+
+
+RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
+"""Text that `re.compile` takes."""
+
+
 class SkillPattern(Frozen):
     """A kind of action, read off an action text by a regular expression (searched from the start, first match wins)."""
 
     skill: str
-    pattern: str
-
-    @field_validator("pattern")
-    @classmethod
-    def _is_a_regular_expression(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"no regular expression: {error}") from error
-        return pattern
+    pattern: RegularExpression
 
 
 class EnvCard(Frozen):

@@ -8,7 +8,8 @@ it (cross-fitting over folds), and the results are written as the closed-loop st
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from mtrouter_rl.evaluation.log_results import BASELINE, LogOutcome, Promise, lo
 from mtrouter_rl.evaluation.report import write_report
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.protocols import Router
-from mtrouter_rl.records import Episode, FloatArray, JsonValue
+from mtrouter_rl.records import Episode, FloatArray, JsonValue, Observation
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.workflows import RESULTS_FILE, save_config
 
@@ -89,6 +90,14 @@ class _Study:
     @property
     def n_models(self) -> int:
         return self.log.n_models
+
+    @cached_property
+    def _first(self) -> list[Observation]:
+        return [observations_of(episode, self.features.pool)[0] for episode in self.data.episodes]
+
+    def first(self, members: npt.NDArray[np.int64]) -> list[Observation]:
+        """What a router sees before the first move of some episodes."""
+        return [self._first[i] for i in members]
 
     def start(self, repeat: int) -> None:
         """Divide the log into folds anew; nothing is chosen yet."""
@@ -210,18 +219,16 @@ def _prepare(request: LogStudyRequest, original: Dataset, *, say: Callable[[str]
     strata = tuple(episode.task for episode in data.episodes)
     utilities = np.array([episode.utility for episode in data.episodes])
     costs = np.array([episode.cost_usd for episode in data.episodes])
-    unit = request.cost_unit_usd
-    if unit is None:
-        unit = _strongest_cost(strata, actions, utilities, costs)
-    reward = RewardCard(cost_weight=request.cost_weight, cost_unit_usd=unit)
-    returns = reward.reward(utilities, costs)
     log = EpisodeLog(
         strata=strata,
         actions=actions,
-        outcomes=np.stack([utilities, costs, returns], axis=1),
+        outcomes=np.stack([utilities, costs, utilities], axis=1),  # the return follows once the cost unit is known
         n_models=len(pool.models),
         units=_units(data.episodes),
     )
+    unit = _strongest_cost(log) if request.cost_unit_usd is None else request.cost_unit_usd
+    reward = RewardCard(cost_weight=request.cost_weight, cost_unit_usd=unit)
+    log = replace(log, outcomes=np.stack([utilities, costs, reward.reward(utilities, costs)], axis=1))
     say(f"cost unit: {unit:.6g} USD; cost weight {request.cost_weight:g}")
     features = HistoryFeatures(encoder=make_encoder(request.encoder, request.out / "embeddings"), pool=pool)
     features.encode_log(data.episodes, show_progress=show_progress)
@@ -235,22 +242,14 @@ def _units(episodes: Sequence[Episode]) -> npt.NDArray[np.int64]:
     return np.array([numbers[pair] for pair in pairs], dtype=np.int64)
 
 
-def _strongest_cost(
-    strata: Sequence[str], actions: npt.NDArray[np.int64], utilities: FloatArray, costs: FloatArray
-) -> float:
+def _strongest_cost(log: EpisodeLog) -> float:
     """Mean cost of the model with the best utility, USD, every kind of task weighing by its episodes."""
-    names, index = np.unique(np.array(strata), return_inverse=True)
-    sizes = np.bincount(index) / len(index)
-    best, cost = -np.inf, 0.0
-    for model in np.unique(actions):
-        cells = [(index == stratum) & (actions == model) for stratum in range(len(names))]
-        if not all(cell.any() for cell in cells):
-            continue
-        utility = sum(size * utilities[cell].mean() for size, cell in zip(sizes, cells, strict=True))
-        if utility > best:
-            best, cost = utility, float(sum(s * costs[cell].mean() for s, cell in zip(sizes, cells, strict=True)))
+    values = _single_values(log)
+    cost = float(values[np.nanargmax(values[:, 0]), 1])
     if cost <= 0:
-        raise InvalidConfigError("no model played every kind of task at a cost above 0; give --cost-unit-usd")
+        raise InvalidConfigError(
+            "the strongest model of the log costs nothing, so it is no cost unit; give --cost-unit-usd"
+        )
     return cost
 
 
@@ -269,11 +268,10 @@ def _folds(episodes: Sequence[Episode], log: EpisodeLog, *, n_folds: int, seed: 
 
 
 def _run_fold(study: _Study, fold: int) -> None:
-    pool = study.features.pool
     inside = np.flatnonzero(study.folds == fold)
     outside = np.flatnonzero(study.folds != fold)
     training = _subset(study, outside)
-    observations = [observations_of(study.data.episodes[i], pool)[0] for i in inside]
+    observations = study.first(inside)
     for name in study.request.agents:
         card = load_agent_card(name)
         router = _train(study, card, training)
@@ -326,12 +324,13 @@ def _equal_score_weight(study: _Study, card: AgentCard, outside: npt.NDArray[np.
         router = _train(study, card, _subset(study, rest))
         if not isinstance(router, TaskValueRouter):
             raise TypeError(f"{card.name} does not serve several cost weights")
-        outcomes = router.outcomes([observations_of(study.data.episodes[i], study.features.pool)[0] for i in held_out])
+        outcomes = router.outcomes(study.first(held_out))
         for index, weight in enumerate(_WEIGHT_GRID):
             reward = study.reward.model_copy(update={"cost_weight": float(weight)})
             choices[index, inner == fold] = reward.reward(outcomes[..., 0], outcomes[..., 1]).argmax(axis=1)
     values = np.array([snips(log, np.eye(study.n_models)[row]) for row in choices])
-    strongest = _strongest_of(log)[1]
+    singles = _single_values(log)
+    strongest = singles[np.nanargmax(singles[:, 0])]
     good = np.flatnonzero(values[:, 0] >= strongest[0])
     # If no weight keeps the score, the weight that scores best is the nearest to it.
     index = int(good.max() if good.size else np.nan_to_num(values[:, 0], nan=-np.inf).argmax())
@@ -345,16 +344,20 @@ def _equal_score_weight(study: _Study, card: AgentCard, outside: npt.NDArray[np.
     return float(_WEIGHT_GRID[index])
 
 
-def _strongest_of(log: EpisodeLog) -> tuple[int, FloatArray]:
-    """The model with the best utility and its outcomes, among those that played every kind of task."""
-    values = np.array([snips(log, np.tile(np.eye(log.n_models)[m], (len(log.strata), 1))) for m in range(log.n_models)])
+def _one_model(log: EpisodeLog, model: int) -> FloatArray:
+    """Probabilities of calling one model always, shape (N, M)."""
+    return np.tile(np.eye(log.n_models)[model], (len(log.strata), 1))
+
+
+def _single_values(log: EpisodeLog) -> FloatArray:
+    """Outcomes of every model alone, NaN for one that did not play every kind of task, shape (M, 3)."""
+    values: FloatArray = np.array([snips(log, _one_model(log, model)) for model in range(log.n_models)])
     if np.isnan(values[:, 0]).all():
         raise InvalidConfigError(
             "no model played every kind of task in every division of the log, so there is no strongest one; leave out the "
             "tasks that few models played, or log more"
         )
-    best = int(np.nanargmax(values[:, 0]))
-    return best, values[best]
+    return values
 
 
 def _subset(study: _Study, members: npt.NDArray[np.int64]) -> Dataset:
@@ -370,13 +373,11 @@ def _keep_q_values(study: _Study, inside: npt.NDArray[np.int64], outcomes: Float
 
 def _put_single_choices(study: _Study, inside: npt.NDArray[np.int64], outside: npt.NDArray[np.int64]) -> None:
     """The best and the cheapest single model by the training folds."""
-    log = study.log.part(outside)
-    n = len(outside)
-    values = np.array([snips(log, np.tile(np.eye(log.n_models)[model], (n, 1))) for model in range(log.n_models)])
-    strongest, cheapest = _strongest_of(log)[0], int(np.nanargmin(values[:, 1]))
+    values = _single_values(study.log.part(outside))
+    strongest, cheapest = int(np.nanargmax(values[:, 0])), int(np.nanargmin(values[:, 1]))
     names = study.features.pool.model_names
     for label, model in (("strongest", strongest), ("cheapest", cheapest)):
-        study.put(label, inside, np.tile(np.eye(study.n_models)[model], (len(inside), 1)))
+        study.put(label, inside, _one_model(study.log.part(inside), model))
         study.chosen.setdefault(label, []).append(names[model])
 
 
@@ -384,7 +385,7 @@ def _add_fixed(study: _Study) -> None:
     n = len(study.log.strata)
     study.policies["random"] = np.full((n, study.n_models), 1 / study.n_models)
     for index, name in enumerate(study.features.pool.model_names):
-        study.policies[f"single:{name}"] = np.tile(np.eye(study.n_models)[index], (n, 1))
+        study.policies[f"single:{name}"] = _one_model(study.log, index)
 
 
 def _flagged(study: _Study, original: Dataset) -> dict[str, float]:

@@ -5,11 +5,11 @@ import re
 from typing import ClassVar
 
 import numpy as np
-from pydantic import field_validator
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import NonNegative
 from mtrouter_rl.agents.task_values import Arrays, TaskLog, TaskValueAlgorithm, TaskValueSettings, key_of
+from mtrouter_rl.cards import RegularExpression
 from mtrouter_rl.pools.card import Frozen
 
 _LOG = logging.getLogger(__name__)
@@ -24,13 +24,8 @@ class TaskTableParameters(Frozen):
         prior_weight: How many episodes the mean over all tasks counts for in every cell.
     """
 
-    key_pattern: str = ""
+    key_pattern: RegularExpression = ""
     prior_weight: NonNegative = 0.0
-
-    @field_validator("key_pattern")
-    @classmethod
-    def _is_a_regular_expression(cls, pattern: str) -> str:
-        return TaskValueSettings._is_a_regular_expression(pattern)
 
 
 class TaskTable(TaskValueAlgorithm[TaskTableParameters]):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import field_validator
 
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.base import TrainingContext
@@ -24,7 +23,7 @@ from mtrouter_rl.agents.networks import StateDict
 from mtrouter_rl.agents.parameters import CardAlgorithm
 from mtrouter_rl.agents.saving import SavedRouter
 from mtrouter_rl.agents.training import provenance, require_data
-from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards import RegularExpression, RewardCard
 from mtrouter_rl.datasets.one_decision import as_one_decision
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.pools.card import Frozen
@@ -57,18 +56,9 @@ class TaskValueSettings(Frozen):
 
     form: Form
     reward: RewardCard
-    key_pattern: str = ""
+    key_pattern: RegularExpression = ""
     keys: tuple[str, ...] = ()
     n_neighbors: int = 0
-
-    @field_validator("key_pattern")
-    @classmethod
-    def _is_a_regular_expression(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"no regular expression: {error}") from error
-        return pattern
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from mtrouter_rl.datasets.rewrite import traced_episodes, write_dataset
 from mtrouter_rl.datasets.validation import BUDGET_TOLERANCE_USD
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, unknown_name
 from mtrouter_rl.pools.card import ModelCard, PoolCard, Prices, PromptCacheCard
-from mtrouter_rl.pools.prompt_cache import PromptCache
+from mtrouter_rl.pools.prompt_cache import PromptCache, billed_usage
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, TokenUsage, TracedEpisode, Turn
 
 CachePolicy = Literal["as logged", "none", "worked out"]
@@ -258,7 +258,7 @@ class _Repricer:
         if self._new[model].cache_write is None:
             return replace(usage, n_fresh=usage.n_fresh + usage.n_written, n_written=0)
         if self._old[model].cache_write is None and self._cache is not None:
-            return _sorted_tokens(usage, self._new[model], self._cache, n_cached=usage.n_cached)
+            return _with_cached(usage, usage.n_cached, self._new[model], self._cache)
         return usage
 
     def _worked_out(
@@ -277,23 +277,15 @@ class _Repricer:
             warm.append(tuple(cache.is_warm(known.name, now_s=now_s) for known in self.models))
             is_cut = n_prompt < last.get(model, 0)
             n_cached = 0 if is_cut and unknown_s > 0 else cache.n_cached(model, n_prompt=n_prompt, now_s=now_s)
-            usages.append(_sorted_tokens(turn.usage, self._new[model], card, n_cached=n_cached))
+            usages.append(_with_cached(turn.usage, n_cached, self._new[model], card))
             cache.record(model, n_prompt=n_prompt, now_s=now_s)
             last[model] = n_prompt
             now_s += unknown_s if turn.latency_s is None else turn.latency_s
         return _Bound(usages=tuple(usages), warm=tuple(warm))
 
 
-def _sorted_tokens(usage: TokenUsage, prices: Prices, card: PromptCacheCard, *, n_cached: int) -> TokenUsage:
-    """A call's tokens with so many cached; the rest is written where it is long enough to be cached and that is billed."""
-    n_rest = usage.n_prompt - n_cached
-    is_written = prices.cache_write is not None and usage.n_prompt >= card.min_tokens
-    return TokenUsage(
-        n_fresh=0 if is_written else n_rest,
-        n_cached=n_cached,
-        n_written=n_rest if is_written else 0,
-        n_output=usage.n_output,
-    )
+def _with_cached(usage: TokenUsage, n_cached: int, prices: Prices, card: PromptCacheCard) -> TokenUsage:
+    return billed_usage(card, prices, n_prompt=usage.n_prompt, n_cached=n_cached, n_output=usage.n_output)
 
 
 def _converted(model: ModelCard, usd_per_unit: float) -> ModelCard:

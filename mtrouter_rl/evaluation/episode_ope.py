@@ -190,9 +190,8 @@ def snips(log: EpisodeLog, probabilities: FloatArray) -> FloatArray:
 
     NaN if there is a stratum in which no episode was played by the model that the policy chose for it.
     """
-    index, counts = log.stratum_index, log.counts()
-    sizes = counts.sum(axis=1)
-    ratios = probabilities[np.arange(len(index)), log.actions] * sizes[index] / counts[index, log.actions]
+    index, sizes = log.stratum_index, log.counts().sum(axis=1)
+    ratios = _ratios(log, probabilities)
     if _n_dead(ratios, index):
         return np.full(len(OUTCOMES), np.nan)
     estimate: FloatArray = _self_normalised(ratios[None, :], index, sizes)[0] @ log.outcomes
@@ -252,8 +251,7 @@ def _estimate(
 ) -> Estimate:
     n, index, counts = len(log.strata), log.stratum_index, log.counts()
     stratum_sizes = counts.sum(axis=1)
-    propensities = counts[index, log.actions] / stratum_sizes[index]
-    ratios = pi[np.arange(n), log.actions] / propensities
+    ratios = _ratios(log, pi)
     weights = _self_normalised(ratios[None, :], index, stratum_sizes)[0]
     dr = np.full(len(OUTCOMES), np.nan)
     if q_values is not None:
@@ -269,6 +267,14 @@ def _estimate(
         diagnosis=_diagnose(ratios, pi, counts[index] == 0, n_dead=_n_dead(ratios, index)),
         weights=weights,
     )
+
+
+def _ratios(log: EpisodeLog, pi: FloatArray) -> FloatArray:
+    """w_i of every episode, shape (N,)."""
+    index, counts = log.stratum_index, log.counts()
+    propensities = counts[index, log.actions] / counts.sum(axis=1)[index]
+    ratios: FloatArray = pi[np.arange(len(index)), log.actions] / propensities
+    return ratios
 
 
 def _self_normalised(

@@ -1,6 +1,7 @@
 """Which model holds a warm prompt cache, and how many tokens of the next prompt it covers."""
 
-from mtrouter_rl.pools.card import PromptCacheCard
+from mtrouter_rl.pools.card import Prices, PromptCacheCard
+from mtrouter_rl.records import TokenUsage
 
 
 class PromptCache:
@@ -31,3 +32,25 @@ class PromptCache:
     def record(self, model: str, *, n_prompt: int, now_s: float) -> None:
         """Remember a call that was made at episode time `now_s`."""
         self._last_call[model] = (now_s, n_prompt)
+
+
+def billed_usage(
+    card: PromptCacheCard | None, prices: Prices, *, n_prompt: int, n_cached: int, n_output: int
+) -> TokenUsage:
+    """A call's tokens as a vendor bills them: what was not cached is written where that is billed, else fresh.
+
+    Args:
+        card: The vendor's cache; None where there is none.
+        prices: Of the model.
+        n_prompt: All prompt tokens.
+        n_cached: Those that were read from the cache.
+        n_output: Generated tokens.
+    """
+    is_written = card is not None and n_prompt >= card.min_tokens and prices.cache_write is not None
+    n_rest = n_prompt - n_cached
+    return TokenUsage(
+        n_fresh=0 if is_written else n_rest,
+        n_cached=n_cached,
+        n_written=n_rest if is_written else 0,
+        n_output=n_output,
+    )

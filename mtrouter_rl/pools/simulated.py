@@ -18,9 +18,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mtrouter_rl.cards import EnvCard
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
-from mtrouter_rl.pools.prompt_cache import PromptCache
+from mtrouter_rl.pools.prompt_cache import PromptCache, billed_usage
 from mtrouter_rl.protocols import ExpertTask, Reply, TextTask
-from mtrouter_rl.records import JsonValue, Message, TokenUsage
+from mtrouter_rl.records import JsonValue, Message
 
 FailureKind = Literal["malformed", "idle", "wander", "drop", "fatal"]
 OTHER_SKILL = "other"
@@ -206,7 +206,13 @@ class SimulatedBackend:
         n_cached = self._prompt_cache.n_cached(model, n_prompt=n_prompt, now_s=self._clock_s)
         self._prompt_cache.record(model, n_prompt=n_prompt, now_s=self._clock_s)
         self._clock_s += latency_s
-        usage = self._usage(model, n_prompt=n_prompt, n_cached=n_cached, n_output=n_output)
+        usage = billed_usage(
+            self._pool.prompt_cache,
+            self._pool.model(model).prices,
+            n_prompt=n_prompt,
+            n_cached=n_cached,
+            n_output=n_output,
+        )
         return Reply(text=text, usage=usage, latency_s=latency_s, served_model=model, hidden=hidden)
 
     def success_probability(self, model: str, *, skill: str, topic: str) -> float:
@@ -274,16 +280,3 @@ class SimulatedBackend:
             self._n_prompt += self._pool.token_counter.count(message.content)
         self._n_messages_counted = len(messages)
         return self._n_prompt
-
-    def _usage(self, model: str, *, n_prompt: int, n_cached: int, n_output: int) -> TokenUsage:
-        """Bill the uncached part as written where the vendor caches it and bills that, else as fresh."""
-        cache = self._pool.prompt_cache
-        is_cached = cache is not None and n_prompt >= cache.min_tokens
-        is_write_billed = is_cached and self._pool.model(model).prices.cache_write is not None
-        n_rest = n_prompt - n_cached
-        return TokenUsage(
-            n_fresh=0 if is_write_billed else n_rest,
-            n_cached=n_cached,
-            n_written=n_rest if is_write_billed else 0,
-            n_output=n_output,
-        )

@@ -1,7 +1,7 @@
 """What an importer is, the names of models in logs, and the report of everything that was left out or mended."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypedDict
@@ -211,14 +211,6 @@ class Importer(Protocol):
         """
 
 
-Reader = Callable[[ImportSource], Iterator[Episode]]
-
-
 def cut(text: str, length: int = 120) -> str:
     """Beginning of a text, for a message."""
     return text if len(text) <= length else text[:length] + "..."
-
-
-def join_reasons(reasons: Sequence[str]) -> str:
-    """Several reasons as the detail of one rejection."""
-    return "; ".join(dict.fromkeys(reasons))
