@@ -227,7 +227,11 @@ def test_an_archive_that_is_cut_off_gives_what_comes_before_the_cut(suffix, part
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tar", "x.zip", "x.json.gz"])
-@pytest.mark.parametrize("data", [bytes(range(256)) * 8, b"x", gzip.compress(b"no tar at all" * 99)[:-9]])
+@pytest.mark.parametrize(
+    "data",
+    [bytes(range(256)) * 8, b"x", gzip.compress(b"no tar at all" * 99)[:-9]],
+    ids=["every-byte", "one-byte", "cut-off-gzip"],
+)
 def test_binary_garbage_is_counted(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)
     (tmp_path / "y.json").write_bytes(b"1")
