@@ -6,6 +6,7 @@ An episode depends on its specification and on the router alone: not on the work
 import concurrent.futures
 import multiprocessing
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -170,8 +171,17 @@ _worker: _Worker | None = None
 
 def _start_worker(config: EnvConfig) -> None:
     global _worker
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     _worker = _Worker(config)
     multiprocessing.util.Finalize(None, _worker.close, exitpriority=10)
+
+
+def _end_with_parent() -> None:
+    """Without it, the workers of a command that was killed would play on, with their simulators, for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_in_worker(factory: RouterFactory, specs: Sequence[EpisodeSpec]) -> list[TracedEpisode]:

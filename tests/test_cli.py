@@ -1,9 +1,11 @@
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +110,37 @@ def test_a_collection_killed_in_the_middle_ends_the_same(tmp_path):
     assert run(*arguments, "--out", tmp_path / "whole") == 0
     assert contents(out) == contents(tmp_path / "whole")
     assert len(Dataset.load(out).completed) == 600
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+def test_workers_end_with_a_command_that_is_killed(tmp_path):
+    out = tmp_path / "killed"
+    # So many jobs are queued that no worker ends for lack of work.
+    arguments = ("collect", "--env", "corridor", "--policy", "uniform", "--episodes", "20000", "--workers", "2")
+    process = start(*arguments, "--out", out)
+    deadline = time.monotonic() + 120
+    while not (out / "episodes-00000.parquet").is_file():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = [pid for pid, group in processes() if group == process.pid and pid != process.pid]
+    assert len(workers) >= 2
+    process.kill()  # the command alone, not its group
+    process.wait()
+    while {pid for pid, group in processes() if group == process.pid} & set(workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes():
+    """(process, its group) of every process that has not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if state != "Z":
+                found.append((int(folder.name), int(group)))
+    return found
 
 
 def test_a_training_killed_in_the_middle_ends_the_same(tmp_path, corridor_log):
