@@ -32,14 +32,13 @@ from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.envs.logged import logged_env
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, unknown_name
 from mtrouter_rl.evaluation.behavior_model import BehaviorModel, estimate_propensities
+from mtrouter_rl.evaluation.bellman import BellmanCheck, bellman_check
 from mtrouter_rl.evaluation.episode_ope import MIN_EFFECTIVE_SAMPLE_SIZE, percentile_interval
 from mtrouter_rl.evaluation.fqe import (
     QUANTITIES,
-    BellmanCheck,
     FqeData,
     FqeParameters,
     FqeResult,
-    bellman_check,
     fitted_q_evaluation,
 )
 from mtrouter_rl.evaluation.ope import (
@@ -56,6 +55,7 @@ from mtrouter_rl.evaluation.ope import (
 )
 from mtrouter_rl.evaluation.ope_report import Difference, Estimated, OpeReport, PolicyReport, Propensities
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.evaluation.reward_memory import reward_memory
 from mtrouter_rl.evaluation.selection import SelectionQuality, bootstrap_p_value, holm, selection_quality
 from mtrouter_rl.evaluation.statistics import N_RESAMPLES
 from mtrouter_rl.pools.card import PoolCard
@@ -409,6 +409,7 @@ def _fit(run: _Run, *, show_progress: bool) -> FqeResult:
         policies={name: run.probabilities[name] for name in run.names},
         clusters=run.clusters,
         strata=run.strata,
+        memory=reward_memory(run.episodes, run.request.pool.model_names),
     )
     return fitted_q_evaluation(data, run.request.fqe, seed=run.request.seed, show_progress=show_progress)
 
@@ -495,7 +496,8 @@ def _checks(run: _Run, probabilities: FloatArray, values: Values, residuals: Flo
             residuals[:, number],
             values.logged[:, number],
             weights,
-            run.clusters[run.transitions.episodes],
+            run.transitions.turns,
+            cluster_of_turn=run.clusters[run.transitions.episodes],
             n_episodes=len(run.episodes),
         )
         for number, column in enumerate(COLUMNS)

@@ -6,15 +6,16 @@ import pytest
 from mtrouter_rl.agents.networks import HistoryLayout
 from mtrouter_rl.agents.transitions import Transitions
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.bellman import bellman_check
 from mtrouter_rl.evaluation.fqe import (
     FqeData,
     FqeParameters,
     Prediction,
     backup,
-    bellman_check,
     fitted_q_evaluation,
     halves,
 )
+from mtrouter_rl.evaluation.reward_memory import RewardMemory
 
 COSTS = np.array([0.01, 0.02, 0.1])
 SMALL = {
@@ -115,6 +116,7 @@ def found(large):
     parameters = FqeParameters(
         **SMALL,
         n_iterations=30,
+        keep_last=10,
         steps_per_iteration=50,
         learning_rate=5e-3,
         schedule="cosine",
@@ -143,13 +145,14 @@ def test_good_values_pass_the_bellman_check_and_bad_ones_do_not(large, found):
     number = found.names.index("greedy")
     pi = large.policies["greedy"]
     weights = 3 * pi[np.arange(len(pi)), large.transitions.actions]
-    arguments = (weights, large.transitions.episodes)
+    arguments = {"cluster_of_turn": large.transitions.episodes, "n_episodes": 5000}
     predicted, residuals = found.values.logged[:, number, 0], found.residuals[:, number, 0]
-    good = bellman_check(residuals, predicted, *arguments, n_episodes=5000)
-    bad = bellman_check(residuals + 0.1, predicted, *arguments, n_episodes=5000)
+    good = bellman_check(residuals, predicted, weights, large.transitions.turns, **arguments)
+    bad = bellman_check(residuals + 0.1, predicted, weights, large.transitions.turns, **arguments)
     assert abs(good.bias) < 0.05
     assert good.bias_error < 0.05
     assert good.calibration < 0.05
+    assert abs(good.memory_bias) < 3 * good.memory_bias_error < 0.15
     assert bad.bias - good.bias == pytest.approx(0.1 * len(pi) / 5000)  # 0.1 a turn
     assert bad.calibration > 0.09
 
@@ -159,13 +162,79 @@ def test_bellman_check_by_hand():
         np.array([0.3, -0.1, 0.2]),
         np.array([1.0, 1.0, 1.0]),
         np.array([2.0, 0.0, 1.0]),
-        np.array([0, 0, 1]),
+        np.array([0, 1, 0]),
+        cluster_of_turn=np.array([0, 0, 1]),
         n_episodes=2,
     )
-    assert check.bias == pytest.approx(0.8 * 3 / 3 / 2)  # weighted mean 0.8 / 3, of 1.5 turns an episode
+    mean = 0.8 / 3  # of 1.5 turns an episode
+    assert check.bias == pytest.approx(1.5 * mean)
     assert check.rmse == pytest.approx(np.sqrt((2 * 0.09 + 0.04) / 3))
-    assert check.calibration == pytest.approx(0.8 / 3)
-    assert check.bias_error == pytest.approx(np.std([0.3, 0.1], ddof=1) * np.sqrt(2))
+    assert check.calibration == pytest.approx(mean)
+    by_cluster = 0.5 * np.array([2 * (0.3 - mean), 0.2 - mean])
+    assert check.bias_error == pytest.approx(by_cluster.std(ddof=1) * np.sqrt(2))
+    assert check.memory_bias == check.bias  # the only turn with one before it has no weight
+
+
+def test_memory_bias_by_hand():
+    check = bellman_check(
+        np.array([0.0, 0.5, 0.1, 0.0, 0.9]),
+        np.ones(5),
+        np.array([2.0, 3.0, 1.0, 0.0, 4.0]),
+        np.array([0, 1, 2, 0, 1]),
+        cluster_of_turn=np.array([0, 0, 0, 1, 1]),
+        n_episodes=2,
+    )
+    weights = np.array([2, 6, 3, 0, 0])  # the product with the weight of the turn before; nothing comes before turn 0
+    assert check.memory_bias == pytest.approx((6 * 0.5 + 3 * 0.1) / weights.sum() * 5 / 2)
+    assert 0 < check.memory_bias_error < np.inf
+
+
+def test_memory_bias_finds_what_the_history_does_not_show():
+    """Model 0 gains, but not twice in a row; the states show the turn alone, and the values are right on average there."""
+    rng = np.random.default_rng(0)
+    n_episodes, n_turns = 2000, 4
+    actions = rng.integers(2, size=n_episodes * n_turns)
+    turns = np.tile(np.arange(n_turns), n_episodes)
+    is_second = (turns > 0) & (np.roll(actions, 1) == 0)
+    rewards = ((actions == 0) & ~is_second).astype(float)
+    gains = np.array([1.0, 0.5, 0.5, 0.5])  # of model 0 by turn, as the log has it
+    states = np.append(np.cumsum(gains[::-1])[::-1], 0.0)  # of always calling model 0
+    logged = np.where(actions == 0, gains[turns], 0.0) + states[turns + 1]
+    check = bellman_check(
+        rewards + states[turns + 1] - logged,
+        logged,
+        2.0 * (actions == 0),
+        turns,
+        cluster_of_turn=np.repeat(np.arange(n_episodes), n_turns),
+        n_episodes=n_episodes,
+    )
+    assert abs(check.bias) < 3 * check.bias_error
+    # In truth it gains nothing after turn 0: the values are 1.5 too high, of which one turn of memory shows it all.
+    assert check.memory_bias == pytest.approx(-1.5, abs=4 * check.memory_bias_error)
+    assert check.memory_bias_error < 0.1
+
+
+def test_long_logs_are_regressed_on_some_episodes_at_a_time(mdp):
+    data = mdp.data(60, seed=1)
+    whole = fitted_q_evaluation(data, FqeParameters(**FAST), seed=0)
+    n_turns = len(data.transitions)
+    for limit, is_equal in ((n_turns, True), (n_turns // 8, False)):
+        found = fitted_q_evaluation(data, FqeParameters(**FAST, max_turns_per_iteration=limit), seed=0)
+        assert found.values.states.shape == whole.values.states.shape
+        assert np.isfinite(found.values.states).all()
+        assert (found.values.states == whole.values.states).all() == is_equal
+
+
+def test_reward_memory_is_used(mdp):
+    data = mdp.data(60, seed=1)
+    n = len(data.transitions)
+    rng = np.random.default_rng(0)
+    memory = RewardMemory(
+        history=rng.normal(size=(n, 2)).astype(np.float32), pairs=rng.normal(size=(n, 3, 4)).astype(np.float32)
+    )
+    plain = fitted_q_evaluation(data, FqeParameters(**FAST), seed=0)
+    found = fitted_q_evaluation(FqeData(**{**vars(data), "memory": memory}), FqeParameters(**FAST), seed=0)
+    assert (found.values.states != plain.values.states).any()
 
 
 def test_backup_by_hand():
@@ -243,4 +312,6 @@ def test_bad_inputs(mdp, changes, parameters, seed, message):
 
 def test_a_policy_that_the_log_never_follows_cannot_be_checked():
     with pytest.raises(InvalidConfigError, match=r"no logged turn has an action that the policy would take"):
-        bellman_check(np.ones(2), np.ones(2), np.zeros(2), np.array([0, 1]), n_episodes=2)
+        bellman_check(
+            np.ones(2), np.ones(2), np.zeros(2), np.zeros(2, dtype=int), cluster_of_turn=np.array([0, 1]), n_episodes=2
+        )
