@@ -6,10 +6,16 @@ the conversation hardly shows: how much of the task is done, and which models we
 A simulated or real model that is stuck at a step stays stuck there, so what it did since the last gain says more than what
 it did before.
 
-The features are functions of the episode before the turn, never of what comes after it.
+Gains are rare, and between two of them the log says nothing of whether a turn helped. So turns are sorted into kinds, by
+the first word of the action, whether it was an error, and whether observation and action had been seen in the episode before.
+The *usefulness* of a kind is what episodes gained within the next few turns after it, above what they gain on average in that
+task at that time, in standard deviations over turns. It is a mean over the whole log, shrunk towards 0 for rare kinds.
+
+Otherwise the features are functions of the episode before the turn, never of what comes after it.
 """
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +35,8 @@ HISTORY_NAMES: tuple[str, ...] = (
     "most_calls_since_gain",
     "share_of_models_called_since_gain",
     "share_of_models_called_twice_since_gain",
+    "usefulness_of_last_turn",
+    "usefulness_of_turn_before",
 )
 """Columns about the history, each roughly within [-2, 2]."""
 
@@ -45,8 +53,13 @@ PAIR_NAMES: tuple[str, ...] = (
     "gain_rate",
     "is_last_model",
     "turns_since_call",
+    "usefulness_of_last_call",
+    "usefulness_since_call",
+    "last_call_was_error",
+    "last_call_showed_old",
+    "last_call_repeated",
 )
-"""Columns about one model in the history, each within [0, 2]."""
+"""Columns about one model in the history, each roughly within [-3, 3]."""
 
 _MIN_GAIN = 1e-9
 _TURN_SCALE = 10.0
@@ -54,6 +67,15 @@ _CALLS_CAP = 8
 _MOST_CALLS_SCALE = 5.0
 _TURNS_SINCE_CALL_CAP = 10
 _PRIOR_GAINS, _PRIOR_CALLS = 1.0, 4.0
+_USEFULNESS_CAP = 3.0
+_N_FIRST_WORDS = 30
+_HORIZON = 6
+"""Turns, the present one included, whose gains tell whether a turn was useful."""
+_TURNS_PER_BUCKET = 5
+_PRIOR_TURNS = 50.0
+
+Kind = tuple[str, bool, bool, bool]
+"""First word of the action ("" for a rare one), is an error, observation was seen before, action was seen before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +106,95 @@ def reward_memory(episodes: Sequence[Episode], model_names: Sequence[str]) -> Re
         model_names: Names of the pool, in pool order, length M.
     """
     index = {name: number for number, name in enumerate(model_names)}
-    states = [_of_episode(episode, index) for episode in episodes]
+    kinds = turn_kinds(episodes)
+    useful = usefulness(episodes, kinds)
+    states = [_of_episode(*one, index=index) for one in zip(episodes, kinds, useful, strict=True)]
     return RewardMemory(
         history=np.concatenate([history for history, _ in states]),
         pairs=np.concatenate([pairs for _, pairs in states]),
     )
 
 
-def _of_episode(episode: Episode, index: dict[str, int]) -> tuple[Float32Array, Float32Array]:
+def turn_kinds(episodes: Sequence[Episode]) -> list[list[Kind]]:
+    """Kind of every turn of every episode."""
+    counts = Counter(_first_word(turn.action_text) for episode in episodes for turn in episode.turns)
+    common = {word for word, _ in counts.most_common(_N_FIRST_WORDS)}
+    kinds = []
+    for episode in episodes:
+        seen, acted = {episode.first_observation}, set[str]()
+        of_episode: list[Kind] = []
+        for turn in episode.turns:
+            word = _first_word(turn.action_text)
+            of_episode.append(
+                (
+                    word if word in common else "",
+                    bool(turn.error),
+                    turn.observation_text in seen,
+                    turn.action_text in acted,
+                )
+            )
+            seen.add(turn.observation_text)
+            acted.add(turn.action_text)
+        kinds.append(of_episode)
+    return kinds
+
+
+def _first_word(text: str) -> str:
+    return next(iter(text.split(maxsplit=1)), "")
+
+
+def usefulness(episodes: Sequence[Episode], kinds: Sequence[Sequence[Kind]]) -> list[list[float]]:
+    """Usefulness of every turn of every episode: that of its kind, see the module."""
+    following = [_gains_ahead(episode) for episode in episodes]
+    usual = _means(
+        ((episode.task, number // _TURNS_PER_BUCKET), gain)
+        for episode, gains in zip(episodes, following, strict=True)
+        for number, gain in enumerate(gains)
+    )
+    surplus = [
+        [gain - usual[(episode.task, number // _TURNS_PER_BUCKET)] for number, gain in enumerate(gains)]
+        for episode, gains in zip(episodes, following, strict=True)
+    ]
+    of_kind = _means(
+        (
+            (kind, gain)
+            for one, gains in zip(kinds, surplus, strict=True)
+            for kind, gain in zip(one, gains, strict=True)
+        ),
+        n_prior=_PRIOR_TURNS,
+    )
+    spread = float(np.std([of_kind[kind] for one in kinds for kind in one])) or 1.0
+    return [[of_kind[kind] / spread for kind in one] for one in kinds]
+
+
+def _gains_ahead(episode: Episode) -> list[float]:
+    """Gains, losses left out, of every turn and those after it within the horizon."""
+    gains = np.array([max(turn.utility_gain, 0.0) for turn in episode.turns])
+    sums = np.concatenate([[0.0], gains.cumsum()])
+    ends = np.minimum(np.arange(len(gains)) + _HORIZON, len(gains))
+    return list((sums[ends] - sums[:-1]).tolist())
+
+
+def _means(pairs: Iterable[tuple[Hashable, float]], *, n_prior: float = 0.0) -> dict[Hashable, float]:
+    """Mean by label, shrunk to 0 as if `n_prior` zeros had been seen as well."""
+    totals: defaultdict[Hashable, float] = defaultdict(float)
+    counts: Counter[Hashable] = Counter()
+    for label, value in pairs:
+        totals[label] += value
+        counts[label] += 1
+    return {label: total / (counts[label] + n_prior) for label, total in totals.items()}
+
+
+def _of_episode(
+    episode: Episode, kinds: Sequence[Kind], useful: Sequence[float], *, index: dict[str, int]
+) -> tuple[Float32Array, Float32Array]:
     """Features of one episode of T turns, shapes (T, H) and (T, M, P)."""
     past = _Past(n_models=len(index), max_turns=episode.max_turns)
     history = np.empty((len(episode.turns), len(HISTORY_NAMES)), dtype=np.float32)
     pairs = np.empty((len(episode.turns), len(index), len(PAIR_NAMES)), dtype=np.float32)
     for number, turn in enumerate(episode.turns):
         history[number], pairs[number] = past.history(), past.pairs()
-        past.add(index[turn.model], gain=turn.utility_gain, is_error=bool(turn.error))
+        past.add(index[turn.model], gain=turn.utility_gain, kind=kinds[number], useful=useful[number])
     return history, pairs
 
 
@@ -112,9 +208,18 @@ class _Past:
         self.calls, self.gains = np.zeros(n_models), np.zeros(n_models)
         self.calls_since_gain, self.errors_since_gain = np.zeros(n_models), np.zeros(n_models)
         self.turns_since_call = np.full(n_models, np.inf)
+        self.last_useful, self.useful_since_call = np.zeros(n_models), np.zeros(n_models)
+        self.last_flags = np.zeros((n_models, 3))
+        self.useful = (0.0, 0.0)
 
-    def add(self, model: int, *, gain: float, is_error: bool) -> None:
+    def add(self, model: int, *, gain: float, kind: Kind, useful: float) -> None:
         """Take in a turn."""
+        is_error = kind[1]
+        self.useful = (useful, self.useful[0])
+        self.useful_since_call += max(useful, 0.0)
+        self.useful_since_call[model] = 0.0
+        self.last_useful[model] = useful
+        self.last_flags[model] = kind[1:]
         self.turn += 1
         self.utility += gain
         self.calls[model] += 1
@@ -144,6 +249,7 @@ class _Past:
             float(calls.max()) / _MOST_CALLS_SCALE,
             float((calls >= 1).mean()),
             float((calls >= 2).mean()),
+            *np.clip(self.useful, -_USEFULNESS_CAP, _USEFULNESS_CAP).tolist(),
         ]
 
     def pairs(self) -> npt.NDArray[np.float64]:
@@ -162,5 +268,8 @@ class _Past:
             self.gains / np.maximum(self.calls, 1),
             self.turns_since_call == 0,
             np.minimum(self.turns_since_call, _TURNS_SINCE_CALL_CAP) / _TURNS_SINCE_CALL_CAP,
+            np.clip(self.last_useful, -_USEFULNESS_CAP, _USEFULNESS_CAP),
+            np.minimum(self.useful_since_call, _USEFULNESS_CAP),
+            *self.last_flags.T,
         )
         return np.stack(columns, axis=1).astype(np.float64)
