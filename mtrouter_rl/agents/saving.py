@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mtrouter_rl.cards import AgentCard, RewardCard
+from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import PoolMismatchError, RouterError
 from mtrouter_rl.pools.card import Frozen, PoolCard
 
@@ -35,13 +36,21 @@ class Provenance(Frozen):
         card: The agent card, as it was given.
         seed: Seed of the training.
         dataset_id: The log that it learned from; None if it needed none.
+        dataset_fingerprint: `DatasetInfo.fingerprint` of that log; None if it needed none, or was saved before there was one.
         reward: What it maximises; None if it maximises nothing.
     """
 
     card: AgentCard
     seed: int
     dataset_id: str | None = None
+    dataset_fingerprint: str | None = None
     reward: RewardCard | None = None
+
+    def is_of(self, info: DatasetInfo) -> bool:
+        """Whether the router learned from this log; by its id alone where the fingerprint is not known."""
+        if self.dataset_fingerprint is None:
+            return self.dataset_id == info.dataset_id
+        return self.dataset_fingerprint == info.fingerprint
 
 
 class RouterRecord(Frozen):

@@ -49,5 +49,11 @@ def training_identity(context: TrainingContext, card: AgentCard, parameters: Fro
 def provenance(context: TrainingContext, card: AgentCard, parameters: Frozen) -> Provenance:
     """How a router was made, with the whole resolved configuration."""
     resolved = card.model_copy(update={"parameters": parameters.model_dump(mode="json")})
-    dataset_id = None if context.dataset is None else context.dataset.info.dataset_id
-    return Provenance(card=resolved, seed=context.seed, dataset_id=dataset_id, reward=context.reward)
+    info = None if context.dataset is None else context.dataset.info
+    return Provenance(
+        card=resolved,
+        seed=context.seed,
+        dataset_id=None if info is None else info.dataset_id,
+        dataset_fingerprint=None if info is None else info.fingerprint,
+        reward=context.reward,
+    )

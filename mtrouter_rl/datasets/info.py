@@ -1,5 +1,6 @@
 """What a dataset is and how it was made: the contents of `info.json`."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -102,6 +103,11 @@ class DatasetInfo(Frozen):
     def model_names(self) -> tuple[str, ...]:
         """Names in action order, length M."""
         return tuple(model.name for model in self.models)
+
+    @property
+    def fingerprint(self) -> str:
+        """Short digest of everything that says which log this is: two collections may share an id, not a seed or a size."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def check_pool(self, pool: PoolCard) -> None:
         """Refuse a pool other than the one that the data was logged with.

@@ -599,7 +599,7 @@ def _report(
 def _policy_report(run: _Run, name: str, found: _Found | None) -> PolicyReport:
     router = run.routers[name]
     provenance = getattr(router, "provenance", None)
-    is_trained = provenance.dataset_id == run.dataset.info.dataset_id if isinstance(provenance, Provenance) else None
+    is_trained = provenance.is_of(run.dataset.info) if isinstance(provenance, Provenance) else None
     if found is None:
         reason = (run.turned_away[name],)
         return PolicyReport(

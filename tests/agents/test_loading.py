@@ -39,6 +39,7 @@ def test_the_record_tells_how_the_router_was_made(folder):
     assert record["model_names"] == ["small", "middle", "large"]
     assert record["features"] == {"scripted": 1}
     assert record["provenance"]["dataset_id"] == "toy-v1"
+    assert len(record["provenance"]["dataset_fingerprint"]) == 16
     assert record["provenance"]["reward"] == {"cost_weight": 1.0, "cost_unit_usd": 1.0}
     assert record["provenance"]["card"]["parameters"]["gamma"] == 1.0
     assert record["package_version"]
@@ -113,3 +114,27 @@ def test_a_router_on_real_history_features_trains_loads_and_acts(small_log, tmp_
     observations = [make_observation(0), make_observation(1, mask=(1, 0, 1), models=(0, 2))]
     assert (loaded.q_values(observations) == router.q_values(observations)).all()
     assert loaded.propensities(observations).sum(axis=1).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "dataset_id", "is_same"),
+    [
+        ("ours", "toy-v1", True),
+        ("ours", "other-v1", True),
+        ("another", "toy-v1", False),  # two logs of one name
+        (None, "toy-v1", True),  # saved before there were fingerprints
+        (None, "other-v1", False),
+    ],
+)
+def test_whether_a_router_learned_from_a_log(trained, small_log, fingerprint, dataset_id, is_same):
+    info = make_context(small_log).dataset.info
+    known = info.fingerprint if fingerprint == "ours" else fingerprint
+    provenance = trained.provenance.model_copy(update={"dataset_fingerprint": known, "dataset_id": dataset_id})
+    assert provenance.is_of(info) == is_same
+
+
+def test_logs_of_one_name_have_fingerprints_of_their_own(small_log):
+    info = make_context(small_log).dataset.info
+    other = info.model_copy(update={"created_by": {"seed": 1000}})
+    assert info.fingerprint != other.fingerprint
+    assert info.fingerprint == info.model_copy().fingerprint
