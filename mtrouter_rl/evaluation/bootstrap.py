@@ -1,7 +1,7 @@
 """Studentised cluster bootstrap of estimates that are sums of ratios of sums over episodes.
 
-The estimators that weigh logged episodes have skewed, heavy-tailed terms: a few episodes hold much of the weight, and a log that
-happened not to draw them looks too good, in its spread as well. So a percentile interval is too short, and on one side.
+The estimators that weigh logged episodes have skewed, heavy-tailed terms: a few episodes hold much of the weight, and a log
+that happened not to draw them looks too sure. So a percentile interval is too short, and on one side.
 Instead, every resample's distance from the estimate is measured in standard errors of that resample, t* = (v* - v) / s*, and
 laid off from the estimate in its own standard errors, on the other side (bootstrap-t):
 
@@ -11,18 +11,18 @@ whose 2.5% and 97.5% quantiles are the ends of the interval, and whose differenc
 serve differences. Deviations from the plain bootstrap-t, each of which was measured:
 
 * s is the jackknife's standard error (leave out one cluster), s* the linearised one, which is cheaper and a little smaller;
-* c widens for the chance of s itself: nu are Satterthwaite's degrees of freedom of a variance, 2 / (sum z^4 / (sum z^2)^2 - 1/C),
-  z the influences of the C clusters. With light tails nu is about C, and c about 1;
+* c widens for the chance of s itself: nu = 2 / (sum z^4 / (sum z^2)^2 - 1/C) are Satterthwaite's degrees of freedom of a
+  variance, z the influences of the C clusters. With light tails nu is about C, and c about 1;
 * s* counts as at least s / 2: where a resample's weight lies on a handful of clusters it is next to nothing, and t* endless.
 
-Measured on the random tabular tasks of `mtrouter_rl.evaluation.tabular` (three tasks, 3 turns, 200 episodes, 500 logs each, effective
-samples of 50 to 70 episodes), share of 95% intervals that hold the exact value: percentile 88 to 93% for IS, 89 to 90%
-for WIS, 90 to 93% for PDIS; BCa no better (90 to 94%); normal with the jackknife's error 88 to 93%; bootstrap-t 91 to 95%; the
-same with c 93 to 96%. `scripts/bench/ope_coverage.py` measures it anew; docs/off-policy-evaluation.md tells the numbers.
+Measured on the random tabular tasks of `mtrouter_rl.evaluation.tabular` (three tasks, 3 turns, 200 episodes, 500 logs each,
+effective samples of 50 to 70 episodes), share of 95% intervals that hold the exact value: percentile 88 to 93% for IS, 89
+to 90% for WIS, 90 to 93% for PDIS; BCa 90 to 94%; normal with the jackknife's error 88 to 94%; bootstrap-t 91 to 95%; with c
+94% of IS, WIS and PDIS, and 93 to 96% of the others (one task). `scripts/bench/ope_coverage.py` measures it anew.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 11 (jackknife) and 12.5 (bootstrap-t);
-Satterthwaite, An Approximate Distribution of Estimates of Variance Components (1946); Davison and Hinkley, Bootstrap Methods and
-their Application (1997), section 3.8 (clusters).
+Satterthwaite, An Approximate Distribution of Estimates of Variance Components (1946); Davison and Hinkley, Bootstrap Methods
+and their Application (1997), section 3.8 (clusters).
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ from mtrouter_rl.evaluation.statistics import CONFIDENCE
 from mtrouter_rl.records import FloatArray
 
 _RESAMPLES_PER_BLOCK = 200
-_LEAST_ERROR = 0.5
+LEAST_ERROR = 0.5
 """Least standard error of a resample, as a share of that of the sample."""
 _LEAST_FREEDOM = 2.0
 _LEAST_REST = 1e-9
@@ -97,7 +97,7 @@ class RatioSum:
         draws = []
         for counts in resample_counts(n_clusters, rng=rng, n_resamples=n_resamples):
             drawn, errors = scaled._of_resamples(counts)
-            errors = np.maximum(errors, _LEAST_ERROR * error)
+            errors = np.maximum(errors, LEAST_ERROR * error)
             distances = np.divide(drawn - value, errors, out=np.zeros_like(drawn), where=errors > 0)
             draws.append(value - widening * error * distances)
         return np.concatenate(draws)
@@ -148,9 +148,18 @@ def widening(influences: FloatArray) -> FloatArray:
     totals = squares.sum(axis=0)
     shares = np.divide((squares**2).sum(axis=0), totals**2, out=np.zeros_like(totals), where=totals > 0)
     beyond = np.maximum(shares - 1 / len(influences), np.finfo(float).tiny)
-    freedom = np.maximum(2 / beyond, _LEAST_FREEDOM)
+    return t_widening(2 / beyond)
+
+
+def t_widening(freedom: FloatArray) -> FloatArray:
+    """t(0.975) / z(0.975) by degrees of freedom, which count as 2 at least.
+
+    Example:
+        >>> t_widening(np.array([1.0, 10.0, 1e6])).round(2)
+        array([2.2 , 1.14, 1.  ])
+    """
     level = (1 + CONFIDENCE) / 2
-    factors: FloatArray = np.asarray(t.ppf(level, freedom) / norm.ppf(level))
+    factors: FloatArray = np.asarray(t.ppf(level, np.maximum(freedom, _LEAST_FREEDOM)) / norm.ppf(level))
     return factors
 
 
