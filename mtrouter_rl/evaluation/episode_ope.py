@@ -18,11 +18,13 @@ Doubly Robust Policy Evaluation and Learning (2011); propensities estimated by s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
+from mtrouter_rl.evaluation.cell_bootstrap import CellResamples, StratifiedRatio
 from mtrouter_rl.evaluation.statistics import CONFIDENCE, N_RESAMPLES
 from mtrouter_rl.records import FloatArray
 
@@ -31,6 +33,7 @@ MIN_EFFECTIVE_SAMPLE_SIZE = 30.0
 MAX_UNSUPPORTED_SHARE = 0.0
 """Above it, the policy chooses models that never played such episodes, and the log cannot tell what that earns."""
 OUTCOMES = ("utility", "cost_usd", "return")
+EpisodeEstimator = Literal["ips", "snips", "dr"]
 _TOLERANCE = 1e-9
 
 
@@ -55,20 +58,31 @@ class EpisodeLog:
 
     def __post_init__(self) -> None:
         n = len(self.strata)
+        if n == 0:
+            raise InvalidConfigError("the log has 0 strata, so no episode; give at least one, such as by another split")
         if self.units is not None and self.units.shape != (n,):
             raise InvalidConfigError(f"units have shape {self.units.shape}, must be ({n},): one number per episode")
-        if n == 0 or self.actions.shape != (n,) or self.outcomes.shape != (n, len(OUTCOMES)):
+        if self.actions.shape != (n,) or self.outcomes.shape != (n, len(OUTCOMES)):
             raise InvalidConfigError(
                 f"{n} strata, actions of shape {self.actions.shape} and outcomes of shape {self.outcomes.shape}; must be "
-                f"N, (N,) and (N, {len(OUTCOMES)}) with N of at least 1"
+                f"N, (N,) and (N, {len(OUTCOMES)})"
             )
         if not np.isfinite(self.outcomes).all():
             bad = int(np.flatnonzero(~np.isfinite(self.outcomes).all(axis=1))[0])
             raise InvalidConfigError(f"episode {bad}: outcomes are {self.outcomes[bad]}, must be finite")
         if self.actions.min() < 0 or self.actions.max() >= self.n_models:
-            raise InvalidConfigError(
-                f"actions lie in {self.actions.min()}..{self.actions.max()}, must be 0..{self.n_models - 1}"
+            raise PoolMismatchError(
+                f"actions lie in {self.actions.min()}..{self.actions.max()}, must be 0..{self.n_models - 1}: the log is of "
+                f"another pool than the one of {self.n_models} models"
             )
+        if self.units is not None:
+            strata_of = dict[int, str]()
+            for unit, stratum in zip(self.units.tolist(), self.strata, strict=True):
+                if strata_of.setdefault(unit, stratum) != stratum:
+                    raise InvalidConfigError(
+                        f"unit {unit} has episodes of the strata '{strata_of[unit]}' and '{stratum}', must be in one; give "
+                        "each its own number"
+                    )
 
     @property
     def stratum_index(self) -> npt.NDArray[np.int64]:
@@ -131,10 +145,10 @@ class Estimate:
         ips: Shape (3,). Likewise `snips` and `dr`; `dr` is NaN without a model of the outcomes.
         snips: The headline: it stays within the range of what was logged.
         dr: Doubly robust.
-        draws: SNIPS of bootstrap resamples, shape (n_resamples, 3). Units are drawn within their cells (see
-            `EpisodeLog.cells`), one fewer than there are and weighted up for it, since cells of a few units would show
-            too little spread otherwise (Rao and Wu, Resampling Inference with Complex Survey Data, 1988); a cell with one
-            unit shows none. Two estimates on one log with one seed share their draws, so their differences are paired.
+        draws: Studentised bootstrap draws of SNIPS (see `mtrouter_rl.evaluation.cell_bootstrap`), shape (n_resamples, 3);
+            their quantiles are the ends of intervals. Two estimates on one log with one seed share their resamples, so
+            their differences are paired.
+        ips_draws: The same of IPS. Likewise `dr_draws`, NaN as `dr` is.
         diagnosis: Whether to believe it.
         weights: SNIPS weight of every episode; they sum to 1, shape (N,).
     """
@@ -143,12 +157,15 @@ class Estimate:
     snips: FloatArray
     dr: FloatArray
     draws: FloatArray
+    ips_draws: FloatArray
+    dr_draws: FloatArray
     diagnosis: Diagnosis
     weights: FloatArray
 
-    def interval(self, outcome: str) -> tuple[float, float]:
-        """95% percentile bootstrap interval of the SNIPS estimate of an outcome."""
-        return percentile_interval(self.draws[:, OUTCOMES.index(outcome)])
+    def interval(self, outcome: str, estimator: EpisodeEstimator = "snips") -> tuple[float, float]:
+        """95% interval of an outcome by an estimator; NaN for DR without a model of the outcomes."""
+        draws = {"snips": self.draws, "ips": self.ips_draws, "dr": self.dr_draws}[estimator]
+        return percentile_interval(draws[:, OUTCOMES.index(outcome)])
 
 
 def percentile_interval(draws: FloatArray) -> tuple[float, float]:
@@ -177,11 +194,13 @@ def estimate_policies(
         n_resamples: Bootstrap resamples.
 
     Raises:
-        InvalidConfigError: If probabilities are no distributions, or a shape is wrong.
+        InvalidConfigError: If probabilities are no distributions, a shape is wrong, or a prediction is not finite.
     """
     for name, probabilities in policies.items():
         _check_probabilities(name, probabilities, log)
-    resamples = _resample_counts(log, np.random.default_rng(seed), n_resamples)
+    if q_values is not None:
+        _check_predictions(q_values, log)
+    resamples = CellResamples.of(log.cells(), rng=np.random.default_rng(seed), n_resamples=n_resamples)
     return {name: _estimate(log, pi, q_values=q_values, resamples=resamples) for name, pi in policies.items()}
 
 
@@ -194,7 +213,7 @@ def snips(log: EpisodeLog, probabilities: FloatArray) -> FloatArray:
     ratios = _ratios(log, probabilities)
     if _n_dead(ratios, index):
         return np.full(len(OUTCOMES), np.nan)
-    estimate: FloatArray = _self_normalised(ratios[None, :], index, sizes)[0] @ log.outcomes
+    estimate: FloatArray = _self_normalised(ratios, index, sizes) @ log.outcomes
     return estimate
 
 
@@ -210,6 +229,8 @@ def merge(estimates: Sequence[Estimate]) -> Estimate:
         snips=np.mean([one.snips for one in estimates], axis=0),
         dr=np.mean([one.dr for one in estimates], axis=0),
         draws=np.concatenate([one.draws for one in estimates]),
+        ips_draws=np.concatenate([one.ips_draws for one in estimates]),
+        dr_draws=np.concatenate([one.dr_draws for one in estimates]),
         diagnosis=Diagnosis(
             effective_sample_size=float(np.mean([one.diagnosis.effective_sample_size for one in estimates])),
             unsupported_share=max(one.diagnosis.unsupported_share for one in estimates),
@@ -233,39 +254,45 @@ def _check_probabilities(name: str, probabilities: FloatArray, log: EpisodeLog) 
         )
 
 
-def _resample_counts(log: EpisodeLog, rng: np.random.Generator, n_resamples: int) -> npt.NDArray[np.float32]:
-    """How much every episode counts in every resample, shape (n_resamples, N)."""
-    counts = np.ones((n_resamples, len(log.strata)), dtype=np.float32)
-    for units in log.cells():
-        n = len(units)
-        if n == 1:
-            continue
-        drawn = rng.multinomial(n - 1, np.full(n, 1 / n), size=n_resamples) * (n / (n - 1))
-        for column, members in enumerate(units):
-            counts[:, members] = drawn[:, column, None]
-    return counts
+def _check_predictions(q_values: FloatArray, log: EpisodeLog) -> None:
+    expected = (len(log.strata), log.n_models, len(OUTCOMES))
+    if q_values.shape != expected:
+        raise InvalidConfigError(f"predicted outcomes have shape {q_values.shape}, must be {expected}")
+    bad = np.flatnonzero(~np.isfinite(q_values).all(axis=(1, 2)))
+    if bad.size:
+        raise InvalidConfigError(f"episode {bad[0]}: predicted outcomes are {q_values[bad[0]]}, must be finite")
 
 
-def _estimate(
-    log: EpisodeLog, pi: FloatArray, *, q_values: FloatArray | None, resamples: npt.NDArray[np.float32]
-) -> Estimate:
+def _estimate(log: EpisodeLog, pi: FloatArray, *, q_values: FloatArray | None, resamples: CellResamples) -> Estimate:
     n, index, counts = len(log.strata), log.stratum_index, log.counts()
     stratum_sizes = counts.sum(axis=1)
     ratios = _ratios(log, pi)
-    weights = _self_normalised(ratios[None, :], index, stratum_sizes)[0]
-    dr = np.full(len(OUTCOMES), np.nan)
+    weights = _self_normalised(ratios, index, stratum_sizes)
+    weighted = ratios[:, None] * log.outcomes
+    self_normalised = StratifiedRatio(numerators=weighted, denominators=ratios, groups=index, shares=stratum_sizes / n)
+    dr, dr_draws = np.full(len(OUTCOMES), np.nan), np.full((len(resamples.counts), len(OUTCOMES)), np.nan)
     if q_values is not None:
         expected = (pi[:, :, None] * q_values).sum(axis=1)
         logged = q_values[np.arange(n), log.actions]
-        dr = (expected + ratios[:, None] * (log.outcomes - logged)).mean(axis=0)
-    drawn = _self_normalised(ratios[None, :] * resamples, index, stratum_sizes)
+        scores = expected + ratios[:, None] * (log.outcomes - logged)
+        dr, dr_draws = scores.mean(axis=0), resamples.draws(_mean(scores))
     return Estimate(
-        ips=(ratios[:, None] * log.outcomes).mean(axis=0),
+        ips=weighted.mean(axis=0),
         snips=weights @ log.outcomes,
         dr=dr,
-        draws=drawn @ log.outcomes,
+        draws=resamples.draws(self_normalised),
+        ips_draws=resamples.draws(_mean(weighted)),
+        dr_draws=dr_draws,
         diagnosis=_diagnose(ratios, pi, counts[index] == 0, n_dead=_n_dead(ratios, index)),
         weights=weights,
+    )
+
+
+def _mean(values: FloatArray) -> StratifiedRatio:
+    """Plain mean over the episodes, of numbers of shape (N, 3)."""
+    n = len(values)
+    return StratifiedRatio(
+        numerators=values, denominators=np.ones(n), groups=np.zeros(n, dtype=np.int64), shares=np.ones(1)
     )
 
 
@@ -280,21 +307,12 @@ def _ratios(log: EpisodeLog, pi: FloatArray) -> FloatArray:
 def _self_normalised(
     ratios: FloatArray, index: npt.NDArray[np.int64], stratum_sizes: npt.NDArray[np.int64]
 ) -> FloatArray:
-    """Weights of shape (B, N) that sum to n_s / n in every stratum.
-
-    A stratum without any weight counts for nothing, and the others for more. In the estimate itself that is refused (see
-    `Diagnosis`); in a resample it happens where few episodes carry all the weight.
-    """
-    weights = np.zeros_like(ratios, dtype=np.float64)
-    for stratum, size in enumerate(stratum_sizes):
-        members = index == stratum
-        total = ratios[:, members].sum(axis=1, keepdims=True)
-        share = size / len(index)
-        weights[:, members] = np.divide(
-            ratios[:, members] * share, total, out=np.zeros_like(ratios[:, members], dtype=np.float64), where=total > 0
-        )
-    sums = weights.sum(axis=1, keepdims=True)
-    normalised: FloatArray = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+    """Weights of shape (N,) that sum to n_s / n in every stratum; to more if another stratum has no weight."""
+    totals = np.bincount(index, weights=ratios, minlength=len(stratum_sizes))
+    factors = np.divide(stratum_sizes, totals, out=np.zeros(len(totals)), where=totals > 0)
+    weights = ratios * factors[index]
+    total = float(weights.sum())
+    normalised: FloatArray = weights / total if total > 0 else weights
     return normalised
 
 

@@ -1,0 +1,115 @@
+"""How estimates from logs stand to exact values: bias and coverage over many logs of tabular tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtrouter_rl.evaluation.ope import ESTIMATORS, Estimator, Values, diagnose, estimate
+from mtrouter_rl.evaluation.tabular import COLUMNS, TabularLogs, TabularTask
+from mtrouter_rl.records import FloatArray
+
+UNBIASED: tuple[Estimator, ...] = ("is", "pdis", "dr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One estimator and quantity over many logs.
+
+    Attributes:
+        estimator: Which.
+        column: Utility, cost_usd or return.
+        truth: Exact value.
+        bias: Mean estimate minus the truth.
+        bias_error: Standard error of that mean over the logs.
+        coverage: Share of logs whose 95% interval holds the truth.
+        width: Median width of the intervals.
+    """
+
+    estimator: Estimator
+    column: str
+    truth: float
+    bias: float
+    bias_error: float
+    coverage: float
+    width: float
+
+    @property
+    def bias_in_errors(self) -> float:
+        """Bias in standard errors; within 3 of them it may be chance."""
+        return self.bias / self.bias_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """A task, a policy, and logs to estimate it from.
+
+    Attributes:
+        task: The task.
+        policy: Evaluation policy, shape (S, M).
+        q_values: Model of its values, shape (T, S, M, 3), such as exact ones, or wrong ones.
+        logs: Logs of the task.
+    """
+
+    task: TabularTask
+    policy: FloatArray
+    q_values: FloatArray
+    logs: TabularLogs
+
+    def probabilities(self, number: int) -> FloatArray:
+        """The policy at the turns of a log, shape (N, M)."""
+        return self.policy[self.logs.states[self.logs.turns_of(number)]]
+
+    def values(self, number: int) -> Values:
+        """The model of the values at the turns of a log."""
+        part = self.logs.turns_of(number)
+        q_values = self.q_values[self.logs.turns[part], self.logs.states[part]]
+        return Values.of(q_values, self.probabilities(number), self.logs.actions[part])
+
+
+def measure(
+    design: Design, *, seed: int, n_resamples: int, estimators: Sequence[Estimator] = ESTIMATORS
+) -> tuple[Measured, ...]:
+    """Estimate the policy from every log, and compare with its exact value.
+
+    Args:
+        design: Task, policy and logs.
+        seed: Of the first log's bootstrap; every further log has the next one.
+        n_resamples: Bootstrap resamples.
+        estimators: Which.
+    """
+    shape = (len(estimators), design.logs.n_logs, len(COLUMNS))
+    found, ends = np.zeros(shape), np.zeros((*shape, 2))
+    for number in range(design.logs.n_logs):
+        estimates = estimate(
+            design.logs.log(number),
+            design.probabilities(number),
+            values=design.values(number),
+            seed=seed + number,
+            estimators=estimators,
+            n_resamples=n_resamples,
+        )
+        for row, name in enumerate(estimators):
+            found[row, number] = estimates[name].value
+            ends[row, number] = [estimates[name].interval(column) for column in range(len(COLUMNS))]
+    truth = design.task.value(design.policy)
+    is_inside = (ends[..., 0] <= truth) & (truth <= ends[..., 1])
+    return tuple(
+        Measured(
+            estimator=name,
+            column=quantity,
+            truth=float(truth[column]),
+            bias=float(found[row, :, column].mean() - truth[column]),
+            bias_error=float(found[row, :, column].std(ddof=1) / np.sqrt(shape[1])),
+            coverage=float(is_inside[row, :, column].mean()),
+            width=float(np.median(ends[row, :, column, 1] - ends[row, :, column, 0])),
+        )
+        for row, name in enumerate(estimators)
+        for column, quantity in enumerate(COLUMNS)
+    )
+
+
+def effective_sample_sizes(design: Design) -> FloatArray:
+    """Effective sample size of every log, shape (n_logs,)."""
+    numbers = range(design.logs.n_logs)
+    return np.array([diagnose(design.logs.log(i), design.probabilities(i)).effective_sample_size for i in numbers])

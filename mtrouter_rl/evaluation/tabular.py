@@ -1,0 +1,200 @@
+"""Random tabular routing tasks whose exact values are known, to hold estimates from logs against.
+
+A task has S states and M models. A call of model m in state s gains utility (a mean by (s, m), and normal noise) and costs
+money (a mean by (s, m), times Gamma noise), then ends the episode with a chance by (s, m), or leads to a next state. The turn
+limit ends it too, so that episodes differ in length and some ends are a termination and a truncation at once. Exact values come
+from dynamic programming over the turns that are left.
+
+Many logs are drawn at once, turn by turn over all their episodes: a thousand logs of a hundred episodes take a second.
+
+Source: Sutton and Barto, Reinforcement Learning (2018), chapter 4 (policy evaluation).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.turn_log import TurnLog
+from mtrouter_rl.records import FloatArray
+
+COLUMNS = ("utility", "cost_usd", "return")
+_UTILITY_NOISE = 0.2
+_COST_SHAPE = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TabularTask:
+    """A routing task with S states and M models.
+
+    Attributes:
+        start: Chance of every first state, shape (S,).
+        following: Chance of the next state if the task does not end, shape (S, M, S).
+        stop: Chance that the task ends with the turn, shape (S, M).
+        utility: Mean utility gained by a call, shape (S, M).
+        cost_usd: Mean cost of a call, USD, shape (S, M).
+        behavior: Probability of every model under the behaviour policy, all above 0, shape (S, M).
+        max_turns: Turn limit.
+        cost_weight: The return is utility minus this times cost.
+    """
+
+    start: FloatArray
+    following: FloatArray
+    stop: FloatArray
+    utility: FloatArray
+    cost_usd: FloatArray
+    behavior: FloatArray
+    max_turns: int
+    cost_weight: float
+
+    @classmethod
+    def random(
+        cls, rng: np.random.Generator, *, n_states: int = 4, n_models: int = 3, max_turns: int = 6
+    ) -> "TabularTask":
+        """Draw a task; dear models tend to be the better ones, and every model is called with probability 0.3 / M at least."""
+        size = (n_states, n_models)
+        strength = np.linspace(0, 1, n_models)
+        return cls(
+            start=rng.dirichlet(2 * np.ones(n_states)),
+            following=rng.dirichlet(np.ones(n_states), size=size),
+            stop=rng.uniform(0.1, 0.5, size=size),
+            utility=0.1 + 0.5 * rng.random(size) + 0.3 * strength,
+            cost_usd=(0.02 + 0.2 * strength**2) * rng.uniform(0.5, 1.5, size=size),
+            behavior=0.3 / n_models + 0.7 * rng.dirichlet(2 * np.ones(n_models), size=n_states),
+            max_turns=max_turns,
+            cost_weight=0.5,
+        )
+
+    @property
+    def rewards(self) -> FloatArray:
+        """Mean utility, cost and return of a call, shape (S, M, 3)."""
+        return np.stack([self.utility, self.cost_usd, self.utility - self.cost_weight * self.cost_usd], axis=2)
+
+    def random_policy(self, rng: np.random.Generator) -> FloatArray:
+        """Probabilities of a stochastic policy, shape (S, M)."""
+        n_states, n_models = self.stop.shape
+        return rng.dirichlet(2 * np.ones(n_models), size=n_states)
+
+    def q_values(self, policy: FloatArray) -> FloatArray:
+        """Exact values of every call by turn, state and model, with the policy from then on, shape (T, S, M, 3)."""
+        q_values = np.zeros((self.max_turns, *self.rewards.shape))
+        following = np.zeros((len(self.start), len(COLUMNS)))
+        for turn in reversed(range(self.max_turns)):
+            q_values[turn] = self.rewards + (1 - self.stop)[..., None] * (self.following @ following)
+            following = (policy[..., None] * q_values[turn]).sum(axis=1)
+        return q_values
+
+    def value(self, policy: FloatArray) -> FloatArray:
+        """Exact utility, cost and return of an episode under a policy, shape (3,)."""
+        by_state = (policy[..., None] * self.q_values(policy)[0]).sum(axis=1)
+        value: FloatArray = self.start @ by_state
+        return value
+
+    def simulate(
+        self, n_logs: int, n_episodes: int, *, rng: np.random.Generator, cluster_size: int = 1
+    ) -> "TabularLogs":
+        """Draw logs of the behaviour policy.
+
+        Args:
+            n_logs: How many logs.
+            n_episodes: Episodes of each, a multiple of `cluster_size`.
+            rng: Source of all chance.
+            cluster_size: Episodes of one cluster, which share their first state.
+
+        Raises:
+            InvalidConfigError: If `n_episodes` is no multiple of `cluster_size`.
+        """
+        if n_episodes % cluster_size:
+            raise InvalidConfigError(
+                f"n_episodes is {n_episodes}, must be a multiple of cluster_size ({cluster_size}): clusters are whole"
+            )
+        n = n_logs * n_episodes
+        shape = (n, self.max_turns)
+        states, actions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        stopped, is_played = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        first = rng.choice(len(self.start), p=self.start, size=n // cluster_size)
+        state, alive = np.repeat(first, cluster_size), np.ones(n, dtype=bool)
+        for turn in range(self.max_turns):
+            action = _draw(self.behavior[state], rng)
+            states[:, turn], actions[:, turn], is_played[:, turn] = state, action, alive
+            stopped[:, turn] = rng.random(n) < self.stop[state, action]
+            alive = alive & ~stopped[:, turn]
+            state = _draw(self.following[state, action], rng)
+        states, actions = states[is_played], actions[is_played]
+        lengths = is_played.sum(axis=1)
+        last = (np.arange(n), lengths - 1)
+        utility = self.utility[states, actions] + rng.normal(0, _UTILITY_NOISE, size=len(states))
+        noise = rng.gamma(_COST_SHAPE, 1 / _COST_SHAPE, size=len(states))
+        cost = self.cost_usd[states, actions] * noise
+        return TabularLogs(
+            task=self,
+            n_logs=n_logs,
+            lengths=lengths,
+            turns=np.nonzero(is_played)[1],
+            states=states,
+            actions=actions,
+            rewards=np.stack([utility, cost, utility - self.cost_weight * cost], axis=1),
+            clusters=np.tile(np.arange(n_episodes) // cluster_size, n_logs),
+            terminated=stopped[last],
+            truncated=lengths == self.max_turns,
+        )
+
+
+def _draw(chances: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """One index per row of chances, shape (B, n) to (B,)."""
+    drawn: npt.NDArray[np.int64] = (rng.random((len(chances), 1)) > chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TabularLogs:
+    """Logs of equally many episodes, one after the other; arrays are over all turns or all episodes of all logs.
+
+    Attributes:
+        task: Where they come from.
+        n_logs: How many.
+        lengths: Turns of every episode, shape (n_logs * E,).
+        turns: Turn index, shape (N,).
+        states: Shape (N,).
+        actions: Shape (N,).
+        rewards: Utility, cost and return of every turn, shape (N, 3).
+        clusters: Cluster of every episode within its log, shape (n_logs * E,).
+        terminated: Whether the task ended with the last turn, shape (n_logs * E,).
+        truncated: Whether the last turn was the last allowed one, shape (n_logs * E,).
+    """
+
+    task: TabularTask
+    n_logs: int
+    lengths: npt.NDArray[np.int64]
+    turns: npt.NDArray[np.int64]
+    states: npt.NDArray[np.int64]
+    actions: npt.NDArray[np.int64]
+    rewards: npt.NDArray[np.float64]
+    clusters: npt.NDArray[np.int64]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes of one log."""
+        return len(self.lengths) // self.n_logs
+
+    def turns_of(self, number: int) -> slice:
+        """Where the turns of a log lie in the arrays over turns."""
+        ends = self.lengths.reshape(self.n_logs, -1).sum(axis=1).cumsum()
+        return slice(int(ends[number - 1]) if number else 0, int(ends[number]))
+
+    def log(self, number: int) -> TurnLog:
+        """One of the logs, with its known propensities."""
+        part = self.turns_of(number)
+        episodes = slice(number * self.n_episodes, (number + 1) * self.n_episodes)
+        states, actions = self.states[part], self.actions[part]
+        return TurnLog(
+            lengths=self.lengths[episodes],
+            actions=actions,
+            propensities=self.task.behavior[states, actions],
+            rewards=self.rewards[part],
+            clusters=self.clusters[episodes],
+            n_models=self.task.stop.shape[1],
+        )
