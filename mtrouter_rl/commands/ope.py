@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> None:
 
     from mtrouter_rl.evaluation.fqe import FqeParameters
     from mtrouter_rl.evaluation.ope import ESTIMATORS
+    from mtrouter_rl.evaluation.ope_log import OpeRequest, log_setting
     from mtrouter_rl.evaluation.ope_report import format_report
-    from mtrouter_rl.evaluation.ope_run import OpeRequest, log_setting, run_ope
+    from mtrouter_rl.evaluation.ope_run import run_ope
 
     pool, reward = log_setting(
         args.dataset,

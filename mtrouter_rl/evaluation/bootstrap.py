@@ -71,7 +71,8 @@ class RatioSum:
 
     def value(self) -> FloatArray:
         """Shape (K,)."""
-        return self._scaled().numerators.sum(axis=(0, 1))
+        value: FloatArray = self._scaled().numerators.sum(axis=(0, 1))
+        return value
 
     def draws(self, rng: np.random.Generator, n_resamples: int) -> FloatArray:
         """Studentised draws; see the module.

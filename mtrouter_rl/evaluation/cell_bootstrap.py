@@ -131,7 +131,7 @@ class _Units:
         groups[cells[unit_of]] = ratio.groups
         return cls(
             numerators=numerators,
-            denominators=np.bincount(unit_of, weights=ratio.denominators, minlength=n_units),
+            denominators=np.bincount(unit_of, weights=ratio.denominators, minlength=n_units).astype(np.float64),
             groups=groups,
             shares=ratio.shares,
             cells=cells,

@@ -25,6 +25,29 @@ class Estimated(Frozen):
     high: float
 
 
+class WeightDiagnosis(Frozen):
+    """Whether the log speaks of a policy, turn by turn and in the tail of its weights; see `ope_diagnosis.OpeDiagnosis`.
+
+    Attributes:
+        episodes_by_turn: Episodes that reach every turn, T numbers.
+        effective_by_turn: Effective sample size of the weights up to every turn.
+        support_by_turn: Probability that the policy chooses a model that the behaviour policy calls often enough there; None
+            if the behaviour policy is unknown.
+        overlap_by_turn: What both distributions have in common, in [0, 1]; None likewise.
+        never_logged_share: Probability that the policy chooses a model that was never called in states of that kind.
+        quantiles: 50%, 90%, 99% and largest whole-episode weight, 1 being an even share; None if all are 0.
+        pareto_k: Shape of their tail; None if there is none.
+    """
+
+    episodes_by_turn: tuple[int, ...]
+    effective_by_turn: tuple[float, ...]
+    support_by_turn: tuple[float, ...] | None
+    overlap_by_turn: tuple[float, ...] | None
+    never_logged_share: float
+    quantiles: tuple[float, ...] | None
+    pareto_k: float | None
+
+
 class PolicyReport(Frozen):
     """What the log says of one router.
 
@@ -37,6 +60,7 @@ class PolicyReport(Frozen):
         effective_sample_size: Of the whole-episode weights; None without propensities.
         largest_weight_share: Share of the largest of them; likewise.
         unsupported_share: Share of its choices that the behaviour policy hardly ever makes there.
+        weights: Overlap, support and weight tails; None without propensities.
         bellman: Checks of the fitted values, by quantity.
         own_value: What its own Q-function says of the first states; a return only if its discount factor is 1.
         is_trained_on_log: Whether it was trained on this log, so that it chose what turned out well by chance in it; None if
@@ -51,6 +75,7 @@ class PolicyReport(Frozen):
     effective_sample_size: float | None = None
     largest_weight_share: float | None = None
     unsupported_share: float | None = None
+    weights: WeightDiagnosis | None = None
     bellman: dict[str, dict[str, float]] = Field(default_factory=dict)
     own_value: float | None = None
     is_trained_on_log: bool | None = None

@@ -11,11 +11,13 @@ from mtrouter_rl.commands import ope as ope_command
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, UnknownNameError
-from mtrouter_rl.evaluation import ope_run
+from mtrouter_rl.evaluation import ope_log
 from mtrouter_rl.evaluation.fqe import FqeParameters
 from mtrouter_rl.evaluation.ope import ESTIMATORS, TurnLog, Values, check_probabilities, diagnose, estimate
+from mtrouter_rl.evaluation.ope_estimates import training_noise
+from mtrouter_rl.evaluation.ope_log import OpeRequest, log_setting, switch_share
 from mtrouter_rl.evaluation.ope_report import format_report, load_report
-from mtrouter_rl.evaluation.ope_run import OpeRequest, log_setting, run_ope, switch_share, training_noise
+from mtrouter_rl.evaluation.ope_run import run_ope
 from mtrouter_rl.evaluation.results import PolicyRoles
 from mtrouter_rl.records import TracedEpisode
 from mtrouter_rl.testing import ScriptedRouter
@@ -232,7 +234,7 @@ def test_bad_routers(corridor_log, monkeypatch, names, decide, error, message):
     router = ScriptedRouter(
         name="scripted", model_names=names or request.pool.model_names, decide=lambda observation: decide
     )
-    monkeypatch.setattr(ope_run, "resolve_router", lambda text, pool, cache: router)
+    monkeypatch.setattr(ope_log, "resolve_router", lambda text, pool, cache: router)
     with pytest.raises(error, match=message):
         run(request)
 
@@ -277,15 +279,15 @@ def test_command(corridor_log, tmp_path, capsys):
 
 def test_a_turn_log_without_propensities_allows_the_direct_method_alone():
     log = TurnLog(
-        lengths=np.array([2]),
-        actions=np.array([0, 1]),
+        lengths=np.array([2, 1]),
+        actions=np.array([0, 1, 1]),
         propensities=None,
-        rewards=np.ones((2, 1)),
-        clusters=np.array([0]),
+        rewards=np.ones((3, 1)),
+        clusters=np.array([0, 1]),
         n_models=2,
     )
-    pi = np.full((2, 2), 0.5)
-    values = Values(logged=np.ones((2, 1)), states=np.array([[3.0], [1.0]]))
+    pi = np.full((3, 2), 0.5)
+    values = Values(logged=np.ones((3, 1)), states=np.array([[4.0], [1.0], [2.0]]))
     found = estimate(log, pi, values=values, seed=0, estimators=("dm",), n_resamples=100)
     assert found["dm"].value == pytest.approx([3.0])
     with pytest.raises(

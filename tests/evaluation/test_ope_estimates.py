@@ -1,0 +1,116 @@
+"""When a log cannot tell: every threshold, one at a time."""
+
+import numpy as np
+import pytest
+
+from mtrouter_rl.evaluation.bellman import BellmanCheck
+from mtrouter_rl.evaluation.ope import OpeDiagnosis, OpeEstimate, TurnLog
+from mtrouter_rl.evaluation.ope_estimates import COLUMNS, refusals_of
+
+N_EPISODES = 40
+RETURNS = np.where(np.arange(N_EPISODES) % 2, 1.0, -1.0)  # standard deviation 1
+
+
+def make_log():
+    return TurnLog(
+        lengths=np.ones(N_EPISODES, dtype=np.int64),
+        actions=np.arange(N_EPISODES) % 3,
+        propensities=np.full(N_EPISODES, 1 / 3),
+        rewards=np.stack([RETURNS, np.abs(RETURNS) * 0.1, RETURNS], axis=1),
+        clusters=np.arange(N_EPISODES),
+        n_models=3,
+    )
+
+
+def make_diagnosis(**changes):
+    fields = {
+        "effective_sample_size": 35.0,
+        "effective_by_turn": np.array([35.0]),
+        "episodes_by_turn": np.array([N_EPISODES]),
+        "support_by_turn": None,
+        "overlap_by_turn": None,
+        "never_logged_share": 0.0,
+        "largest_weight_share": 0.1,
+        "weight_quantiles": None,
+        "pareto_k": 0.2,
+    }
+    return OpeDiagnosis(**(fields | changes))
+
+
+def make_checks(**changes):
+    fields = dict.fromkeys(("bias", "rmse", "calibration", "memory_bias"), 0.0)
+    fields |= dict.fromkeys(("bias_error", "memory_bias_error"), 0.05)
+    return {column: BellmanCheck(**(fields | (changes if column == "utility" else {}))) for column in COLUMNS}
+
+
+def make_estimates(half_width=0.5, names=("dm", "wdr")):
+    draws = np.repeat(np.linspace(-half_width, half_width, 1001)[:, None] / 0.95, 3, axis=1)
+    return {name: OpeEstimate(estimator=name, value=np.zeros(3), draws=draws) for name in names}
+
+
+def refusals(*, estimates=None, diagnosis=None, unsupported=0.0, checks=None):
+    return refusals_of(
+        make_log(),
+        estimates or make_estimates(),
+        diagnosis or make_diagnosis(),
+        unsupported=unsupported,
+        checks=make_checks() if checks is None else checks,
+    )
+
+
+def test_a_log_that_can_tell_is_not_refused():
+    assert refusals() == {}
+    assert refusals(diagnosis=make_diagnosis(pareto_k=None), unsupported=None) == {}
+    # An interval of the size of a single episode's spread, and a bias within chance of half of it, are just allowed.
+    assert refusals(estimates=make_estimates(0.99)) == {}
+    assert refusals(checks=make_checks(bias=0.59, memory_bias=-0.59)) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "families", "message"),
+    [
+        (
+            {"diagnosis": make_diagnosis(effective_sample_size=29.0)},
+            ("weighting",),
+            "the effective sample size is 29.0 episodes, must be at least 30",
+        ),
+        (
+            {"diagnosis": make_diagnosis(pareto_k=0.75)},
+            ("weighting",),
+            "its Pareto k is 0.75, must be at most 0.7",
+        ),
+        (
+            {"unsupported": 0.06},
+            ("fitted", "weighting"),
+            "6.0% of its choices are models that were called with a probability below 0.02 there, must be at most 5%",
+        ),
+        ({"checks": {}}, ("fitted",), "no fitted values, or no logged turn to check them at"),
+        (
+            {"checks": make_checks(bias=0.61)},
+            ("fitted",),
+            "fitted values contradict held-out turns: utility is off by +0.61 an episode",
+        ),
+        (
+            {"checks": make_checks(memory_bias=-0.61)},
+            ("fitted",),
+            "contradict held-out turns that follow its own choice: utility is off by -0.61 an episode",
+        ),
+        (
+            {"estimates": make_estimates(1.1)},
+            ("fitted", "weighting"),
+            "the interval of the return is ±1.1, wider than 1 standard deviation(s) of a single logged episode (1)",
+        ),
+        ({"estimates": make_estimates(1.1, names=("dm",))}, ("fitted",), "it tells next to nothing"),
+    ],
+)
+def test_each_threshold_refuses_its_families_and_says_why(arguments, families, message):
+    found = refusals(**arguments)
+    assert tuple(sorted(found)) == families
+    for family in families:
+        assert len(found[family]) == 1
+        assert message in found[family][0]
+
+
+def test_without_propensities_weights_are_refused():
+    found = refusals_of(make_log(), make_estimates(names=("dm",)), None, unsupported=None, checks=make_checks())
+    assert found == {"weighting": ("the log has no propensities",)}
