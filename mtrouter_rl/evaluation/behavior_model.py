@@ -71,10 +71,12 @@ def estimate_propensities(
         seed: Seed of the folds and of the reduction of the features.
 
     Raises:
-        InvalidConfigError: If there are fewer than 8 clusters, or a model was called in fewer than 8 of them.
+        InvalidConfigError: If there is no turn, a feature is not finite, a logged model was masked, all turns have one model,
+            there are fewer than 8 clusters, or a model was called in fewer than 8 of them.
 
     Source: calibration by a held-out sigmoid per class, Platt (1999), as scikit-learn's `CalibratedClassifierCV` has it.
     """
+    _check(features, actions, masks)
     n_clusters, n_models = len(np.unique(clusters)), masks.shape[1]
     if n_clusters < 2 * _N_FOLDS:
         raise InvalidConfigError(
@@ -104,6 +106,25 @@ def estimate_propensities(
         log_loss_of_shares=float(-np.log(shares[actions]).mean()),
         calibration_error=_calibration_error(allowed, actions),
     )
+
+
+def _check(features: FloatArray, actions: npt.NDArray[np.int64], masks: BoolArray) -> None:
+    if not len(actions):
+        raise InvalidConfigError("the log has no turn; give at least one episode, such as by another split")
+    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if wrong.size:
+        raise InvalidConfigError(f"turn {wrong[0]}: a history feature is not finite; encode the log anew")
+    masked = np.flatnonzero(~masks[np.arange(len(actions)), actions])
+    if masked.size:
+        raise InvalidConfigError(
+            f"turn {masked[0]}: logged model {actions[masked[0]]} (by index) is masked there, must be allowed; the log and its "
+            "masks do not belong together"
+        )
+    if len(np.unique(actions)) < 2:
+        raise InvalidConfigError(
+            f"all {len(actions)} turns were played by one model ({actions[0]}, by index), so the log cannot tell what another "
+            "choice would have earned; log with at least two"
+        )
 
 
 def _folds(

@@ -52,7 +52,7 @@ def selection_quality(
         intervals: (low, high) by policy; must hold every policy that is compared.
 
     Raises:
-        InvalidConfigError: If no policy has both.
+        InvalidConfigError: If no policy has both, or a number is not finite.
 
     Example:
         >>> quality = selection_quality({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 0.0, "b": 10.0, "c": 8.0})
@@ -65,6 +65,12 @@ def selection_quality(
             f"no policy has both an estimate ({', '.join(estimates)}) and a true value ({', '.join(truth)}); "
             "give results of the same policies"
         )
+    for what, numbers in (("estimate", estimates), ("true value", truth)):
+        wrong = next((name for name in names if not np.isfinite(numbers[name])), None)
+        if wrong is not None:
+            raise InvalidConfigError(
+                f"policy '{wrong}': its {what} is {numbers[wrong]}, must be finite; leave out what the log cannot tell"
+            )
     guesses = np.array([estimates[name] for name in names])
     values = np.array([truth[name] for name in names])
     spread = float(values.max() - values.min())
@@ -88,6 +94,9 @@ def selection_quality(
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """P-values adjusted so that the chance of even one false finding among all of them is bounded.
 
+    Raises:
+        InvalidConfigError: If a p-value is not in [0, 1].
+
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure (1979).
 
     Example:
@@ -95,6 +104,9 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
         (0.03, 0.06, 0.06)
     """
     values = np.asarray(p_values, dtype=float)
+    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
+    if bad.size:
+        raise InvalidConfigError(f"p-value {bad[0]} is {values[bad[0]]}, must be in [0, 1]")
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
     adjusted = np.empty(len(values))
@@ -107,9 +119,17 @@ def bootstrap_p_value(draws: FloatArray) -> float:
 
     Twice the share of draws on the rarer side of 0, counting one more on either, so that it is never 0.
 
+    Raises:
+        InvalidConfigError: If there is no draw, or one is not finite.
+
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 4.2 (the one more), and 5.4 (the
     test that an interval of the same draws stands for).
     """
     n = len(draws)
+    if n == 0 or not np.isfinite(draws).all():
+        raise InvalidConfigError(
+            f"{int((~np.isfinite(draws)).sum())} of {n} draws are not finite, must be at least one and all finite: there is no "
+            "difference to test"
+        )
     below, above = int((draws <= 0).sum()), int((draws >= 0).sum())
     return min(1.0, 2 * (min(below, above) + 1) / (n + 1))

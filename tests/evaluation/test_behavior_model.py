@@ -58,3 +58,20 @@ def test_too_little_to_learn_from(clusters, actions, message):
             groups if clusters is None else clusters,
             seed=0,
         )
+
+
+def test_logs_that_no_behaviour_policy_can_be_learned_from():
+    features, actions, masks, clusters, _ = made_up()
+    nan = np.where(np.arange(N)[:, None] == 5, np.nan, features)
+    forbidden = masks & (np.arange(N)[:, None] != 7)
+    for arguments, message in (
+        (
+            (features, np.zeros(N, dtype=np.int64), masks, clusters),
+            r"all 1200 turns were played by one model \(0, by index\)",
+        ),
+        ((features[:0], actions[:0], masks[:0], clusters[:0]), r"the log has no turn"),
+        ((nan, actions, masks, clusters), r"turn 5: a history feature is not finite"),
+        ((features, actions, forbidden, clusters), r"turn 7: logged model \d \(by index\) is masked there"),
+    ):
+        with pytest.raises(InvalidConfigError, match=message):
+            estimate_propensities(*arguments, seed=0)

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from mtrouter_rl.agents.networks import HistoryLayout
-from mtrouter_rl.agents.transitions import Transitions
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.bellman import bellman_check
 from mtrouter_rl.evaluation.fqe import (
@@ -15,9 +13,10 @@ from mtrouter_rl.evaluation.fqe import (
     fitted_q_evaluation,
     halves,
 )
+from mtrouter_rl.evaluation.ope import Values, estimate
 from mtrouter_rl.evaluation.reward_memory import RewardMemory
+from tests.evaluation.tabular_log import TabularMDP
 
-COSTS = np.array([0.01, 0.02, 0.1])
 SMALL = {
     "history_hidden": (64,),
     "dropout": 0.0,
@@ -27,78 +26,6 @@ SMALL = {
     "joint_hidden": (64,),
 }
 FAST = SMALL | {"n_iterations": 4, "steps_per_iteration": 5, "batch_size": 32, "keep_last": 2, "n_repeats": 1}
-
-
-class TabularMDP:
-    """S states, 3 models, at most `max_turns` turns; every turn may end the episode, and the last one truncates it."""
-
-    def __init__(self, seed, *, n_states=3, max_turns=6):
-        rng = np.random.default_rng(seed)
-        self.n_states, self.max_turns = n_states, max_turns
-        self.next = rng.dirichlet(np.ones(n_states), size=(n_states, 3))
-        self.stop = rng.uniform(0.05, 0.4, size=(n_states, 3))
-        self.gain = rng.uniform(0, 1, size=(n_states, 3))
-        self.policies = {
-            "stochastic": rng.dirichlet(3 * np.ones(3), size=n_states),
-            "greedy": np.eye(3)[rng.integers(3, size=n_states)],
-            "always-2": np.eye(3)[[2] * n_states],
-        }
-
-    def truth(self, policy):
-        """Exact utility and cost of a policy from state 0."""
-        pi, values = self.policies[policy], np.zeros((self.n_states, 2))
-        rewards = np.stack([self.gain, np.broadcast_to(COSTS, self.gain.shape)], axis=-1)
-        for _ in range(self.max_turns):
-            q_values = rewards + (1 - self.stop)[..., None] * (self.next @ values)
-            values = (pi[..., None] * q_values).sum(axis=1)
-        return values[0]
-
-    def data(self, n_episodes, seed):
-        rng = np.random.default_rng(seed)
-        rows, states, actions, gains, turns, episodes, lengths = [], [], [], [], [], [], []
-        for episode in range(n_episodes):
-            state = 0
-            for turn in range(self.max_turns):
-                action = rng.integers(3)
-                rows.append(len(rows) + episode)
-                states.append((state, turn))
-                actions.append(action)
-                gains.append(self.gain[state, action] + rng.normal(0, 0.2))
-                turns.append(turn)
-                episodes.append(episode)
-                if rng.random() < self.stop[state, action]:
-                    break
-                state = rng.choice(self.n_states, p=self.next[state, action])
-            lengths.append(turn + 1)
-        n_columns = self.n_states + self.max_turns
-        observations = np.zeros((len(rows) + n_episodes, n_columns + 3), dtype=np.float32)
-        for row, (state, turn) in zip(rows, states, strict=True):
-            observations[row, [state, self.n_states + turn]] = 1
-            observations[row, n_columns:] = 1
-        actions = np.array(actions)
-        zeros = np.zeros(len(rows), dtype=np.float32)
-        transitions = Transitions(
-            observations=observations,
-            rows=np.array(rows),
-            actions=actions,
-            rewards=zeros,
-            terminals=zeros,
-            utility_gains=np.array(gains, dtype=np.float32),
-            costs_usd=COSTS[actions].astype(np.float32),
-            episodes=np.array(episodes),
-            turns=np.array(turns),
-            returns=zeros,
-            n_models=3,
-        )
-        at = np.array([state for state, _ in states])
-        return FqeData(
-            transitions=transitions,
-            layout=HistoryLayout(n_columns=n_columns, text_blocks=()),
-            model_features=[[0.0], [0.5], [1.0]],
-            policies={name: pi[at] for name, pi in self.policies.items()},
-            clusters=np.arange(n_episodes),
-            strata=np.zeros(n_episodes, dtype=np.int64),
-        )
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +58,23 @@ def test_values_are_within_two_percent_of_dynamic_programming(mdp, large, found,
     starts = large.transitions.turns == 0
     values = found.values.states[starts, found.names.index(policy)].mean(axis=0)
     np.testing.assert_allclose(values, mdp.truth(policy), rtol=0.02)
+
+
+@pytest.mark.parametrize("estimator", ["dm", "dr", "wdr"])
+@pytest.mark.parametrize("policy", ["stochastic"])
+def test_estimates_on_top_of_it_are_within_two_percent_for_utility_cost_and_return(mdp, found, policy, estimator):
+    log = mdp.simulate(5000, seed=0).log(0)
+    number = found.names.index(policy)
+    logged, states = (
+        np.append(of, of[:, :1] - mdp.task.cost_weight * of[:, 1:], axis=1)
+        for of in (found.values.logged[:, number], found.values.states[:, number])
+    )
+    values = Values(logged=logged, states=states)
+    pi = mdp.policies[policy][mdp.simulate(5000, seed=0).states]
+    one = estimate(log, pi, values=values, seed=0, estimators=(estimator,), n_resamples=100)[estimator]
+    truth = mdp.task.value(mdp.policies[policy])
+    assert (truth > 0.03).all()
+    np.testing.assert_allclose(one.value, truth, rtol=0.02)
 
 
 def test_policies_and_episodes_of_the_toy_differ(mdp, large):

@@ -52,3 +52,25 @@ def test_bootstrap_p_value():
     assert bootstrap_p_value(np.linspace(1, 2, 99)) == pytest.approx(0.02)
     assert bootstrap_p_value(np.linspace(-1, 1, 100)) == 1.0
     assert bootstrap_p_value(np.zeros(50)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("estimates", "truth", "message"),
+    [
+        ({"a": float("nan")}, TRUTH, r"policy 'a': its estimate is nan, must be finite"),
+        ({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": float("inf")}, r"policy 'b': its true value is inf, must be finite"),
+        ({}, {}, r"no policy has both an estimate \(\) and a true value \(\)"),
+    ],
+)
+def test_nothing_is_selected_by_numbers_that_are_none(estimates, truth, message):
+    with pytest.raises(InvalidConfigError, match=message):
+        selection_quality(estimates, truth)
+
+
+def test_p_values_that_are_none():
+    with pytest.raises(InvalidConfigError, match=r"p-value 1 is nan, must be in \[0, 1\]"):
+        holm([0.1, float("nan")])
+    with pytest.raises(InvalidConfigError, match=r"1 of 2 draws are not finite"):
+        bootstrap_p_value(np.array([0.1, np.nan]))
+    with pytest.raises(InvalidConfigError, match=r"0 of 0 draws"):
+        bootstrap_p_value(np.zeros(0))
