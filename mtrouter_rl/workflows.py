@@ -28,7 +28,8 @@ from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_p
 from mtrouter_rl.evaluation.metrics import episode_key
 from mtrouter_rl.evaluation.plots import save_plots
 from mtrouter_rl.evaluation.report import write_report
-from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, update_rows
+from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
+from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.evaluation.tensorboard import TensorBoardSink, write_evaluation
 from mtrouter_rl.evaluation.transcripts import choose_keys
 from mtrouter_rl.protocols import Router, ValueRouter

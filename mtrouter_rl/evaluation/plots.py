@@ -18,7 +18,8 @@ from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.hull import CostScore, hull_value, upper_hull
 from mtrouter_rl.evaluation.labels import Label, place_labels
 from mtrouter_rl.evaluation.metrics import model_share_by_turn, running_share_by_turn
-from mtrouter_rl.evaluation.results import ResultRow, Results, single_model_points
+from mtrouter_rl.evaluation.result_rows import single_model_points
+from mtrouter_rl.evaluation.results import ResultRow, Results
 from mtrouter_rl.evaluation.statistics import Interval
 from mtrouter_rl.evaluation.tables import format_number
 from mtrouter_rl.records import FloatArray, TracedEpisode
