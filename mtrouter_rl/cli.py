@@ -24,7 +24,7 @@ The usual order:
   mtrouter-rl inspect LOG                see what a dataset holds, and whether it is sound
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
-  mtrouter-rl report RUN                 table, plots, TensorBoard, HTML page
+  mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
 
 With logs of your own:
   mtrouter-rl import FORMAT PATH... --pool CARD --out LOG
@@ -331,41 +331,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"{format_table(results, args.split)}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
 
 
-def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "report",
-        formatter_class=_formatter,
-        help="draw table, plots and report of a run anew",
-        description="Writes report.md, report.html (one file, no network) and plots/ from RUN/results.json.\n\n"
-        "example: mtrouter-rl report runs/quick",
-    )
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of an evaluation or a study")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the report there instead of into RUN")
-    parser.set_defaults(run=_report)
-
-
-def _report(args: argparse.Namespace) -> None:
-    import shutil
-
-    from mtrouter_rl.evaluation.report import write_report
-    from mtrouter_rl.evaluation.results import Results
-    from mtrouter_rl.evaluation.tables import format_table
-    from mtrouter_rl.workflows import RESULTS_FILE
-
-    folder = args.run_folder
-    if args.out is not None:
-        results_path = folder / RESULTS_FILE
-        Results.load(results_path)
-        args.out.mkdir(parents=True, exist_ok=True)
-        shutil.copy(results_path, args.out / RESULTS_FILE)
-        folder = args.out
-    page = write_report(folder)
-    results = Results.load(folder / RESULTS_FILE)
-    for split in results.splits:
-        print(f"{format_table(results, split)}\n")
-    print(f"report: {page}")
-
-
 def _say(text: str) -> None:
     print(text, flush=True)
 
@@ -381,7 +346,6 @@ def build_parser() -> argparse.ArgumentParser:
         _add_inspect,
         _add_train,
         _add_evaluate,
-        _add_report,
         *ADDERS,
     )
     for add in adders:

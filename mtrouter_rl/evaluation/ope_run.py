@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +54,16 @@ from mtrouter_rl.evaluation.ope import (
     diagnose,
     estimate,
 )
-from mtrouter_rl.evaluation.ope_report import Difference, Estimated, OpeReport, PolicyReport, Propensities
+from mtrouter_rl.evaluation.ope_report import (
+    Difference,
+    Estimated,
+    OpeReport,
+    PolicyReport,
+    Propensities,
+    selection_by_quantity,
+)
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.evaluation.selection import SelectionQuality, bootstrap_p_value, holm, selection_quality
+from mtrouter_rl.evaluation.selection import bootstrap_p_value, holm
 from mtrouter_rl.evaluation.statistics import N_RESAMPLES
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import Router, ValueRouter
@@ -567,6 +574,9 @@ def _report(
     means = run.log.rewards.sum(axis=0) / len(run.episodes)
     return OpeReport(
         dataset_id=info.dataset_id,
+        env=info.env,
+        pool=request.pool.name,
+        model_names=request.pool.model_names,
         split=info.split,
         n_episodes=len(run.episodes),
         n_left_out=len(run.dataset.episodes) - len(run.episodes),
@@ -588,7 +598,7 @@ def _report(
         },
         policies=policies,
         differences=_differences(found),
-        selection=None if truth is None else _selection(policies, truth),
+        selection=None if truth is None else selection_by_quantity(policies, truth),
         notes=tuple(run.notes),
         package_version=__version__,
     )
@@ -675,26 +685,3 @@ def _truth(path: Path, split: str, reward: RewardCard) -> dict[str, dict[str, fl
         }
         for row in rows
     }
-
-
-def _selection(
-    policies: Sequence[PolicyReport], truth: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float | int | None]]:
-    """Quality by quantity; of cost less is better, so it is compared with its sign turned."""
-    told = [one for one in policies if one.headline is not None and one.policy in truth]
-    if not told:
-        return {}
-    found = {}
-    for column in COLUMNS:
-        sign = -1.0 if column == "cost_usd" else 1.0
-        numbers = {one.policy: one.estimates[cast(str, one.headline)][column] for one in told}
-        quality: SelectionQuality = selection_quality(
-            {name: sign * one.value for name, one in numbers.items()},
-            {name: sign * value[column] for name, value in truth.items()},
-            intervals={
-                name: (min(sign * one.low, sign * one.high), max(sign * one.low, sign * one.high))
-                for name, one in numbers.items()
-            },
-        )
-        found[column] = vars(quality) | {"error_mean": sign * quality.error_mean}
-    return found

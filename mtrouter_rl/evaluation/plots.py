@@ -46,17 +46,17 @@ def cost_score_figure(results: Results, split: str) -> Figure:
     figure, axes = _figure(width=8.2, height=5.4)
     for row in rows:
         _draw_point(axes, row, kind=_kind(row, results))
-    is_log = _use_log([row.cost_usd_mean for row in rows])
+    is_log = uses_log_costs([row.cost_usd_mean for row in rows])
     axes.margins(x=0.12, y=0.12)
-    _format_cost_axis(axes, is_log=is_log)
-    hull = _draw_hull(axes, rows, results, is_log=is_log)
+    format_cost_axis(axes, is_log=is_log)
+    hull = draw_hull(axes, rows, results, is_log=is_log)
     axes.set_ylabel("score (100 = every task solved)")
     _title(figure, results, f"score against cost, {split} split")
     axes.grid(visible=True, color="0.92")
     axes.set_axisbelow(True)
     _kind_legend(axes, has_hull=bool(hull))
     labels = [_label(row, kind=_kind(row, results)) for row in rows]
-    bars = [point for row in rows for point in _bar_points(row)]
+    bars = [point for row in rows for point in error_bar_points(row)]
     ordered = sorted(labels, key=lambda label: not label.is_bold)
     place_labels(figure, axes, ordered, obstacles=[*hull, *bars])
     return figure
@@ -71,7 +71,7 @@ def model_share_figure(results: Results, split: str) -> Figure:
     rows = results.split_rows(split)
     mixing = [row for row in rows if row.policy not in results.roles.single_models] or list(rows)
     figure, axes = _figure(width=8.2, height=1.6 + 0.38 * len(mixing))
-    _stacked_bars(axes, {row.label: row.model_share for row in mixing}, results.model_names)
+    stacked_bars(axes, {row.label: row.model_share for row in mixing}, results.model_names)
     _title(figure, results, f"which model is called, {split} split")
     return figure
 
@@ -88,7 +88,7 @@ def model_share_by_task_figure(row: ResultRow, model_names: Sequence[str]) -> Fi
         f"{task}  ({format_number(row.score_by_task[task], decimals=0)})": share
         for task, share in row.model_share_by_task.items()
     }
-    _stacked_bars(axes, shares, model_names)
+    stacked_bars(axes, shares, model_names)
     _left_title(figure, f"{row.label}, {row.split} split: model by task (mean score)")
     return figure
 
@@ -267,7 +267,8 @@ def _draw_point(axes: Axes, row: ResultRow, *, kind: str) -> None:
     axes.plot([x], [y], color=color, marker=marker, ms=size, markeredgecolor="white", markeredgewidth=0.7, zorder=order)
 
 
-def _use_log(costs: Sequence[float]) -> bool:
+def uses_log_costs(costs: Sequence[float]) -> bool:
+    """Whether costs lie so far apart that their axis is logarithmic."""
     return min(costs) > 0 and max(costs) / min(costs) > _LOG_RATIO
 
 
@@ -276,7 +277,7 @@ def _label(row: ResultRow, *, kind: str) -> Label:
     return Label(text=row.label, x=row.cost_usd_mean, y=row.score_mean, color=_KINDS[kind][0], is_bold=is_learned)
 
 
-def _bar_points(row: ResultRow) -> list[CostScore]:
+def error_bar_points(row: ResultRow) -> list[CostScore]:
     """Samples of a row's error bars, for labels to keep clear of."""
     x, y = row.cost_usd_mean, row.score_mean
     across = np.linspace(*(row.cost_usd_ci95 or (x, x)), 25)
@@ -284,7 +285,8 @@ def _bar_points(row: ResultRow) -> list[CostScore]:
     return [(float(cost), y) for cost in across] + [(x, float(score)) for score in along]
 
 
-def _format_cost_axis(axes: Axes, *, is_log: bool) -> None:
+def format_cost_axis(axes: Axes, *, is_log: bool) -> None:
+    """Ticks and label of an axis of costs per episode."""
     if is_log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -293,7 +295,9 @@ def _format_cost_axis(axes: Axes, *, is_log: bool) -> None:
     axes.set_xlabel("cost per episode, USD" + (" (log scale)" if is_log else ""))
 
 
-def _draw_hull(axes: Axes, rows: Sequence[ResultRow], results: Results, *, is_log: bool) -> list[CostScore]:
+def draw_hull(
+    axes: Axes, rows: Sequence[ResultRow], results: Results, *, is_log: bool, style: str = "--"
+) -> list[CostScore]:
     """Draw the hull, if any single model was run, and give the points that it was drawn through."""
     points = single_model_points(rows, results.roles, like=rows[0])
     if not points:
@@ -304,7 +308,7 @@ def _draw_hull(axes: Axes, rows: Sequence[ResultRow], results: Results, *, is_lo
     # A straight line of costs is a curve on a logarithmic axis, so it is drawn through many points.
     costs = np.geomspace(start, stop, 200) if is_log else np.linspace(start, stop, 200)
     hull = [(float(cost), hull_value(float(cost), points)) for cost in costs]
-    axes.plot(*zip(*hull, strict=True), color=SINGLE_COLOR, lw=1.4, ls="--", alpha=0.8, zorder=2)
+    axes.plot(*zip(*hull, strict=True), color=SINGLE_COLOR, lw=1.4, ls=style, alpha=0.8, zorder=2)
     axes.set_xlim(left, right)
     return hull
 
@@ -317,7 +321,9 @@ def _kind_legend(axes: Axes, *, has_hull: bool) -> None:
     _legend_below(axes, n_columns=4)
 
 
-def _stacked_bars(axes: Axes, shares: Mapping[str, Mapping[str, float]], model_names: Sequence[str]) -> None:
+def stacked_bars(
+    axes: Axes, shares: Mapping[str, Mapping[str, float]], model_names: Sequence[str], *, label: str = "share of turns"
+) -> None:
     """Horizontal bars, first name on top; a share of at least 8% is printed in its bar."""
     positions = np.arange(len(shares))
     floor: FloatArray = np.zeros(len(shares))
@@ -344,7 +350,7 @@ def _stacked_bars(axes: Axes, shares: Mapping[str, Mapping[str, float]], model_n
     axes.set_ylim(len(shares) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("share of turns")
+    axes.set_xlabel(label)
     _legend_below(axes, n_columns=4)
 
 

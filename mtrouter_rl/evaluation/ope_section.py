@@ -1,0 +1,243 @@
+"""Estimates from a log beside what happened when the same policies were run, for the report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtrouter_rl.evaluation.document import Block, Bullets, Paragraph, Picture
+from mtrouter_rl.evaluation.plots import DPI
+from mtrouter_rl.evaluation.results import ResultRow, Results
+from mtrouter_rl.evaluation.tables import (
+    ABSENT,
+    Table,
+    format_number,
+    format_percent,
+    format_usd,
+    format_usd_mean,
+    format_with_ends,
+)
+from mtrouter_rl.evaluation.verdict import enumerate_words
+
+if TYPE_CHECKING:
+    from mtrouter_rl.evaluation.ope_report import OpeReport, PolicyReport
+
+SELECTION_TITLES = {"return": "return", "utility": "score", "cost_usd": "cost"}
+"""Quantity of an estimate -> what the report calls it."""
+_UNIT_FREE = "dm"
+"""The one estimator that needs no propensities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """Rows of the results that estimates are compared with.
+
+    Attributes:
+        split: Their split.
+        rows: Policy -> its row.
+    """
+
+    split: str
+    rows: dict[str, ResultRow]
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Closed-loop means by policy and quantity."""
+        return {
+            name: {"utility": row.utility_mean, "cost_usd": row.cost_usd_mean, "return": row.return_mean}
+            for name, row in self.rows.items()
+        }
+
+
+def ope_mismatch(ope: "OpeReport", results: Results) -> str | None:
+    """Why estimates and results may not be put side by side, in words; None if they may."""
+    wanted = {name: getattr(results, name) for name in ("cost_weight", "cost_unit_usd", "env", "pool", "model_names")}
+    found = {name: getattr(ope, name) for name in wanted}
+    apart = [
+        f"`{name}` is {_shown(found[name])} there and {_shown(wanted[name])} here"
+        for name in wanted
+        if found[name] is not None and found[name] != wanted[name]
+    ]
+    return enumerate_words(apart) if apart else None
+
+
+def truth_of(ope: "OpeReport", results: Results) -> Truth | None:
+    """Closed-loop rows to compare with: of the log's split if it was run, else of the first; None if none shares a policy."""
+    splits = sorted(results.splits, key=lambda split: (split != ope.split, split != "test"))
+    for split in splits[:1]:
+        rows = {
+            row.policy: row for row in results.split_rows(split) if row.cost_weight is None and row.budget_usd is None
+        }
+        known = {one.policy: rows[one.policy] for one in ope.policies if one.policy in rows}
+        if known:
+            return Truth(split=split, rows=known)
+    return None
+
+
+def ope_blocks(ope: "OpeReport", results: Results, *, plots: Path) -> list[Block]:
+    """Notes, table, figures, refusals and selection quality of one run.
+
+    Args:
+        ope: Estimates from a log.
+        results: What the same policies did when they were run.
+        plots: Folder that the figures are written into.
+    """
+    mismatch = ope_mismatch(ope, results)
+    if mismatch is not None:
+        return [
+            Paragraph(
+                text=f"There is an `ope.json`, but it was made in another setting: {mismatch}. Its numbers and those of this run "
+                "are not of one kind and are not shown together; run `mtrouter-rl ope` again with this run's reward and pool.",
+                is_note=True,
+            )
+        ]
+    truth = truth_of(ope, results)
+    blocks: list[Block] = [Paragraph(text=_about(ope, truth))]
+    if ope.pool is None:
+        blocks.append(
+            Paragraph(text="This `ope.json` does not say of which pool it is; the models are taken to be this run's.", is_note=True)
+        )
+    if truth is None:
+        blocks.append(Paragraph(text="No policy that was estimated was also run, so there is nothing to compare with."))
+    blocks.append(estimates_table(ope, truth))
+    if truth is not None:
+        blocks += _pictures(ope, truth, plots=plots)
+        blocks += [table for table in [selection_table(ope, truth)] if table is not None]
+    refusals = refusal_words(ope)
+    if refusals:
+        blocks += [Paragraph(text="What the log cannot tell, and why:"), Bullets(items=refusals)]
+    if ope.notes:
+        blocks.append(Bullets(items=tuple(f"{note[0].upper()}{note[1:]}." for note in ope.notes)))
+    return blocks
+
+
+def estimates_table(ope: "OpeReport", truth: Truth | None) -> Table:
+    """Every policy's estimate, with its interval, beside its closed-loop mean, with its own."""
+    rows = {} if truth is None else truth.rows
+    header = ("policy", "by", "return: log", "return: run", "score: log", "score: run", "USD: log", "USD: run")
+    return Table(
+        caption="Estimates from the log (headline estimator) beside closed-loop means, both with 95% intervals. (1) trained on "
+        "this very log. (2) with estimated propensities.",
+        header=header,
+        rows=tuple(_cells(one, rows.get(one.policy), propensities=ope.propensities) for one in ope.policies),
+    )
+
+
+def selection_table(ope: "OpeReport", truth: Truth) -> Table | None:
+    """How good a choice by the estimates would have been; None if no policy has both an estimate and a run."""
+    from mtrouter_rl.evaluation.ope_report import selection_by_quantity
+
+    found = selection_by_quantity(ope.policies, truth.means())
+    if not found:
+        return None
+    return Table(
+        caption=f"Choosing by the estimates, judged by the closed-loop means of {next(iter(found.values()))['n_policies']} policies "
+        "(themselves uncertain). Regret@k: what the best of the k policies estimated highest earns less than the best of all, in "
+        "units of the quantity and as a share of its range.",
+        header=("quantity", "rank correlation", "regret@1", "regret@3", "intervals that hold the run", "mean error"),
+        rows=tuple(
+            (title, *_selection_cells(found[quantity], quantity)) for quantity, title in SELECTION_TITLES.items()
+        ),
+    )
+
+
+def refusal_words(ope: "OpeReport") -> tuple[str, ...]:
+    """Every refusal with its reasons, a sentence each."""
+    lines = []
+    for one in ope.policies:
+        if one.headline is None:
+            reasons = dict.fromkeys(reason for many in one.refusals.values() for reason in many)
+            lines.append(f"`{one.policy}`: **this log cannot tell**; {'; '.join(reasons) or 'no estimator was asked for'}.")
+        else:
+            lines += [
+                f"`{one.policy}`: {_FAMILIES.get(family, family)} are not believed; {'; '.join(reasons)}."
+                for family, reasons in one.refusals.items()
+                if reasons
+            ]
+    return tuple(lines)
+
+
+_FAMILIES = {"weighting": "weighting estimators", "fitted": "fitted values"}
+
+
+def _about(ope: "OpeReport", truth: Truth | None) -> str:
+    kinds = {
+        "exact": "the log holds exact propensities",
+        "estimated": "**the propensities are estimated**: a classifier stands for the behaviour policy",
+        "unknown": "the log has no propensities, so no estimator that weighs choices was used",
+    }
+    words = (
+        f"`mtrouter-rl ope` estimated {len(ope.policies)} policies from `{ope.dataset_id}` ({ope.split} split, {ope.n_episodes} "
+        f"episodes, {ope.n_turns} turns, logged by {ope.behavior_policy}); {kinds[ope.propensities]}."
+    )
+    if truth is None:
+        return words
+    if truth.split == ope.split:
+        return f"{words} They are compared with runs of the same split."
+    return (
+        f"{words} They are compared with runs of the {truth.split} split: other episodes than those of the log, so a gap between "
+        "the two is not error of the estimate alone."
+    )
+
+
+def _pictures(ope: "OpeReport", truth: Truth, *, plots: Path) -> list[Block]:
+    from mtrouter_rl.evaluation.ope_plots import estimate_figure
+
+    pictures: list[Block] = []
+    plots.mkdir(parents=True, exist_ok=True)
+    if not any(one.headline is not None and one.policy in truth.rows for one in ope.policies):
+        return []
+    for quantity, title in SELECTION_TITLES.items():
+        path = plots / f"ope_{quantity}_{truth.split}.png"
+        estimate_figure(ope.policies, truth.rows, quantity=quantity).savefig(path, dpi=DPI)
+        words = (
+            f"Estimate of the {title} from the log against its closed-loop mean ({truth.split} split), with 95% intervals; on the "
+            "dashed line both agree"
+        )
+        pictures.append(Picture(path=path, text=words))
+    return pictures
+
+
+def _cells(one: "PolicyReport", row: ResultRow | None, *, propensities: str) -> tuple[str, ...]:
+    marks = " (1)" if one.is_trained_on_log else ""
+    if one.headline is None:
+        by, log = "log cannot tell", (ABSENT, ABSENT, ABSENT)
+    else:
+        by = one.headline.upper() + (" (2)" if propensities == "estimated" and one.headline != _UNIT_FREE else "")
+        numbers = one.estimates[one.headline]
+        gain, utility, cost = numbers["return"], numbers["utility"], numbers["cost_usd"]
+        log = (
+            format_with_ends(gain.value, (gain.low, gain.high), decimals=3),
+            format_with_ends(100 * utility.value, (100 * utility.low, 100 * utility.high), decimals=1),
+            format_usd_mean(cost.value, (cost.low, cost.high)),
+        )
+    run = (ABSENT, ABSENT, ABSENT)
+    if row is not None:
+        run = (
+            format_with_ends(row.return_mean, row.return_ci95, decimals=3),
+            format_with_ends(row.score_mean, row.score_ci95, decimals=1),
+            format_usd_mean(row.cost_usd_mean, row.cost_usd_ci95),
+        )
+    return (f"{one.policy}{marks}", by, *(cell for pair in zip(log, run, strict=True) for cell in pair))
+
+
+def _selection_cells(found: Mapping[str, float | int | None], quantity: str) -> tuple[str, ...]:
+    scale = 100.0 if quantity == "utility" else 1.0
+
+    def number(name: str, *, sign: bool = False) -> str:
+        value = scale * float(found[name] or 0.0)
+        if quantity == "cost_usd":
+            return f"+{format_usd(value)}" if sign and value > 0 else format_usd(value)
+        return format_number(value, decimals=1 if quantity == "utility" else 3, sign=sign)
+
+    regrets = [f"{number(f'regret_at_{k}')} ({format_percent(found[f'regret_share_at_{k}'])})" for k in (1, 3)]
+    coverage = found["coverage"]
+    return (
+        format_number(found["rank_correlation"], decimals=2),
+        *regrets,
+        ABSENT if coverage is None else f"{coverage:.0%}",
+        number("error_mean", sign=True),
+    )
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
