@@ -121,22 +121,27 @@ class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
         imitated = transitions.of_episodes(_best(dataset, transitions, share=self.parameters.best_share))
         layout = HistoryLayout.of_features(features, n_extra=len(context.pool.models))
         factory = HistoryEncoderFactory.of(layout, self.parameters)
+        sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
+
+        def make_router(iterates: Sequence[StateDict]) -> CloneRouter:
+            return CloneRouter(
+                name=self.card.name,
+                model_names=context.pool.model_names,
+                features=features,
+                settings=CloneSettings(layout=layout, sizes=sizes, n_members=len(iterates)),
+                weights=stack_weights([_own_names(iterate) for iterate in iterates]),
+                provenance=provenance(context, self.card, self.parameters),
+            )
+
         iterates = train(
             imitation_learner(factory, logit_penalty=self.parameters.logit_penalty),
             imitated,
             loop=self.parameters,
             context=context,
             identity=training_identity(context, self.card, self.parameters),
+            make_router=make_router,
         )
-        sizes = {name: getattr(self.parameters, name) for name in NetworkParameters.model_fields}
-        return CloneRouter(
-            name=self.card.name,
-            model_names=context.pool.model_names,
-            features=features,
-            settings=CloneSettings(layout=layout, sizes=NetworkParameters(**sizes), n_members=len(iterates)),
-            weights=stack_weights([_own_names(iterate) for iterate in iterates]),
-            provenance=provenance(context, self.card, self.parameters),
-        )
+        return make_router(iterates)
 
 
 def _make_network(settings: CloneSettings, n_models: int) -> ActionClassifier:
