@@ -11,8 +11,10 @@ Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sec
 (percentile).
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -118,6 +120,38 @@ def mean_interval(
     return clustered_mean_interval(
         list(values.values()), [key[:2] for key in values], rng=rng, n_resamples=n_resamples, confidence=confidence
     )
+
+
+def wilson_interval(n_events: int, n_trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Score interval of a share, for few trials and shares near 0 or 1; None without trials.
+
+    It takes trials as independent: for turns of one episode it is too narrow.
+
+    Args:
+        n_events: Trials in which the event happened.
+        n_trials: All trials.
+        confidence: Probability mass of the interval.
+
+    Raises:
+        InvalidConfigError: If there are more events than trials, or fewer than none.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference (1927); recommended for small
+    numbers by Brown, Cai and DasGupta, Interval Estimation for a Binomial Proportion (2001).
+
+    Example:
+        >>> low, high = wilson_interval(8, 10)
+        >>> round(low, 3), round(high, 3)
+        (0.49, 0.943)
+    """
+    if not 0 <= n_events <= n_trials:
+        raise InvalidConfigError(f"n_events is {n_events} and n_trials {n_trials}; must be 0 <= n_events <= n_trials")
+    if not n_trials:
+        return None
+    quantile = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = n_events / n_trials, quantile**2 / n_trials
+    center = (share + weight / 2) / (1 + weight)
+    half = quantile / (1 + weight) * math.sqrt(share * (1 - share) / n_trials + weight / (4 * n_trials))
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def paired_difference_interval(
