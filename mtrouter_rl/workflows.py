@@ -1,5 +1,6 @@
 """The steps that the commands are made of: collect, train, evaluate. `study` is these in order."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import cast
 import numpy as np
 
 from mtrouter_rl import __version__
-from mtrouter_rl.agents.base import TrainingContext, Validate
+from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate
 from mtrouter_rl.agents.loading import save_router
+from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
 from mtrouter_rl.agents.saving import RECORD_FILE, Provenance
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
@@ -31,6 +33,7 @@ from mtrouter_rl.evaluation.report import write_report
 from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, update_rows
 from mtrouter_rl.evaluation.tensorboard import TensorBoardSink, write_evaluation
 from mtrouter_rl.evaluation.transcripts import choose_keys
+from mtrouter_rl.evaluation.validation_run import ValidationRun
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -45,6 +48,8 @@ VALIDATION_FOLDER = "validation"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
 N_TRANSCRIPTS = 3
+EVALUATE_EPISODES = 20
+"""Episodes of a closed-loop evaluation during a training."""
 
 
 def save_config(folder: Path, config: dict[str, JsonValue]) -> None:
@@ -138,6 +143,9 @@ class TrainRequest:
         n_validation_seeds: Seeds per variation of closed-loop validation.
         validation_per_task: At most this many validation variations of a task; None takes all.
         overwrite: Whether another router in `out` is replaced.
+        evaluate_every: Run the router closed-loop on validation after every so many iterations; None never does. It
+            costs time and changes no weight, so it is no part of the identity.
+        evaluate_episodes: Episodes of such a run.
     """
 
     agent: AgentCard
@@ -150,6 +158,8 @@ class TrainRequest:
     n_validation_seeds: int = 1
     validation_per_task: int | None = None
     overwrite: bool = False
+    evaluate_every: int | None = None
+    evaluate_episodes: int = EVALUATE_EPISODES
 
     def identity(self) -> dict[str, JsonValue]:
         """What decides the router: two requests with one identity train the same."""
@@ -178,7 +188,8 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         The folder of the router.
 
     Raises:
-        InvalidConfigError: If the agent needs a log and none is given.
+        InvalidConfigError: If the agent needs a log and none is given, or is to be evaluated during a training that has no
+            iterations or whose environment cannot be run.
         PoolMismatchError: If the log is of another pool.
         RouterError: If `out` holds a router of another training.
         DatasetError: If the log breaks its rules.
@@ -189,7 +200,8 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     dataset = _load_log(request) if algorithm.needs_dataset and request.dataset else None
     if _is_done(request):
         return request.out
-    with TensorBoardSink(request.out / TENSORBOARD_FOLDER) as metrics:
+    with contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
         context = TrainingContext(
             pool=request.config.pool,
             reward=reward_of(request.config),
@@ -199,12 +211,30 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             metrics=metrics,
             show_progress=show_progress,
             validate=None if pool is None else make_validate(pool, request),
+            evaluation=_periodic_evaluation(request, algorithm, stack),
         )
         if algorithm.needs_features:
             context = replace(context, features=_features(request, dataset, show_progress=show_progress))
         router = algorithm.train(context)
     _save(router, request)
     return request.out
+
+
+def _periodic_evaluation(
+    request: TrainRequest, algorithm: Algorithm, stack: contextlib.ExitStack
+) -> PeriodicEvaluation | None:
+    """The evaluation during a training that a request asks for; its simulator is closed with the stack."""
+    if request.evaluate_every is None:
+        return None
+    if request.evaluate_every < 1:
+        raise InvalidConfigError(f"--evaluate-every is {request.evaluate_every}, must be at least 1 iteration")
+    if not isinstance(getattr(algorithm, "parameters", None), LoopParameters):
+        raise InvalidConfigError(
+            f"agent '{request.agent.name}' is not trained in iterations, so it cannot be evaluated every "
+            f"{request.evaluate_every} of them; leave out --evaluate-every"
+        )
+    run = stack.enter_context(ValidationRun(request.config, n_episodes=request.evaluate_episodes))
+    return PeriodicEvaluation(every=request.evaluate_every, run=run)
 
 
 def encode_log(request: TrainRequest, *, show_progress: bool = True) -> None:
