@@ -244,7 +244,10 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="run the router on validation episodes after every N iterations, for its curve (default: never)",
     )
     parser.add_argument(
-        "--evaluate-episodes", type=int, metavar="K", help="episodes of such a run, the same ones each time (default: 20)"
+        "--evaluate-episodes",
+        type=int,
+        metavar="K",
+        help="episodes of such a run, the same ones each time (default: 20)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the router")
     parser.add_argument("--overwrite", action="store_true", help="replace another router that lies there")

@@ -22,19 +22,20 @@ from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.leaks import check_sibling_splits
 from mtrouter_rl.datasets.splits import check_no_leak, evaluation_specs, sample_specs
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
+from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import InvalidConfigError, RouterError
+from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
-from mtrouter_rl.evaluation.metrics import episode_key
+from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
 from mtrouter_rl.evaluation.plots import save_plots
 from mtrouter_rl.evaluation.report import write_report
 from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, update_rows
-from mtrouter_rl.evaluation.tensorboard import TensorBoardSink, write_evaluation
-from mtrouter_rl.evaluation.transcripts import choose_keys
+from mtrouter_rl.evaluation.revisit import HistoryEmbedder, ModelEmbedder, history_states, revisit, value_meaning
+from mtrouter_rl.evaluation.tensorboard import RouterDetails, TensorBoardSink, write_evaluation
 from mtrouter_rl.evaluation.validation_run import ValidationRun
-from mtrouter_rl.protocols import Router, ValueRouter
+from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
@@ -47,7 +48,7 @@ EPISODES_FOLDER = "episodes"
 VALIDATION_FOLDER = "validation"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
-N_TRANSCRIPTS = 3
+OPE_FOLDER = "ope"
 EVALUATE_EPISODES = 20
 """Episodes of a closed-loop evaluation during a training."""
 
@@ -424,10 +425,13 @@ def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]
 def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cache: Path | None = None) -> Path:
     """Draw everything that people look at from a run's results: plots, TensorBoard and the report.
 
+    TensorBoard also shows `behavior.json` of the folder, and the estimates in its `ope/ope.json`, if they are there.
+
     Args:
         folder: Folder of the run.
         config: Environment of the run.
-        routers: Policies whose action values are shown in the transcripts.
+        routers: Policies that are asked again: for the action values in the transcripts, and for what TensorBoard shows of
+            learned routers.
         cache: Folder of the embedding cache.
 
     Returns:
@@ -435,23 +439,35 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     """
     results = Results.load(folder / RESULTS_FILE)
     by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
-    settings = {name: _hyper_parameters(router) for name, router in by_name.items()}
-    traced: dict[str, dict[str, list[TracedEpisode]]] = {
-        split: _traced(policies, by_name, config) for split, policies in episodes_of_run(folder).items()
-    }
+    traced = {split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()}
     save_plots(results, traced, folder / "plots")
-    embeddings = {
-        name: router.model_embeddings() for name, router in by_name.items() if hasattr(router, "model_embeddings")
-    }
+    behavior, ope = folder / BEHAVIOR_FILE, folder / OPE_FOLDER / OPE_FILE
     write_evaluation(
         folder / TENSORBOARD_FOLDER,
         results=results,
         traced=traced,
         pool=config.pool,
-        model_embeddings=embeddings,
-        hyper_parameters=settings,
+        routers={name: _details(router, traced, config) for name, router in by_name.items()},
+        behavior=Behavior.load(behavior) if behavior.is_file() else None,
+        ope=load_report(ope) if ope.is_file() else None,
     )
     return write_report(folder, draws_plots=False)
+
+
+def _details(
+    router: Router, traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]], config: EnvConfig
+) -> RouterDetails:
+    """What TensorBoard shows of a router beside its results."""
+    own = {split: policies[router.name] for split, policies in traced.items() if router.name in policies}
+    rng = np.random.default_rng(0)
+    return RouterDetails(
+        hyper_parameters=_hyper_parameters(router),
+        model_embeddings=router.model_embeddings() if isinstance(router, ModelEmbedder) else None,
+        history_states=history_states(router, own, config.pool, rng=rng)
+        if isinstance(router, HistoryEmbedder)
+        else None,
+        value_meaning=value_meaning(router),
+    )
 
 
 def _hyper_parameters(router: Router) -> dict[str, str | int | float]:
@@ -461,31 +477,6 @@ def _hyper_parameters(router: Router) -> dict[str, str | int | float]:
         return {}
     parameters = provenance.card.parameters | {"seed": provenance.seed, "algorithm": provenance.card.algorithm}
     return {name: value if isinstance(value, str | int | float) else str(value) for name, value in parameters.items()}
-
-
-def _traced(
-    policies: Mapping[str, Sequence[Episode]], routers: Mapping[str, Router], config: EnvConfig
-) -> dict[str, list[TracedEpisode]]:
-    """Episodes of a split by policy; the few that become transcripts with the action values of their router."""
-    plain = {name: [TracedEpisode(episode=episode) for episode in episodes] for name, episodes in policies.items()}
-    chosen = set(choose_keys(plain, n_keys=N_TRANSCRIPTS))
-    return {
-        name: [
-            _explained(one.episode, routers[name], config)
-            if name in routers and episode_key(one.episode) in chosen
-            else one
-            for one in traced
-        ]
-        for name, traced in plain.items()
-    }
-
-
-def _explained(episode: Episode, router: Router, config: EnvConfig) -> TracedEpisode:
-    if not episode.turns:
-        return TracedEpisode(episode=episode)
-    observations = observations_of(episode, config.pool)
-    q_values = router.q_values(observations) if isinstance(router, ValueRouter) else None
-    return TracedEpisode(episode=episode, propensities=router.propensities(observations), q_values=q_values)
 
 
 def load_agent(name_or_path: str) -> AgentCard:

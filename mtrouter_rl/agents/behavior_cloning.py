@@ -27,7 +27,7 @@ from mtrouter_rl.agents.trainer import train
 from mtrouter_rl.agents.training import provenance, require_data, training_identity
 from mtrouter_rl.agents.transitions import Transitions, make_transitions
 from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import FloatArray, Observation
+from mtrouter_rl.records import BoolArray, FloatArray, Observation
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
@@ -81,9 +81,21 @@ class CloneRouter(LearnedRouter[CloneSettings]):
             MaskedActionError: If an observation allows no model.
         """
         masks = distributions.action_masks(observations, len(self.model_names))
-        rows = np.concatenate([self.features.of_observations(observations), masks], axis=1, dtype=np.float32)
-        logits: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
+        logits: FloatArray = self._ensemble(self._rows(observations, masks)).mean(dim=0).numpy()
         return distributions.softmax(logits, masks)
+
+    def history_embeddings(self, observations: Sequence[Observation]) -> FloatArray:
+        """What the last iterate makes of histories, shape (B, d); see `QRouter.history_embeddings`."""
+        network = _make_network(self.settings, len(self.model_names))
+        network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
+        rows = self._rows(observations, distributions.action_masks(observations, len(self.model_names)))
+        with torch.inference_mode():
+            embeddings: FloatArray = network.eval().encoder(rows).numpy()
+        return embeddings
+
+    def _rows(self, observations: Sequence[Observation], masks: BoolArray) -> Tensor:
+        rows = np.concatenate([self.features.of_observations(observations), masks], axis=1, dtype=np.float32)
+        return torch.from_numpy(rows)
 
     @classmethod
     def check_weights(cls, saved: SavedRouter, settings: CloneSettings, weights: StateDict) -> None:

@@ -82,7 +82,9 @@ class ValidationRun:
                 f"closed-loop validation completed none of its {len(failed)} episodes (first, {first}); mend the "
                 "environment, or go on without --evaluate-every: the checkpoint is kept"
             )
-        _LOG.warning("closed-loop validation: %d of %d episodes failed (first, %s)", len(failed), len(self._specs), first)
+        _LOG.warning(
+            "closed-loop validation: %d of %d episodes failed (first, %s)", len(failed), len(self._specs), first
+        )
 
     def close(self) -> None:
         """Close the simulator. May be called twice."""
