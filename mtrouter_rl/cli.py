@@ -237,6 +237,18 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--workers", type=int, default=2, help="worker processes of closed-loop validation (default: 2)"
     )
+    parser.add_argument(
+        "--evaluate-every",
+        type=int,
+        metavar="N",
+        help="run the router on validation episodes after every N iterations, for its curve (default: never)",
+    )
+    parser.add_argument(
+        "--evaluate-episodes",
+        type=int,
+        metavar="K",
+        help="episodes of such a run, the same ones each time (default: 20)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the router")
     parser.add_argument("--overwrite", action="store_true", help="replace another router that lies there")
     parser.set_defaults(run=_train)
@@ -262,7 +274,7 @@ def _train_config(args: argparse.Namespace) -> EnvConfig:
 
 def _train(args: argparse.Namespace) -> None:
     from mtrouter_rl.rollout import RolloutPool
-    from mtrouter_rl.workflows import TrainRequest, load_agent, train_router
+    from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent, train_router
 
     config = _train_config(args)
     request = TrainRequest(
@@ -274,6 +286,8 @@ def _train(args: argparse.Namespace) -> None:
         encoder=args.encoder,
         cache=args.out.parent / "embeddings",
         overwrite=args.overwrite,
+        evaluate_every=args.evaluate_every,
+        evaluate_episodes=EVALUATE_EPISODES if args.evaluate_episodes is None else args.evaluate_episodes,
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         folder = train_router(request, pool=pool)

@@ -2,20 +2,23 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
 
 from mtrouter_rl.errors import ResultsError, unknown_name
+from mtrouter_rl.evaluation.association import LabelledEpisode, Shuffle, mutual_information
 from mtrouter_rl.evaluation.behavior_errors import bad_ends, error_behavior, first_errors
-from mtrouter_rl.evaluation.behavior_file import BehaviorRow, ModelDependence
+from mtrouter_rl.evaluation.behavior_file import PHASES, BehaviorRow, ModelDependence, MutualInformation
 from mtrouter_rl.evaluation.statistics import N_RESAMPLES, Interval, clustered_mean_interval
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, FloatArray, IntArray, JsonValue, Split
 
 HiddenByEpisode = Mapping[str, Sequence[Mapping[str, JsonValue]]]
 """Episode id -> what only a simulator knows of each of its turns, as `mtrouter_rl.datasets.store.load_hidden` gives it."""
+SKILL = "skill"
+"""Key of the kind of action due in a turn's hidden information, as simulated models write it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ def behavior_row(
         errors=error_behavior(completed),
         usage_entropy_bits=entropy_bits(list(turns.values())) if n_turns else None,
         usage_entropy_within_episode_bits=_entropy_within(completed),
-        mutual_information=ModelDependence(task=None, phase=None, skill=None),
+        mutual_information=_dependence(completed, hidden or {}, rng=rng, n_resamples=setting.n_resamples),
         cost_share=_shares(_costs_usd(completed), names),
         turn_share=_shares(turns, names),
         first_error=first_errors(completed, names),
@@ -115,6 +118,31 @@ def _switches(episodes: Sequence[Episode], *, rng: np.random.Generator, n_resamp
     counts = [float(sum(a != b for a, b in pairwise(episode.models))) for episode in episodes]
     clusters = [(episode.task, episode.variation) for episode in episodes]
     return clustered_mean_interval(counts, clusters, rng=rng, n_resamples=n_resamples)
+
+
+def _dependence(
+    episodes: Sequence[Episode], hidden: HiddenByEpisode, *, rng: np.random.Generator, n_resamples: int
+) -> ModelDependence:
+    played = [episode for episode in episodes if episode.turns]
+
+    def of(labels: Callable[[Episode], Sequence[Hashable]], shuffle: Shuffle) -> MutualInformation | None:
+        labelled = [
+            LabelledEpisode(cluster=(one.task, one.variation), models=one.models, labels=labels(one)) for one in played
+        ]
+        return mutual_information(labelled, shuffle=shuffle, rng=rng, n_resamples=n_resamples)
+
+    skills = {one.episode_id: [turn.get(SKILL) for turn in hidden.get(one.episode_id, ())] for one in played}
+    is_known = all(skills[one.episode_id] and None not in skills[one.episode_id] for one in played)
+    return ModelDependence(
+        task=of(lambda one: [one.task] * len(one.turns), "between clusters"),
+        phase=of(_phases, "within episodes"),
+        skill=of(lambda one: [str(skill) for skill in skills[one.episode_id]], "within episodes") if is_known else None,
+    )
+
+
+def _phases(episode: Episode) -> list[int]:
+    """Which part of the turn limit every turn lies in; the episode's own length would be information from the future."""
+    return [PHASES * index // episode.max_turns for index in range(len(episode.turns))]
 
 
 def _run_lengths(episodes: Sequence[Episode]) -> tuple[int, ...]:

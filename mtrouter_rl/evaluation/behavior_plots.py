@@ -1,0 +1,56 @@
+"""Figures of how policies routed, drawn from `behavior.json`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from mtrouter_rl.evaluation.plot_style import left_title, new_figure
+
+_COLOR_MAP = "cividis"
+"""Rises evenly in lightness, and looks the same to the color-blind (Nunez, Anderton and Renslow, 2018)."""
+_DARK_UP_TO = 0.5
+
+
+def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[str], *, title: str) -> Figure:
+    """Which model follows which, as a heat map: color and percentage are of the row, the count is below.
+
+    Args:
+        counts: Consecutive turns by [model][next model], in pool order, shape (M, M); stays are on the diagonal.
+        model_names: Names of the pool, in pool order, length M.
+        title: Title of the figure.
+    """
+    matrix = np.asarray(counts, dtype=float)
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+    n_models = len(model_names)
+    figure, axes = new_figure(width=3.2 + 0.95 * n_models, height=2.2 + 0.75 * n_models)
+    image = axes.imshow(shares, cmap=_COLOR_MAP, vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            axes.text(
+                column,
+                row,
+                f"{shares[row, column]:.0%}\n{count:.0f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if shares[row, column] < _DARK_UP_TO else "black",
+            )
+    positions = range(n_models)
+    axes.set_xticks(positions, list(model_names), rotation=30, ha="right")
+    axes.set_yticks(
+        positions, [f"{name}  ({total:.0f})" for name, total in zip(model_names, totals[:, 0], strict=True)]
+    )
+    axes.set_xlabel("model of the next turn")
+    axes.set_ylabel("model of a turn (turns that another follows)")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    stays = float(np.trace(matrix))
+    share = stays / matrix.sum() if matrix.sum() else 0.0
+    left_title(figure, f"{title}\nstays (diagonal): {stays:.0f} of {matrix.sum():.0f}, {share:.0%}")
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0), shrink=0.8)
+    bar.set_label("share of the row")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
