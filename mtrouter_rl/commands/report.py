@@ -11,14 +11,18 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="tables, plots and report of a run drawn anew; one page that compares several runs",
         description=(
-            "One RUN without --out: writes report.md, report.html and plots/ into its folder. With several RUNs, or with --out: one\n"
-            "self-contained page (no network, images inside), which puts side by side what may be compared and says what may\n"
-            "not. See docs/read-the-report.md.\n\n"
+            "One RUN without --out: writes report.md, report.html and plots/ into its folder. With several RUNs, or with\n"
+            "--out: one self-contained page (no network, images inside), which puts side by side what may be compared and\n"
+            "says what may not. See docs/read-the-report.md.\n\n"
             "example: mtrouter-rl report runs/seed0 runs/seed1 --out report.html"
         ),
     )
     parser.add_argument(
-        "run_folders", nargs="+", type=Path, metavar="RUN", help="folder of an evaluation or a study (holds results.json)"
+        "run_folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of an evaluation or a study (holds results.json)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page to write; needed for several runs")
     parser.set_defaults(run=run)
@@ -44,6 +48,10 @@ def run(args: argparse.Namespace) -> None:
     runs = load_runs(folders)
     for one in runs:
         for split in one.splits:
-            text = f"{one.name}: {short_verdict(one.results, split)}" if len(runs) > 1 else format_table(one.results, split)
+            text = (
+                f"{one.name}: {short_verdict(one.results, split)}"
+                if len(runs) > 1
+                else format_table(one.results, split)
+            )
             print(f"{text}\n")
     print(f"report: {page}")

@@ -41,9 +41,9 @@ def is_mixing(row: BehaviorRow) -> bool:
 
 def _switching(rows: Sequence[BehaviorRow], split: str) -> Table:
     return Table(
-        caption=f"When the model changes, {split} split. Run: turns until the model changes or the episode ends. Entropy: of the "
-        "models' shares of turns, over all episodes and within an episode (0: one model, 1 bit: two used equally). Budget used: by "
-        "the end of an episode.",
+        caption=f"When the model changes, {split} split. Run: turns until the model changes or the episode ends. "
+        "Entropy: of the models' shares of turns, over all episodes and within an episode (0: one model, 1 bit: two "
+        "used equally). Budget used: by the end of an episode.",
         header=(
             *("policy", "episodes", "turns", "switches/episode (95% CI)", "mean run, turns", "entropy, bits"),
             *("within episode, bits", "budget used"),
@@ -76,10 +76,10 @@ def _dependence(rows: Sequence[BehaviorRow], split: str) -> Table | None:
         return None
     cells = tuple((policy, label, *_information(one)) for policy, label, one in found)
     return Table(
-        caption=f"What the choice of model depends on, {split} split: mutual information of the model called and the task, the "
-        "quarter of the turn limit (phase), and the kind of action due (skill, which simulated runs alone know and no router "
-        "sees), in bits, corrected for its bias, with 95% intervals. By chance: what shuffled choices give. p: of no dependence, "
-        "not corrected for the number of tests.",
+        caption=f"What the choice of model depends on, {split} split: mutual information of the model called and the "
+        "task, the quarter of the turn limit (phase), and the kind of action due (skill, which simulated runs alone "
+        "know and no router sees), in bits, corrected for its bias, with 95% intervals. By chance: what shuffled "
+        "choices give. p: of no dependence, not corrected for the number of tests.",
         header=("policy", "label", "bits (95% CI)", "uncorrected", "by chance", "p", "turns"),
         rows=cells,
         groups=frozenset(index for index in range(1, len(cells)) if cells[index][0] != cells[index - 1][0]),
@@ -101,9 +101,10 @@ def _errors(rows: Sequence[BehaviorRow], split: str) -> Table | None:
     if not any(row.errors.n_errors for row in rows):
         return None
     return Table(
-        caption=f"What happens after errors, {split} split. Transient: no error on the turn before; persistent: an error there as "
-        "well. Stay: the same model is called again; recover: the next turn has no error. Behind each share its number of errors "
-        "and its 95% Wilson interval, which is too narrow where errors of one episode are alike.",
+        caption=f"What happens after errors, {split} split. Transient: no error on the turn before; persistent: an "
+        "error there as well. Stay: the same model is called again; recover: the next turn has no error. Behind each "
+        "share its number of errors and its 95% Wilson interval, which is too narrow where errors of one episode are "
+        "alike.",
         header=(
             *("policy", "errors, share of turns", "stay after transient", "stay after persistent"),
             *("recover after transient", "recover after persistent", "error runs that end", "turns to recovery"),
@@ -113,9 +114,13 @@ def _errors(rows: Sequence[BehaviorRow], split: str) -> Table | None:
                 row.policy,
                 format_percent(row.errors.share_of_turns),
                 _share(row.errors.stay_after_transient, row.errors.stay_after_transient_ci95, n=row.errors.n_transient),
-                _share(row.errors.stay_after_persistent, row.errors.stay_after_persistent_ci95, n=row.errors.n_persistent),
                 _share(
-                    row.errors.recovery_after_transient, row.errors.recovery_after_transient_ci95, n=row.errors.n_transient
+                    row.errors.stay_after_persistent, row.errors.stay_after_persistent_ci95, n=row.errors.n_persistent
+                ),
+                _share(
+                    row.errors.recovery_after_transient,
+                    row.errors.recovery_after_transient_ci95,
+                    n=row.errors.n_transient,
                 ),
                 _share(
                     row.errors.recovery_after_persistent,
@@ -149,9 +154,9 @@ def _first_errors(rows: Sequence[BehaviorRow], split: str) -> Table | None:
     if not cells:
         return None
     return Table(
-        caption=f"Whose turn the first error of an episode was, {split} split. Lift: share of first errors over share of the turns "
-        "up to them; above 1, the model errs first more often than its use explains. Failed after: of those episodes, how many "
-        "end with a utility below 1.",
+        caption=f"Whose turn the first error of an episode was, {split} split. Lift: share of first errors over "
+        "share of the turns up to them; above 1, the model errs first more often than its use explains. Failed "
+        "after: of those episodes, how many end with a utility below 1.",
         header=("policy", "model", "first errors", "lift", "failed after", "share of turns", "share of cost"),
         rows=cells,
         groups=frozenset(index for index in range(1, len(cells)) if cells[index][0] != cells[index - 1][0]),

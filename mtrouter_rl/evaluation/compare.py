@@ -59,7 +59,8 @@ def difference_words(runs: Sequence[ReportedRun]) -> tuple[str, ...]:
     """What differs between the runs, and which of them may be compared, a sentence each."""
     fields = differing_fields(runs)
     told = "; ".join(
-        f"{_meaning(name)}: {', '.join(f'{text(value)} in {run.name}' for run, value in zip(runs, values, strict=True))}"
+        f"{_meaning(name)}: "
+        f"{', '.join(f'{text(value)} in {run.name}' for run, value in zip(runs, values, strict=True))}"
         for name, values in fields.items()
     )
     sentences = [f"The runs differ in {told}." if fields else "The runs have the same configuration."]
@@ -69,17 +70,17 @@ def difference_words(runs: Sequence[ReportedRun]) -> tuple[str, ...]:
     groups = comparable_groups(runs)
     if len(groups) == 1:
         sentences.append(
-            "They have environment, pool and reward in common, so their numbers stand in one table. They are not paired with "
-            "one another: an interval is that of one run."
+            "They have environment, pool and reward in common, so their numbers stand in one table. They are not "
+            "paired with one another: an interval is that of one run."
         )
         return tuple(sentences)
     apart = [name for name in _SETTING if name in fields]
     names = "; ".join(enumerate_words([run.name for run in group]) for group in groups)
     return (
         *sentences,
-        f"**Not all of them can be compared.** They differ in {enumerate_words([_meaning(name) for name in apart])}, so that "
-        f"their returns, scores or costs are not of one kind, and no table of results holds them together. Apart from one "
-        f"another stand: {names}.",
+        f"**Not all of them can be compared.** They differ in {enumerate_words([_meaning(name) for name in apart])}, "
+        "so that their returns, scores or costs are not of one kind, and no table of results holds them together. "
+        f"Apart from one another stand: {names}.",
     )
 
 
@@ -113,8 +114,8 @@ def side_by_side(runs: Sequence[ReportedRun], split: str) -> Table:
     alone = [f"{label} ({pairs[0][0].name})" for label, pairs in by_label.items() if len(pairs) == 1]
     left_out = f" In one run only, and left out: {', '.join(alone)}." if alone else ""
     return Table(
-        caption=f"The same policies in every run, {split} split. Brackets: 95% intervals over (task, variation), within one run."
-        + left_out,
+        caption=f"The same policies in every run, {split} split. Brackets: 95% intervals over (task, variation), "
+        "within one run." + left_out,
         header=("policy", "run", *(number.title for number in _NUMBERS)),
         rows=tuple(rows),
         groups=_starts([row[0] for row in rows]),
@@ -141,13 +142,17 @@ def field_table(runs: Sequence[ReportedRun], split: str) -> tuple[str, Table] | 
         found = [(value, row) for value, run in pairs for row in run.results.split_rows(split) if row.label == label]
         rows += [(label, text(value), *(number.text(row) for number in numbers)) for value, row in found]
         if len(comparable_groups(runs)) == 1:
-            rows.append((label, f"mean of {len(found)} runs", *(number.over([row for _, row in found]) for number in numbers)))
+            rows.append(
+                (label, f"mean of {len(found)} runs", *(number.over([row for _, row in found]) for number in numbers))
+            )
     if not rows:
         return None
     why = " Return is left out: every run has a reward of its own." if hidden else ""
     over = " Behind a mean of runs: lowest to highest run." if len(comparable_groups(runs)) == 1 else ""
     return name, Table(
-        caption=f"Learned routers by `{name}`, the one field in which the runs differ, {split} split.{over}{why}".replace("`", ""),
+        caption=f"Learned routers by `{name}`, the one field in which the runs differ, {split} split.{over}{why}".replace(
+            "`", ""
+        ),
         header=("policy", name, *(number.title for number in numbers)),
         rows=tuple(rows),
         groups=_starts([row[0] for row in rows]),
@@ -161,8 +166,9 @@ def setting_table(run: ReportedRun, split: str) -> Table | None:
         return None
     rows = sorted(rows, key=lambda row: (row.policy, row.cost_weight or 0.0, row.budget_usd or 0.0))
     return Table(
-        caption=f"Policies by the cost weight that they were made for and by budget, {split} split. Every return is worked out "
-        f"with one reward, utility - {run.results.cost_weight:g} x cost / {run.results.cost_unit_usd:g} USD.",
+        caption=f"Policies by the cost weight that they were made for and by budget, {split} split. Every return is "
+        f"worked out with one reward, utility - {run.results.cost_weight:g} x cost / {run.results.cost_unit_usd:g} "
+        "USD.",
         header=("policy", "cost weight", "budget, USD", *(number.title for number in _NUMBERS)),
         rows=tuple((row.policy, _setting(row.cost_weight), _setting(row.budget_usd), *_numbers(row)) for row in rows),
         groups=_starts([row.policy for row in rows]),

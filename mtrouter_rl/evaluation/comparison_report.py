@@ -13,7 +13,8 @@ from mtrouter_rl.evaluation.compare import (
 )
 from mtrouter_rl.evaluation.document import Block, Bullets, Contents, Heading, Paragraph, Picture
 from mtrouter_rl.evaluation.ope_section import ope_blocks
-from mtrouter_rl.evaluation.plots import DPI, slug
+from mtrouter_rl.evaluation.plot_style import DPI
+from mtrouter_rl.evaluation.plots import slug
 from mtrouter_rl.evaluation.report_sections import (
     SIMULATED_NOTE,
     SPLIT_NAMES,
@@ -87,7 +88,9 @@ def _results(runs: Sequence[ReportedRun], *, plots: Mapping[str, Path], scratch:
                 continue
             path = scratch / f"frontier_{slug(split)}_{number}.png"
             frontier_figure({run.name: run.results for run in members}, split).savefig(path, dpi=DPI)
-            text = f"Score against cost per episode of {names}, {split} split, with 95% intervals; a marker shape per run"
+            text = (
+                f"Score against cost per episode of {names}, {split} split, with 95% intervals; a marker shape per run"
+            )
             blocks += [side_by_side(members, split), Picture(path=path, text=text)]
     return blocks
 

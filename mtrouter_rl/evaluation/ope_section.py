@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.evaluation.document import Block, Bullets, Paragraph, Picture
-from mtrouter_rl.evaluation.plots import DPI
+from mtrouter_rl.evaluation.plot_style import DPI
 from mtrouter_rl.evaluation.results import ResultRow, Results
 from mtrouter_rl.evaluation.tables import (
     ABSENT,
@@ -85,8 +85,9 @@ def ope_blocks(ope: "OpeReport", results: Results, *, plots: Path) -> list[Block
     if mismatch is not None:
         return [
             Paragraph(
-                text=f"There is an `ope.json`, but it was made in another setting: {mismatch}. Its numbers and those of this run "
-                "are not of one kind and are not shown together; run `mtrouter-rl ope` again with this run's reward and pool.",
+                text=f"There is an `ope.json`, but it was made in another setting: {mismatch}. Its numbers and those "
+                "of this run are not of one kind and are not shown together; run `mtrouter-rl ope` again with this "
+                "run's reward and pool.",
                 is_note=True,
             )
         ]
@@ -94,13 +95,16 @@ def ope_blocks(ope: "OpeReport", results: Results, *, plots: Path) -> list[Block
     blocks: list[Block] = [Paragraph(text=_about(ope, truth))]
     if ope.pool is None:
         blocks.append(
-            Paragraph(text="This `ope.json` does not say of which pool it is; the models are taken to be this run's.", is_note=True)
+            Paragraph(
+                text="This `ope.json` does not say of which pool it is; the models are taken to be this run's.",
+                is_note=True,
+            )
         )
     if truth is None:
         blocks.append(Paragraph(text="No policy that was estimated was also run, so there is nothing to compare with."))
     blocks.append(estimates_table(ope, truth))
     if truth is not None:
-        blocks += _pictures(ope, truth, plots=plots)
+        blocks += _pictures(ope, results, truth, plots=plots)
         blocks += [table for table in [selection_table(ope, truth)] if table is not None]
     refusals = refusal_words(ope)
     if refusals:
@@ -115,8 +119,8 @@ def estimates_table(ope: "OpeReport", truth: Truth | None) -> Table:
     rows = {} if truth is None else truth.rows
     header = ("policy", "by", "return: log", "return: run", "score: log", "score: run", "USD: log", "USD: run")
     return Table(
-        caption="Estimates from the log (headline estimator) beside closed-loop means, both with 95% intervals. (1) trained on "
-        "this very log. (2) with estimated propensities.",
+        caption="Estimates from the log (headline estimator) beside closed-loop means, both with 95% intervals. (1) "
+        "trained on this very log. (2) with estimated propensities.",
         header=header,
         rows=tuple(_cells(one, rows.get(one.policy), propensities=ope.propensities) for one in ope.policies),
     )
@@ -130,9 +134,10 @@ def selection_table(ope: "OpeReport", truth: Truth) -> Table | None:
     if not found:
         return None
     return Table(
-        caption=f"Choosing by the estimates, judged by the closed-loop means of {next(iter(found.values()))['n_policies']} policies "
-        "(themselves uncertain). Regret@k: what the best of the k policies estimated highest earns less than the best of all, in "
-        "units of the quantity and as a share of its range.",
+        caption="Choosing by the estimates, judged by the closed-loop means of "
+        f"{next(iter(found.values()))['n_policies']} policies (themselves uncertain). Regret@k: what the best of the "
+        "k policies estimated highest earns less than the best of all, in units of the quantity and as a share of "
+        "its range.",
         header=("quantity", "rank correlation", "regret@1", "regret@3", "intervals that hold the run", "mean error"),
         rows=tuple(
             (title, *_selection_cells(found[quantity], quantity)) for quantity, title in SELECTION_TITLES.items()
@@ -146,7 +151,9 @@ def refusal_words(ope: "OpeReport") -> tuple[str, ...]:
     for one in ope.policies:
         if one.headline is None:
             reasons = dict.fromkeys(reason for many in one.refusals.values() for reason in many)
-            lines.append(f"`{one.policy}`: **this log cannot tell**; {'; '.join(reasons) or 'no estimator was asked for'}.")
+            lines.append(
+                f"`{one.policy}`: **this log cannot tell**; {'; '.join(reasons) or 'no estimator was asked for'}."
+            )
         else:
             lines += [
                 f"`{one.policy}`: {_FAMILIES.get(family, family)} are not believed; {'; '.join(reasons)}."
@@ -166,32 +173,33 @@ def _about(ope: "OpeReport", truth: Truth | None) -> str:
         "unknown": "the log has no propensities, so no estimator that weighs choices was used",
     }
     words = (
-        f"`mtrouter-rl ope` estimated {len(ope.policies)} policies from `{ope.dataset_id}` ({ope.split} split, {ope.n_episodes} "
-        f"episodes, {ope.n_turns} turns, logged by {ope.behavior_policy}); {kinds[ope.propensities]}."
+        f"`mtrouter-rl ope` estimated {len(ope.policies)} policies from `{ope.dataset_id}` ({ope.split} split, "
+        f"{ope.n_episodes} episodes, {ope.n_turns} turns, logged by {ope.behavior_policy}); {kinds[ope.propensities]}."
     )
     if truth is None:
         return words
     if truth.split == ope.split:
         return f"{words} They are compared with runs of the same split."
     return (
-        f"{words} They are compared with runs of the {truth.split} split: other episodes than those of the log, so a gap between "
-        "the two is not error of the estimate alone."
+        f"{words} They are compared with runs of the {truth.split} split: other episodes than those of the log, so a "
+        "gap between the two is not error of the estimate alone."
     )
 
 
-def _pictures(ope: "OpeReport", truth: Truth, *, plots: Path) -> list[Block]:
-    from mtrouter_rl.evaluation.ope_plots import estimate_figure
+def _pictures(ope: "OpeReport", results: Results, truth: Truth, *, plots: Path) -> list[Block]:
+    from mtrouter_rl.evaluation.ope_plots import QUANTITIES, ope_figure
 
     pictures: list[Block] = []
     plots.mkdir(parents=True, exist_ok=True)
-    if not any(one.headline is not None and one.policy in truth.rows for one in ope.policies):
-        return []
-    for quantity, title in SELECTION_TITLES.items():
+    for quantity in reversed(QUANTITIES):
+        figure = ope_figure(ope, results, truth.split, quantity)
+        if figure is None:
+            continue
         path = plots / f"ope_{quantity}_{truth.split}.png"
-        estimate_figure(ope.policies, truth.rows, quantity=quantity).savefig(path, dpi=DPI)
+        figure.savefig(path, dpi=DPI)
         words = (
-            f"Estimate of the {title} from the log against its closed-loop mean ({truth.split} split), with 95% intervals; on the "
-            "dashed line both agree"
+            f"Estimate of the {SELECTION_TITLES.get(quantity, quantity)} from the log against its closed-loop mean "
+            f"({truth.split} split), with 95% intervals; on the dashed line both agree"
         )
         pictures.append(Picture(path=path, text=words))
     return pictures

@@ -77,7 +77,9 @@ def write_page(run_folders: Sequence[Path], out: Path) -> Path:
         InvalidConfigError: If an `ope/ope.json` cannot be read.
     """
     if out.is_dir():
-        raise ResultsError(f"--out {out} is a folder, must be the file to write; give a name such as {out / 'report.html'}")
+        raise ResultsError(
+            f"--out {out} is a folder, must be the file to write; give a name such as {out / 'report.html'}"
+        )
     if not out.parent.is_dir():
         raise ResultsError(f"--out {out}: there is no folder {out.parent}; make it, or write the page elsewhere")
     runs = load_runs(run_folders)

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from mtrouter_rl.evaluation.behavior_section import behavior_mismatch, behavior_tables, is_mixing
 from mtrouter_rl.evaluation.document import Block, Code, Paragraph, Picture
-from mtrouter_rl.evaluation.plots import DPI, slug
+from mtrouter_rl.evaluation.plot_style import DPI
+from mtrouter_rl.evaluation.plots import slug
 from mtrouter_rl.evaluation.reported_run import ReportedRun
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.evaluation.tables import Table, paired_table, results_table
 from mtrouter_rl.evaluation.verdict import first_learned
 
 SPLIT_NAMES = {"test": "test (tasks of the training kinds)", "ood": "ood (held-out kinds of task)"}
+FEW_CLUSTERS = 10
+"""With fewer (task, variation) pairs than this the page warns that intervals are too narrow."""
 SIMULATED_NOTE = (
     "**The models are simulated.** The environment ran every action, but no LLM was called: each model's success, "
     "errors and output length are drawn from the numbers of the pool card. These results compare routing policies "
@@ -65,7 +68,11 @@ def usage_blocks(results: Results, split: str, *, plots: Path, is_short: bool = 
 
 def behavior_blocks(run: ReportedRun, split: str, *, plots: Path) -> list[Block]:
     """Tables and figures of `behavior.json` on a split."""
-    from mtrouter_rl.evaluation.behavior_plots import budget_use_figure, cost_share_figure
+    from mtrouter_rl.evaluation.behavior_plots import (
+        budget_use_figure,
+        cost_share_figure,
+        switch_matrix_figure,
+    )
 
     if run.behavior is None:
         return []
@@ -81,6 +88,13 @@ def behavior_blocks(run: ReportedRun, split: str, *, plots: Path) -> list[Block]
         path = plots / f"cost_share_{split}.png"
         cost_share_figure(mixing, run.behavior.model_names, split=split).savefig(path, dpi=DPI)
         blocks.append(Picture(path=path, text=f"Share of all money that each model's calls cost, {split} split"))
+    first = first_learned(run.results, split)
+    router = None if first is None else run.behavior.row(first.policy, split)
+    if router is not None and router.n_turns:
+        path = plots / f"switch_matrix_{split}.png"
+        title = f"{router.policy}, {split} split: which model follows which"
+        switch_matrix_figure(router.switch_matrix, run.behavior.model_names, title=title).savefig(path, dpi=DPI)
+        blocks.append(Picture(path=path, text=f"Which model follows which: {router.policy}, {split} split"))
     if any(row.budget_use_by_turn for row in rows):
         path = plots / f"budget_use_{split}.png"
         budget_use_figure(rows, split=split).savefig(path, dpi=DPI)
@@ -95,11 +109,22 @@ def warnings(results: Results) -> list[str]:
     n_over = sum(row.budget_violations for row in results.rows)
     notes = [] if results.estimator is None else [f"**Nothing was run:** the numbers are {results.estimator}."]
     notes += results.notes
+    notes += [text for split in results.splits if (text := _few_clusters(results, split)) is not None]
     if n_failed:
         notes.append(f"{n_failed} episode(s) broke for outside reasons; they are counted here and not scored.")
     if n_over:
         notes.append(f"{n_over} episode(s) spent more than their budget, which should never happen.")
     return notes
+
+
+def _few_clusters(results: Results, split: str) -> str | None:
+    counts = [one.return_.n_clusters for row in results.split_rows(split) for one in row.paired.values()]
+    if not counts or min(counts) >= FEW_CLUSTERS:
+        return None
+    return (
+        f"On {split}, intervals rest on {min(counts)} (task, variation) pairs: a bootstrap of so few is too narrow, and what it "
+        f"calls higher or lower may be chance. No p-value of this split is below {2.0 ** (1 - min(counts)):.2g}."
+    )
 
 
 def provenance_blocks(run: ReportedRun) -> list[Block]:
@@ -126,7 +151,9 @@ def provenance_blocks(run: ReportedRun) -> list[Block]:
 def _other_versions(run: ReportedRun) -> list[tuple[str, str]]:
     if run.ope is None:
         return []
-    return [("estimates from a log", f"{run.ope.dataset_id}, seed {run.ope.seed}, mtrouter_rl {run.ope.package_version}")]
+    return [
+        ("estimates from a log", f"{run.ope.dataset_id}, seed {run.ope.seed}, mtrouter_rl {run.ope.package_version}")
+    ]
 
 
 def _pictures(plots: Path, split: str, *, texts: dict[str, str]) -> dict[str, Sequence[Picture]]:
@@ -136,7 +163,9 @@ def _pictures(plots: Path, split: str, *, texts: dict[str, str]) -> dict[str, Se
     for start, text in texts.items():
         paths = [path for path in sorted(plots.glob(f"{start}_{split}*.png")) if path not in seen]
         seen.update(paths)
-        found[start] = [Picture(path=path, text=f"{text} ({_of(path, f'{start}_{split}')}{split} split)") for path in paths]
+        found[start] = [
+            Picture(path=path, text=f"{text} ({_of(path, f'{start}_{split}')}{split} split)") for path in paths
+        ]
     return found
 
 

@@ -106,7 +106,9 @@ def _config(results: Results, path: Path) -> dict[str, JsonValue]:
         try:
             recorded = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ResultsError(f"{path} is not valid JSON: {error}; run the study again, or restore the file") from error
+            raise ResultsError(
+                f"{path} is not valid JSON: {error}; run the study again, or restore the file"
+            ) from error
     own = {
         "env": results.env,
         "pool": results.pool,
