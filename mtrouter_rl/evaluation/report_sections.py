@@ -122,8 +122,8 @@ def _few_clusters(results: Results, split: str) -> str | None:
     if not counts or min(counts) >= FEW_CLUSTERS:
         return None
     return (
-        f"On {split}, intervals rest on {min(counts)} (task, variation) pairs: a bootstrap of so few is too narrow, and what it "
-        f"calls higher or lower may be chance. No p-value of this split is below {2.0 ** (1 - min(counts)):.2g}."
+        f"On {split}, intervals rest on {min(counts)} (task, variation) pairs: a bootstrap of so few is too narrow, and what "
+        f"it calls higher or lower may be chance. No p-value of this split is below {2.0 ** (1 - min(counts)):.2g}."
     )
 
 
