@@ -1,7 +1,7 @@
 """Which runs may stand in one table, what differs between them, and the tables that hold several of them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -27,6 +27,8 @@ _SETTING = (
 _REWARD = ("cost_weight", "cost_unit_usd")
 _TASK = ("env", "pool", "model_names", "is_simulated", "estimator", "cards")
 """Fields that no table by one field may be about: another task, other models, or estimates beside runs."""
+_MAX_VALUES = 12
+"""As many values of differing fields are told in words; more are left to the table."""
 _MEANINGS = {
     "cards": "the contents of environment and pool card (`cards`)",
     "is_simulated": "whether the models are simulated (`is_simulated`)",
@@ -58,12 +60,7 @@ def comparable_groups(runs: Sequence[ReportedRun]) -> tuple[tuple[ReportedRun, .
 def difference_words(runs: Sequence[ReportedRun]) -> tuple[str, ...]:
     """What differs between the runs, and which of them may be compared, a sentence each."""
     fields = differing_fields(runs)
-    told = "; ".join(
-        f"{_meaning(name)}: "
-        f"{', '.join(f'{text(value)} in {run.name}' for run, value in zip(runs, values, strict=True))}"
-        for name, values in fields.items()
-    )
-    sentences = [f"The runs differ in {told}." if fields else "The runs have the same configuration."]
+    sentences = [_differing_words(fields, runs) if fields else "The runs have the same configuration."]
     missing = unrecorded_fields(runs)
     if missing:
         sentences.append(f"Not every run records {enumerate_words([f'`{name}`' for name in missing])}.")
@@ -82,6 +79,17 @@ def difference_words(runs: Sequence[ReportedRun]) -> tuple[str, ...]:
         "so that their returns, scores or costs are not of one kind, and no table of results holds them together. "
         f"Apart from one another stand: {names}.",
     )
+
+
+def _differing_words(fields: Mapping[str, Sequence[JsonValue]], runs: Sequence[ReportedRun]) -> str:
+    """Which fields differ, with their values where these are few."""
+    if len(fields) * len(runs) > _MAX_VALUES:
+        return f"The runs differ in {enumerate_words([_meaning(name) for name in fields])}; the values are in the table below."
+    told = [
+        f"{_meaning(name)} ({', '.join(f'{text(value)} in {run.name}' for run, value in zip(runs, values, strict=True))})"
+        for name, values in fields.items()
+    ]
+    return f"The runs differ in {enumerate_words(told)}."
 
 
 def difference_table(runs: Sequence[ReportedRun]) -> Table | None:
@@ -227,19 +235,21 @@ class _Number:
         text: Cell of a row.
         value: What is averaged over runs; None where there is nothing to average.
         format: One value in words.
+        has_range: Whether the range over runs is shown beside their mean.
     """
 
     title: str
     text: Callable[[ResultRow], str]
     value: Callable[[ResultRow], float | None]
     format: Callable[[float], str]
+    has_range: bool = False
 
     def over(self, rows: Sequence[ResultRow]) -> str:
         """Mean, lowest and highest of several rows."""
         known = [value for value in map(self.value, rows) if value is not None]
         if len(known) < len(rows):
             return ABSENT
-        ends = f" ({self.format(min(known))} to {self.format(max(known))})" if len(known) > 1 else ""
+        ends = f" ({self.format(min(known))} to {self.format(max(known))})" if self.has_range else ""
         return f"{self.format(_mean(known))}{ends}"
 
 
@@ -253,22 +263,31 @@ def _decimals(n: int, *, sign: bool = False) -> Callable[[float], str]:
 
 _NUMBERS = (
     _Number(
+        title="episodes",
+        text=lambda row: str(row.n_episodes),
+        value=lambda row: float(row.n_episodes),
+        format=_decimals(0),
+    ),
+    _Number(
         title="return (95% CI)",
         text=lambda row: format_with_ends(row.return_mean, row.return_ci95, decimals=3),
         value=lambda row: row.return_mean,
         format=_decimals(3),
+        has_range=True,
     ),
     _Number(
         title="score (95% CI)",
         text=lambda row: format_with_ends(row.score_mean, row.score_ci95, decimals=1),
         value=lambda row: row.score_mean,
         format=_decimals(1),
+        has_range=True,
     ),
     _Number(
         title="USD/episode (95% CI)",
         text=lambda row: format_usd_mean(row.cost_usd_mean, row.cost_usd_ci95),
         value=lambda row: row.cost_usd_mean,
         format=format_usd,
+        has_range=True,
     ),
     _Number(
         title="saved",
@@ -277,21 +296,9 @@ _NUMBERS = (
         format=format_percent,
     ),
     _Number(
-        title="switches",
-        text=lambda row: format_number(row.switches_mean, decimals=1),
-        value=lambda row: row.switches_mean,
-        format=_decimals(1),
-    ),
-    _Number(
         title="hull gain",
         text=lambda row: format_number(row.hull_gain, decimals=1, sign=True),
         value=lambda row: row.hull_gain,
         format=_decimals(1, sign=True),
-    ),
-    _Number(
-        title="episodes",
-        text=lambda row: str(row.n_episodes),
-        value=lambda row: float(row.n_episodes),
-        format=_decimals(0),
     ),
 )

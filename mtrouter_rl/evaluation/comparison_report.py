@@ -49,7 +49,8 @@ def comparison_blocks(
     if simulated:
         whose = "" if len(simulated) == len(runs) else f" This concerns {enumerate_words(simulated)}."
         blocks.append(Paragraph(text=SIMULATED_NOTE + whose, is_note=True))
-    blocks += [Paragraph(text=f"{run.name}: {text}", is_note=True) for run in runs for text in warnings(run.results)]
+    for text, names in _warnings(runs).items():
+        blocks.append(Paragraph(text=f"{enumerate_words(names)}: {text}", is_note=True))
     blocks.append(Contents())
     table = difference_table(runs)
     if table is not None:
@@ -62,6 +63,15 @@ def comparison_blocks(
     blocks += _per_run("Behaviour", runs, lambda run: _splits(run, _behavior(plots)), missing="behavior.json")
     blocks += _per_run("Estimates from a log against runs", runs, _estimates(plots), missing="ope/ope.json")
     return blocks + _per_run("Where the numbers come from", runs, provenance_blocks)
+
+
+def _warnings(runs: Sequence[ReportedRun]) -> dict[str, list[str]]:
+    """What a reader must know, with the runs that it is about."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for words in warnings(run.results):
+            found.setdefault(words, []).append(run.name)
+    return found
 
 
 def _finding(run: ReportedRun) -> str:

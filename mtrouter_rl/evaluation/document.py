@@ -65,7 +65,7 @@ _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 68rem; margin: 0 auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 74rem; margin: 0 auto;
   padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.4rem; border-bottom: 1px solid #ddd; }
 h2, h3 { line-height: 1.25; scroll-margin-top: .5rem; } h3 { margin: 1.8rem 0 .4rem; font-size: 1.05rem; }
@@ -78,7 +78,7 @@ li { margin: .25rem 0; } .level-3 { margin-left: 1.2rem; list-style: circle; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap;
   vertical-align: top; }
-thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; white-space: normal; line-height: 1.25; }
 tr.group > * { border-top: 2px solid #bbb; }
 th:first-child { text-align: left; font-weight: normal; position: sticky; left: 0; background: #fff; }
 thead th:first-child { font-weight: bold; }

@@ -41,16 +41,16 @@ def test_runs_of_one_setting_stand_side_by_side(seeds, results):
     runs = load_runs(seeds)
     assert comparable_groups(runs) == (runs,)
     first, second = difference_words(runs)
-    assert first == "The runs differ in `seed`: 0 in seed0, 1 in seed1."
+    assert first == "The runs differ in `seed` (0 in seed0, 1 in seed1)."
     assert "their numbers stand in one table" in second
     table = side_by_side(runs, "test")
     router = results.row("fitted-q", "test")
     low, high = router.return_ci95
     cells = [row for row in table.rows if row[0] == "fitted-q"]
     assert [row[1] for row in cells] == ["seed0", "seed1"]
-    assert cells[0][2] == f"{router.return_mean:.3f} [{low:.3f}, {high:.3f}]"
-    assert cells[1][2].startswith(f"{router.return_mean + 0.1:.3f} [")
-    assert {row[-1] for row in table.rows} == {"18"}
+    assert cells[0][3] == f"{router.return_mean:.3f} [{low:.3f}, {high:.3f}]"
+    assert cells[1][3].startswith(f"{router.return_mean + 0.1:.3f} [")
+    assert {row[2] for row in table.rows} == {"18"}
     assert len(table.rows) == 2 * len(results.split_rows("test"))
     assert table.groups == frozenset(range(2, len(table.rows), 2))
 
@@ -67,7 +67,7 @@ def test_one_field_that_differs_gets_a_table(seeds, results):
     value = results.row("fitted-q", "test").return_mean
     assert name == "seed"
     assert [row[:2] for row in table.rows] == [("fitted-q", "0"), ("fitted-q", "1"), ("fitted-q", "mean of 2 runs")]
-    assert table.rows[-1][2] == f"{value + 0.05:.3f} ({value:.3f} to {value + 0.1:.3f})"
+    assert table.rows[-1][3] == f"{value + 0.05:.3f} ({value:.3f} to {value + 0.1:.3f})"
 
 
 def test_a_reward_of_its_own_hides_the_return_and_refuses_one_table(seeds, save_run):
@@ -137,7 +137,13 @@ def page(seeds, save_run, tmp_path_factory):
 
 def test_the_page_holds_every_part_and_needs_nothing_else(page, seeds):
     assert not re.findall(r"https?:|//[a-z]|<script|<link|@import|url\(", page)
-    for part in ("3 runs compared", "What differs between the runs", "seed0 and seed1, test", "garden, test", "p, Holm"):
+    for part in (
+        "3 runs compared",
+        "What differs between the runs",
+        "seed0 and seed1, test",
+        "garden, test",
+        "p, Holm",
+    ):
         assert part in page
     figures = re.findall("<figcaption>[^<]*a marker shape per run", page)
     assert len(figures) == 2, "one figure a split for the two runs that may be compared"
