@@ -88,7 +88,7 @@ figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
 pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; font-size: .8rem; }
 code { background: #f2f2f2; padding: 0 .2em; } pre code { padding: 0; }
 @media screen and (max-width: 40rem) { th, td { padding: .3rem .4rem; } .picture { overflow-x: auto; }
-  th:first-child { white-space: normal; min-width: 5.5rem; max-width: 8rem; overflow-wrap: anywhere; }
+  th:first-child { white-space: normal; min-width: 6.8rem; max-width: 9rem; overflow-wrap: break-word; }
   .picture img { max-width: none; width: 38rem; } }
 @media print { @page { margin: 14mm 12mm; }
   body { max-width: none; padding: 0; font-size: 10pt; } a { color: inherit; text-decoration: none; }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.evaluation.document import Block, Bullets, Paragraph, Picture
+from mtrouter_rl.evaluation.metrics import SCORE_PER_UTILITY
 from mtrouter_rl.evaluation.plot_style import DPI
 from mtrouter_rl.evaluation.results import ResultRow, Results
 from mtrouter_rl.evaluation.tables import (
@@ -102,7 +103,7 @@ def ope_blocks(ope: "OpeReport", results: Results, *, plots: Path) -> list[Block
         )
     if truth is None:
         blocks.append(Paragraph(text="No policy that was estimated was also run, so there is nothing to compare with."))
-    blocks.append(estimates_table(ope, truth))
+    blocks += [estimates_table(ope, truth, quantity) for quantity in SELECTION_TITLES]
     if truth is not None:
         blocks += _pictures(ope, results, truth, plots=plots)
         blocks += [table for table in [selection_table(ope, truth)] if table is not None]
@@ -114,15 +115,25 @@ def ope_blocks(ope: "OpeReport", results: Results, *, plots: Path) -> list[Block
     return blocks
 
 
-def estimates_table(ope: "OpeReport", truth: Truth | None) -> Table:
-    """Every policy's estimate, with its interval, beside its closed-loop mean, with its own."""
+def estimates_table(ope: "OpeReport", truth: Truth | None, quantity: str) -> Table:
+    """Every policy's estimate of a quantity, with its interval, beside its closed-loop mean, with its own.
+
+    Args:
+        ope: Estimates from a log.
+        truth: What the policies did when they were run; None if none of them was.
+        quantity: "return", "utility" (shown as score) or "cost_usd".
+    """
     rows = {} if truth is None else truth.rows
-    header = ("policy", "by", "return: log", "return: run", "score: log", "score: run", "USD: log", "USD: run")
+    title = SELECTION_TITLES[quantity]
+    unit = {"utility": "score, points", "cost_usd": "cost per episode, USD"}.get(quantity, title)
     return Table(
-        caption="Estimates from the log (headline estimator) beside closed-loop means, both with 95% intervals. (1) "
-        "trained on this very log. (2) with estimated propensities.",
-        header=header,
-        rows=tuple(_cells(one, rows.get(one.policy), propensities=ope.propensities) for one in ope.policies),
+        caption=f"{unit[0].upper()}{unit[1:]}: estimated from the log (by the headline estimator) beside the "
+        "closed-loop mean, both with 95% intervals. Held: whether the interval of the estimate holds the closed-loop "
+        "mean. (1) trained on this very log. (2) with estimated propensities.",
+        header=("policy", "by", f"{title}: log", f"{title}: run", "log - run", "held"),
+        rows=tuple(
+            _cells(one, rows.get(one.policy), quantity=quantity, propensities=ope.propensities) for one in ope.policies
+        ),
     )
 
 
@@ -205,45 +216,60 @@ def _pictures(ope: "OpeReport", results: Results, truth: Truth, *, plots: Path) 
     return pictures
 
 
-def _cells(one: "PolicyReport", row: ResultRow | None, *, propensities: str) -> tuple[str, ...]:
-    marks = " (1)" if one.is_trained_on_log else ""
+_FIELDS = {
+    "return": ("return_mean", "return_ci95"),
+    "utility": ("score_mean", "score_ci95"),
+    "cost_usd": ("cost_usd_mean", "cost_usd_ci95"),
+}
+
+
+def _cells(one: "PolicyReport", row: ResultRow | None, *, quantity: str, propensities: str) -> tuple[str, ...]:
+    name = f"{one.policy}{' (1)' if one.is_trained_on_log else ''}"
+    mean, ends = (None, None) if row is None else (getattr(row, field) for field in _FIELDS[quantity])
+    run = _quantity_text(quantity, mean, ends)
     if one.headline is None:
-        by, log = "log cannot tell", (ABSENT, ABSENT, ABSENT)
-    else:
-        by = one.headline.upper() + (" (2)" if propensities == "estimated" and one.headline != _UNIT_FREE else "")
-        numbers = one.estimates[one.headline]
-        gain, utility, cost = numbers["return"], numbers["utility"], numbers["cost_usd"]
-        log = (
-            format_with_ends(gain.value, (gain.low, gain.high), decimals=3),
-            format_with_ends(100 * utility.value, (100 * utility.low, 100 * utility.high), decimals=1),
-            format_usd_mean(cost.value, (cost.low, cost.high)),
-        )
-    run = (ABSENT, ABSENT, ABSENT)
-    if row is not None:
-        run = (
-            format_with_ends(row.return_mean, row.return_ci95, decimals=3),
-            format_with_ends(row.score_mean, row.score_ci95, decimals=1),
-            format_usd_mean(row.cost_usd_mean, row.cost_usd_ci95),
-        )
-    return (f"{one.policy}{marks}", by, *(cell for pair in zip(log, run, strict=True) for cell in pair))
+        return (name, "log cannot tell", ABSENT, run, ABSENT, ABSENT)
+    by = one.headline.upper() + (" (2)" if propensities == "estimated" and one.headline != _UNIT_FREE else "")
+    scale = SCORE_PER_UTILITY if quantity == "utility" else 1.0
+    number = one.estimates[one.headline][quantity]
+    value, low, high = (scale * part for part in (number.value, number.low, number.high))
+    log = _quantity_text(quantity, value, (low, high))
+    if mean is None:
+        return (name, by, log, run, ABSENT, ABSENT)
+    return (name, by, log, run, _gap_text(quantity, value - mean), "yes" if low <= mean <= high else "no")
+
+
+def _quantity_text(quantity: str, mean: float | None, ends: tuple[float, float] | None) -> str:
+    if mean is None:
+        return ABSENT
+    if quantity == "cost_usd":
+        return format_usd_mean(mean, ends)
+    return format_with_ends(mean, ends, decimals=1 if quantity == "utility" else 3)
+
+
+def _gap_text(quantity: str, gap: float) -> str:
+    if quantity == "cost_usd":
+        return f"+{format_usd(gap)}" if gap > 0 else format_usd(gap)
+    return format_number(gap, decimals=1 if quantity == "utility" else 3, sign=True)
 
 
 def _selection_cells(found: Mapping[str, float | int | None], quantity: str) -> tuple[str, ...]:
-    scale = 100.0 if quantity == "utility" else 1.0
+    scale = SCORE_PER_UTILITY if quantity == "utility" else 1.0
 
-    def number(name: str, *, sign: bool = False) -> str:
-        value = scale * float(found[name] or 0.0)
-        if quantity == "cost_usd":
-            return f"+{format_usd(value)}" if sign and value > 0 else format_usd(value)
-        return format_number(value, decimals=1 if quantity == "utility" else 3, sign=sign)
+    def number(name: str) -> float:
+        return scale * float(found[name] or 0.0)
 
-    regrets = [f"{number(f'regret_at_{k}')} ({format_percent(found[f'regret_share_at_{k}'])})" for k in (1, 3)]
+    regrets = [
+        f"{_quantity_text(quantity, number(f'regret_at_{k}'), None).split(' ')[0]} "
+        f"({format_percent(found[f'regret_share_at_{k}'])})"
+        for k in (1, 3)
+    ]
     coverage = found["coverage"]
     return (
         format_number(found["rank_correlation"], decimals=2),
         *regrets,
         ABSENT if coverage is None else f"{coverage:.0%}",
-        number("error_mean", sign=True),
+        _gap_text(quantity, number("error_mean")),
     )
 
 
