@@ -94,7 +94,7 @@ code { background: #f2f2f2; padding: 0 .2em; } pre code { padding: 0; }
   body { max-width: none; padding: 0; font-size: 10pt; } a { color: inherit; text-decoration: none; }
   table { font-size: 7.5pt; width: 100%; } th, td { white-space: normal; padding: .15rem .3rem; }
   th:first-child { position: static; } .scroll, .picture, pre { overflow: visible; } pre { white-space: pre-wrap; }
-  figure, tr, nav, .note, li { break-inside: avoid; } thead { display: table-header-group; }
+  figure, tr, .note, li { break-inside: avoid; } thead { display: table-header-group; }
   h1, h2, h3 { break-after: avoid; } .caption { break-before: avoid; }
   img { max-height: 220mm; object-fit: contain; object-position: left; } }
 """

@@ -139,9 +139,8 @@ def paired_table(results: Results, split: str, *, is_short: bool = False) -> Tab
         if results.estimator is None
         else "instances (within task and model) and divisions into folds, not over tasks"
     )
-    text = f"Paired differences over the same episodes, 95% intervals bootstrapped over {unit}. "
-    f"{_p_value_words(results, split)}"
-    return Table(caption=text, header=header, rows=rows)
+    text = f"Paired differences over the same episodes, 95% intervals bootstrapped over {unit}."
+    return Table(caption=f"{text} {_p_value_words(results, split)}", header=header, rows=rows)
 
 
 def n_differences(results: Results, split: str) -> int:
@@ -153,8 +152,7 @@ def _p_value_words(results: Results, split: str) -> str:
     """What the p-values of a split are, or why there are none."""
     known = [one.p_value for row in results.split_rows(split) for one in row.paired.values() if one.p_value is not None]
     if not known:
-        return f"p-values: {NOT_COMPUTED} (fewer than two (task, variation) pairs, or a file of an older version; "
-        "evaluate again)."
+        return f"p-values: {NOT_COMPUTED} (fewer than two (task, variation) pairs, or a file of an older version)."
     return (
         "p: two-sided, of the difference of return, from the draws behind its interval; p, Holm: adjusted for all "
         f"{n_differences(results, split)} differences of return of this split, so that the chance of even one false "
