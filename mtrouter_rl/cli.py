@@ -24,7 +24,7 @@ The usual order:
   mtrouter-rl inspect LOG                see what a dataset holds, and whether it is sound
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
-  mtrouter-rl report RUN                 table, plots, TensorBoard, HTML page
+  mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
 
 With logs of your own:
@@ -238,6 +238,18 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--workers", type=int, default=2, help="worker processes of closed-loop validation (default: 2)"
     )
+    parser.add_argument(
+        "--evaluate-every",
+        type=int,
+        metavar="N",
+        help="run the router on validation episodes after every N iterations, for its curve (default: never)",
+    )
+    parser.add_argument(
+        "--evaluate-episodes",
+        type=int,
+        metavar="K",
+        help="episodes of such a run, the same ones each time (default: 20)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the router")
     parser.add_argument("--overwrite", action="store_true", help="replace another router that lies there")
     parser.set_defaults(run=_train)
@@ -263,7 +275,7 @@ def _train_config(args: argparse.Namespace) -> EnvConfig:
 
 def _train(args: argparse.Namespace) -> None:
     from mtrouter_rl.rollout import RolloutPool
-    from mtrouter_rl.workflows import TrainRequest, load_agent, train_router
+    from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent, train_router
 
     config = _train_config(args)
     request = TrainRequest(
@@ -275,6 +287,8 @@ def _train(args: argparse.Namespace) -> None:
         encoder=args.encoder,
         cache=args.out.parent / "embeddings",
         overwrite=args.overwrite,
+        evaluate_every=args.evaluate_every,
+        evaluate_episodes=EVALUATE_EPISODES if args.evaluate_episodes is None else args.evaluate_episodes,
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         folder = train_router(request, pool=pool)
@@ -332,41 +346,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"{format_table(results, args.split)}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
 
 
-def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "report",
-        formatter_class=_formatter,
-        help="draw table, plots and report of a run anew",
-        description="Writes report.md, report.html (one file, no network) and plots/ from RUN/results.json.\n\n"
-        "example: mtrouter-rl report runs/quick",
-    )
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of an evaluation or a study")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the report there instead of into RUN")
-    parser.set_defaults(run=_report)
-
-
-def _report(args: argparse.Namespace) -> None:
-    import shutil
-
-    from mtrouter_rl.evaluation.report import write_report
-    from mtrouter_rl.evaluation.results import Results
-    from mtrouter_rl.evaluation.tables import format_table
-    from mtrouter_rl.workflows import RESULTS_FILE
-
-    folder = args.run_folder
-    if args.out is not None:
-        results_path = folder / RESULTS_FILE
-        Results.load(results_path)
-        args.out.mkdir(parents=True, exist_ok=True)
-        shutil.copy(results_path, args.out / RESULTS_FILE)
-        folder = args.out
-    page = write_report(folder)
-    results = Results.load(folder / RESULTS_FILE)
-    for split in results.splits:
-        print(f"{format_table(results, split)}\n")
-    print(f"report: {page}")
-
-
 def _say(text: str) -> None:
     print(text, flush=True)
 
@@ -382,7 +361,6 @@ def build_parser() -> argparse.ArgumentParser:
         _add_inspect,
         _add_train,
         _add_evaluate,
-        _add_report,
         *ADDERS,
     )
     for add in adders:

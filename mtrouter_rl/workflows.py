@@ -1,5 +1,6 @@
 """The steps that the commands are made of: collect, train, evaluate. `study` is these in order."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import cast
 import numpy as np
 
 from mtrouter_rl import __version__
-from mtrouter_rl.agents.base import TrainingContext, Validate
+from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate
 from mtrouter_rl.agents.loading import save_router
+from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
 from mtrouter_rl.agents.saving import RECORD_FILE, Provenance
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
@@ -20,20 +22,23 @@ from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.leaks import check_sibling_splits
 from mtrouter_rl.datasets.splits import check_no_leak, evaluation_specs, sample_specs
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
+from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.evaluation.behavior import BehaviorSetting
+from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import update_behavior
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
-from mtrouter_rl.evaluation.metrics import episode_key
+from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
 from mtrouter_rl.evaluation.plots import save_plots
 from mtrouter_rl.evaluation.report import write_report
-from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, update_rows
-from mtrouter_rl.evaluation.tensorboard import TensorBoardSink, write_evaluation
-from mtrouter_rl.evaluation.transcripts import choose_keys
-from mtrouter_rl.protocols import Router, ValueRouter
+from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
+from mtrouter_rl.evaluation.results import PolicyRoles, Results
+from mtrouter_rl.evaluation.revisit import HistoryEmbedder, ModelEmbedder, history_states, revisit, value_meaning
+from mtrouter_rl.evaluation.tensorboard import RouterDetails, TensorBoardSink, write_evaluation
+from mtrouter_rl.evaluation.validation_run import ValidationRun
+from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
@@ -46,7 +51,9 @@ EPISODES_FOLDER = "episodes"
 VALIDATION_FOLDER = "validation"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
-N_TRANSCRIPTS = 3
+OPE_FOLDER = "ope"
+EVALUATE_EPISODES = 20
+"""Episodes of a closed-loop evaluation during a training."""
 
 
 def save_config(folder: Path, config: dict[str, JsonValue]) -> None:
@@ -140,6 +147,9 @@ class TrainRequest:
         n_validation_seeds: Seeds per variation of closed-loop validation.
         validation_per_task: At most this many validation variations of a task; None takes all.
         overwrite: Whether another router in `out` is replaced.
+        evaluate_every: Run the router closed-loop on validation after every so many iterations; None never does. It
+            costs time and changes no weight, so it is no part of the identity.
+        evaluate_episodes: Episodes of such a run.
     """
 
     agent: AgentCard
@@ -152,6 +162,8 @@ class TrainRequest:
     n_validation_seeds: int = 1
     validation_per_task: int | None = None
     overwrite: bool = False
+    evaluate_every: int | None = None
+    evaluate_episodes: int = EVALUATE_EPISODES
 
     def identity(self) -> dict[str, JsonValue]:
         """What decides the router: two requests with one identity train the same."""
@@ -180,7 +192,8 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         The folder of the router.
 
     Raises:
-        InvalidConfigError: If the agent needs a log and none is given.
+        InvalidConfigError: If the agent needs a log and none is given, or is to be evaluated during a training that has no
+            iterations or whose environment cannot be run.
         PoolMismatchError: If the log is of another pool.
         RouterError: If `out` holds a router of another training.
         DatasetError: If the log breaks its rules.
@@ -191,7 +204,8 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     dataset = _load_log(request) if algorithm.needs_dataset and request.dataset else None
     if _is_done(request):
         return request.out
-    with TensorBoardSink(request.out / TENSORBOARD_FOLDER) as metrics:
+    with contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
         context = TrainingContext(
             pool=request.config.pool,
             reward=reward_of(request.config),
@@ -201,12 +215,30 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             metrics=metrics,
             show_progress=show_progress,
             validate=None if pool is None else make_validate(pool, request),
+            evaluation=_periodic_evaluation(request, algorithm, stack),
         )
         if algorithm.needs_features:
             context = replace(context, features=_features(request, dataset, show_progress=show_progress))
         router = algorithm.train(context)
     _save(router, request)
     return request.out
+
+
+def _periodic_evaluation(
+    request: TrainRequest, algorithm: Algorithm, stack: contextlib.ExitStack
+) -> PeriodicEvaluation | None:
+    """The evaluation during a training that a request asks for; its simulator is closed with the stack."""
+    if request.evaluate_every is None:
+        return None
+    if request.evaluate_every < 1:
+        raise InvalidConfigError(f"--evaluate-every is {request.evaluate_every}, must be at least 1 iteration")
+    if not isinstance(getattr(algorithm, "parameters", None), LoopParameters):
+        raise InvalidConfigError(
+            f"agent '{request.agent.name}' is not trained in iterations, so it cannot be evaluated every "
+            f"{request.evaluate_every} of them; leave out --evaluate-every"
+        )
+    run = stack.enter_context(ValidationRun(request.config, n_episodes=request.evaluate_episodes))
+    return PeriodicEvaluation(every=request.evaluate_every, run=run)
 
 
 def encode_log(request: TrainRequest, *, show_progress: bool = True) -> None:
@@ -404,10 +436,13 @@ def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]
 def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cache: Path | None = None) -> Path:
     """Draw everything that people look at from a run's results: plots, TensorBoard and the report.
 
+    TensorBoard also shows `behavior.json` of the folder, and the estimates in its `ope/ope.json`, if they are there.
+
     Args:
         folder: Folder of the run.
         config: Environment of the run.
-        routers: Policies whose action values are shown in the transcripts.
+        routers: Policies that are asked again: for the action values in the transcripts, and for what TensorBoard shows of
+            learned routers.
         cache: Folder of the embedding cache.
 
     Returns:
@@ -415,23 +450,35 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     """
     results = Results.load(folder / RESULTS_FILE)
     by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
-    settings = {name: _hyper_parameters(router) for name, router in by_name.items()}
-    traced: dict[str, dict[str, list[TracedEpisode]]] = {
-        split: _traced(policies, by_name, config) for split, policies in episodes_of_run(folder).items()
-    }
+    traced = {split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()}
     save_plots(results, traced, folder / "plots")
-    embeddings = {
-        name: router.model_embeddings() for name, router in by_name.items() if hasattr(router, "model_embeddings")
-    }
+    behavior, ope = folder / BEHAVIOR_FILE, folder / OPE_FOLDER / OPE_FILE
     write_evaluation(
         folder / TENSORBOARD_FOLDER,
         results=results,
         traced=traced,
         pool=config.pool,
-        model_embeddings=embeddings,
-        hyper_parameters=settings,
+        routers={name: _details(router, traced, config) for name, router in by_name.items()},
+        behavior=Behavior.load(behavior) if behavior.is_file() else None,
+        ope=load_report(ope) if ope.is_file() else None,
     )
     return write_report(folder, draws_plots=False)
+
+
+def _details(
+    router: Router, traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]], config: EnvConfig
+) -> RouterDetails:
+    """What TensorBoard shows of a router beside its results."""
+    own = {split: policies[router.name] for split, policies in traced.items() if router.name in policies}
+    rng = np.random.default_rng(0)
+    return RouterDetails(
+        hyper_parameters=_hyper_parameters(router),
+        model_embeddings=router.model_embeddings() if isinstance(router, ModelEmbedder) else None,
+        history_states=history_states(router, own, config.pool, rng=rng)
+        if isinstance(router, HistoryEmbedder)
+        else None,
+        value_meaning=value_meaning(router),
+    )
 
 
 def _hyper_parameters(router: Router) -> dict[str, str | int | float]:
@@ -441,31 +488,6 @@ def _hyper_parameters(router: Router) -> dict[str, str | int | float]:
         return {}
     parameters = provenance.card.parameters | {"seed": provenance.seed, "algorithm": provenance.card.algorithm}
     return {name: value if isinstance(value, str | int | float) else str(value) for name, value in parameters.items()}
-
-
-def _traced(
-    policies: Mapping[str, Sequence[Episode]], routers: Mapping[str, Router], config: EnvConfig
-) -> dict[str, list[TracedEpisode]]:
-    """Episodes of a split by policy; the few that become transcripts with the action values of their router."""
-    plain = {name: [TracedEpisode(episode=episode) for episode in episodes] for name, episodes in policies.items()}
-    chosen = set(choose_keys(plain, n_keys=N_TRANSCRIPTS))
-    return {
-        name: [
-            _explained(one.episode, routers[name], config)
-            if name in routers and episode_key(one.episode) in chosen
-            else one
-            for one in traced
-        ]
-        for name, traced in plain.items()
-    }
-
-
-def _explained(episode: Episode, router: Router, config: EnvConfig) -> TracedEpisode:
-    if not episode.turns:
-        return TracedEpisode(episode=episode)
-    observations = observations_of(episode, config.pool)
-    q_values = router.q_values(observations) if isinstance(router, ValueRouter) else None
-    return TracedEpisode(episode=episode, propensities=router.propensities(observations), q_values=q_values)
 
 
 def load_agent(name_or_path: str) -> AgentCard:

@@ -1,6 +1,6 @@
 """What an algorithm is: it turns a training context into a router."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -16,12 +16,28 @@ if TYPE_CHECKING:
 Validate = Callable[[Sequence[Router]], list[float]]
 """Runs routers closed-loop on the validation split and gives the mean utility of each."""
 
+RunRouter = Callable[[Router], Mapping[str, float]]
+"""Runs a router closed-loop and gives what came of it: metric name -> value."""
+
 
 class NullSink:
     """A `MetricSink` that keeps nothing."""
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Drop the point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeriodicEvaluation:
+    """Closed-loop evaluation of a router while it is trained. It is looked at only: the training never reads it.
+
+    Attributes:
+        every: After how many iterations it is run, at least 1; the last iteration always counts.
+        run: Runs the router that the training would give if it ended now.
+    """
+
+    every: int
+    run: RunRouter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +55,7 @@ class TrainingContext:
             checkpoint there resumes from it and ends with the same weights as if it had never stopped.
         metrics: Where curves go.
         show_progress: Whether to draw a progress bar.
+        evaluation: Closed-loop evaluation during the training, for algorithms that train in iterations; None runs none.
     """
 
     pool: PoolCard
@@ -50,6 +67,7 @@ class TrainingContext:
     checkpoint_folder: Path | None = None
     metrics: MetricSink = field(default_factory=NullSink)
     show_progress: bool = False
+    evaluation: PeriodicEvaluation | None = None
 
 
 class Algorithm(Protocol):

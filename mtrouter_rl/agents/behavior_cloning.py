@@ -27,7 +27,7 @@ from mtrouter_rl.agents.trainer import train
 from mtrouter_rl.agents.training import provenance, require_data, training_identity
 from mtrouter_rl.agents.transitions import Transitions, make_transitions
 from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import FloatArray, Observation
+from mtrouter_rl.records import BoolArray, FloatArray, Observation
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
@@ -81,9 +81,21 @@ class CloneRouter(LearnedRouter[CloneSettings]):
             MaskedActionError: If an observation allows no model.
         """
         masks = distributions.action_masks(observations, len(self.model_names))
-        rows = np.concatenate([self.features.of_observations(observations), masks], axis=1, dtype=np.float32)
-        logits: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
+        logits: FloatArray = self._ensemble(self._rows(observations, masks)).mean(dim=0).numpy()
         return distributions.softmax(logits, masks)
+
+    def history_embeddings(self, observations: Sequence[Observation]) -> FloatArray:
+        """What the last iterate makes of histories, shape (B, d); see `QRouter.history_embeddings`."""
+        network = _make_network(self.settings, len(self.model_names))
+        network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
+        rows = self._rows(observations, distributions.action_masks(observations, len(self.model_names)))
+        with torch.inference_mode():
+            embeddings: FloatArray = network.eval().encoder(rows).numpy()
+        return embeddings
+
+    def _rows(self, observations: Sequence[Observation], masks: BoolArray) -> Tensor:
+        rows = np.concatenate([self.features.of_observations(observations), masks], axis=1, dtype=np.float32)
+        return torch.from_numpy(rows)
 
     @classmethod
     def check_weights(cls, saved: SavedRouter, settings: CloneSettings, weights: StateDict) -> None:
@@ -121,22 +133,27 @@ class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
         imitated = transitions.of_episodes(_best(dataset, transitions, share=self.parameters.best_share))
         layout = HistoryLayout.of_features(features, n_extra=len(context.pool.models))
         factory = HistoryEncoderFactory.of(layout, self.parameters)
+        sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
+
+        def make_router(iterates: Sequence[StateDict]) -> CloneRouter:
+            return CloneRouter(
+                name=self.card.name,
+                model_names=context.pool.model_names,
+                features=features,
+                settings=CloneSettings(layout=layout, sizes=sizes, n_members=len(iterates)),
+                weights=stack_weights([_own_names(iterate) for iterate in iterates]),
+                provenance=provenance(context, self.card, self.parameters),
+            )
+
         iterates = train(
             imitation_learner(factory, logit_penalty=self.parameters.logit_penalty),
             imitated,
             loop=self.parameters,
             context=context,
             identity=training_identity(context, self.card, self.parameters),
+            make_router=make_router,
         )
-        sizes = {name: getattr(self.parameters, name) for name in NetworkParameters.model_fields}
-        return CloneRouter(
-            name=self.card.name,
-            model_names=context.pool.model_names,
-            features=features,
-            settings=CloneSettings(layout=layout, sizes=NetworkParameters(**sizes), n_members=len(iterates)),
-            weights=stack_weights([_own_names(iterate) for iterate in iterates]),
-            provenance=provenance(context, self.card, self.parameters),
-        )
+        return make_router(iterates)
 
 
 def _make_network(settings: CloneSettings, n_models: int) -> ActionClassifier:

@@ -1,12 +1,13 @@
 """Fitted-Q iteration over the joint history-model Q-function, and the training that all Q-based agents share."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.learners import QLearnerName, QLearning, q_learner
-from mtrouter_rl.agents.networks import HistoryLayout
+from mtrouter_rl.agents.networks import HistoryLayout, StateDict
 from mtrouter_rl.agents.parameters import (
     CardAlgorithm,
     Discount,
@@ -85,6 +86,11 @@ class FittedQ(CardAlgorithm[FittedQParameters]):
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
 
+    @property
+    def gamma(self) -> float:
+        """See `CardAlgorithm.gamma`."""
+        return self.parameters.gamma
+
     def train(self, context: TrainingContext) -> QRouter:
         """Train on the context's dataset.
 
@@ -144,24 +150,29 @@ def train_q_router(
     layout = HistoryLayout.of_features(features)
     model_features = features.model_features.tolist()
     factory = JointQFunctionFactory.of(layout, parameters, model_features=model_features)
+
+    def make_router(iterates: Sequence[StateDict]) -> QRouter:
+        settings = QNetworkSettings(
+            layout=layout,
+            sizes=JointParameters(**{name: getattr(parameters, name) for name in JointParameters.model_fields}),
+            model_features=tuple(tuple(row) for row in model_features),
+            n_members=learning.n_critics * len(iterates),
+        )
+        return QRouter(
+            name=card.name,
+            model_names=context.pool.model_names,
+            features=features,
+            settings=settings,
+            weights=stack_critics(iterates),
+            provenance=provenance(context, card, parameters),
+        )
+
     iterates = train(
         q_learner(learning, factory),
         transitions,
         loop=parameters,
         context=context,
         identity=training_identity(context, card, parameters),
+        make_router=make_router,
     )
-    settings = QNetworkSettings(
-        layout=layout,
-        sizes=JointParameters(**{name: getattr(parameters, name) for name in JointParameters.model_fields}),
-        model_features=tuple(tuple(row) for row in model_features),
-        n_members=learning.n_critics * len(iterates),
-    )
-    return QRouter(
-        name=card.name,
-        model_names=context.pool.model_names,
-        features=features,
-        settings=settings,
-        weights=stack_critics(iterates),
-        provenance=provenance(context, card, parameters),
-    )
+    return make_router(iterates)

@@ -41,6 +41,11 @@ class MonteCarloQ(CardAlgorithm[MonteCarloQParameters]):
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
 
+    @property
+    def gamma(self) -> float:
+        """See `CardAlgorithm.gamma`."""
+        return self.parameters.gamma
+
     def train(self, context: TrainingContext) -> QRouter:
         """Train on the context's dataset.
 

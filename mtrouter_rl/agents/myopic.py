@@ -27,6 +27,11 @@ class Myopic(CardAlgorithm[MyopicParameters]):
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
 
+    @property
+    def gamma(self) -> float:
+        """See `CardAlgorithm.gamma`."""
+        return 0.0
+
     def train(self, context: TrainingContext) -> QRouter:
         """Train on the context's dataset.
 
@@ -37,6 +42,6 @@ class Myopic(CardAlgorithm[MyopicParameters]):
         """
         dataset, features = require_data(context, self.card)
         transitions = make_transitions(
-            dataset, features, reward=context.reward, gamma=0.0, show_progress=context.show_progress
+            dataset, features, reward=context.reward, gamma=self.gamma, show_progress=context.show_progress
         )
         return train_q_router(context, transitions, card=self.card, parameters=self.parameters, learning=QLearning())

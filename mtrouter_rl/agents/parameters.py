@@ -122,6 +122,11 @@ class CardAlgorithm(Generic[ParametersT]):
         """
         return cls(card, cast(ParametersT, parse_parameters(card, cls.parameters_model)))
 
+    @property
+    def gamma(self) -> float | None:
+        """Discount factor of the returns that its routers' action values predict; None if they predict none."""
+        return None
+
 
 def _explain(card: AgentCard, model: type[Frozen], error: ValidationError) -> CardError:
     known = ", ".join(model.model_fields) or "(none)"

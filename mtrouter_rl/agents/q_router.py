@@ -58,6 +58,12 @@ class QRouter(LearnedRouter[QNetworkSettings]):
     def _ensemble(self) -> Ensemble:
         return Ensemble(self.settings.make_network(), self.weights)
 
+    @cached_property
+    def _last_iterate(self) -> JointQNetwork:
+        network = self.settings.make_network()
+        network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
+        return network.eval()
+
     def q_values(self, observations: Sequence[Observation]) -> FloatArray:
         """Action values for a batch of B observations, shape (B, M); `networks.FORBIDDEN_Q` for masked models.
 
@@ -83,10 +89,22 @@ class QRouter(LearnedRouter[QNetworkSettings]):
         Returns:
             Embeddings z_m, shape (M, d).
         """
-        network = self.settings.make_network()
-        network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
         with torch.inference_mode():
-            embeddings: FloatArray = network.eval().embed_models().numpy()
+            embeddings: FloatArray = self._last_iterate.embed_models().numpy()
+        return embeddings
+
+    def history_embeddings(self, observations: Sequence[Observation]) -> FloatArray:
+        """What the last iterate makes of histories: near rows are states that it takes for alike.
+
+        Args:
+            observations: B observations.
+
+        Returns:
+            Embeddings phi(h), shape (B, d).
+        """
+        rows = torch.from_numpy(self.features.of_observations(observations))
+        with torch.inference_mode():
+            embeddings: FloatArray = self._last_iterate.history(rows).numpy()
         return embeddings
 
     @classmethod

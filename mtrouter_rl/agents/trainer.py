@@ -7,7 +7,7 @@ in an iteration comes from (seed, iteration), so a training that was killed and 
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,12 +17,16 @@ from tqdm import tqdm
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.checkpoint import CheckpointStore
 from mtrouter_rl.agents.learners import Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm
+from mtrouter_rl.agents.networks import StateDict
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.transitions import Transitions
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, IMITATION_LOSS, LEARNING_RATE, Q_MEAN, STEPS_PER_SECOND, TD_LOSS
-from mtrouter_rl.protocols import MetricSink
+from mtrouter_rl.protocols import MetricSink, Router
 from mtrouter_rl.records import JsonValue
+
+MakeRouter = Callable[[Sequence[StateDict]], Router]
+"""Makes the router of a training from the iterates that it kept, oldest first."""
 
 N_WATCHED_STATES = 512
 N_WATCHED_TRANSITIONS = 2048
@@ -35,6 +39,7 @@ def train(
     loop: LoopParameters,
     context: TrainingContext,
     identity: Mapping[str, JsonValue],
+    make_router: MakeRouter,
 ) -> tuple[dict[str, Tensor], ...]:
     """Train, or resume a training from its checkpoint.
 
@@ -42,8 +47,10 @@ def train(
         learner: Which algorithm.
         transitions: The log.
         loop: Length and optimizer of the training.
-        context: Seed, checkpoint folder, metrics, progress bar. Torch's global random state is left as it was.
+        context: Seed, checkpoint folder, metrics, progress bar, evaluation during the training. Torch's global random
+            state is left as it was.
         identity: Everything else that decides the result; a checkpoint of another training is refused by it.
+        make_router: Makes the router that is evaluated during the training.
 
     Returns:
         Weights of the learner's module after each of the last `loop.keep_last` iterations, oldest first.
@@ -74,6 +81,9 @@ def train(
             context.metrics.scalar(LEARNING_RATE, loop.learning_rate_at(iteration), step)
             context.metrics.scalar(STEPS_PER_SECOND, steps_per_second, step)
             watch.record(networks, loss=loss, step=step)
+            if _is_evaluated(iteration, loop=loop, context=context):
+                _evaluate(make_router(tuple(iterates)), context=context, step=step)
+            # Last: a training that is killed before goes through this iteration again, its evaluation included.
             store.save(networks, iterates, n_done=iteration + 1)
     return tuple(iterates)
 
@@ -114,6 +124,23 @@ def _run_iteration(
             f"(now {loop.learning_rate})"
         )
     return loss
+
+
+def _is_evaluated(iteration: int, *, loop: LoopParameters, context: TrainingContext) -> bool:
+    """Whether the closed-loop evaluation is due after an iteration, counted from 0."""
+    if context.evaluation is None:
+        return False
+    n_done = iteration + 1
+    return n_done % context.evaluation.every == 0 or n_done == loop.n_iterations
+
+
+def _evaluate(router: Router, *, context: TrainingContext, step: int) -> None:
+    """Write what a closed-loop run gives; whatever it draws from torch's random state, the training never notices."""
+    assert context.evaluation is not None
+    with torch.random.fork_rng(devices=[]):
+        values = context.evaluation.run(router)
+    for name, value in values.items():
+        context.metrics.scalar(name, value, step)
 
 
 class _Watch:

@@ -1,8 +1,20 @@
-"""Commands about logs, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
+"""Commands, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
 
-from mtrouter_rl.commands import behavior, export, import_log, one_turn, ope, reprice, split, study_log, validate
+from mtrouter_rl.commands import (
+    behavior,
+    export,
+    import_log,
+    one_turn,
+    ope,
+    report,
+    reprice,
+    split,
+    study_log,
+    validate,
+)
 
 ADDERS = (
+    report.add,
     import_log.add,
     validate.add,
     split.add,

@@ -13,7 +13,9 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.evaluation.episode_ope import OUTCOMES, EpisodeLog, Estimate, percentile_interval
 from mtrouter_rl.evaluation.hull import hull_value
+from mtrouter_rl.evaluation.result_rows import adjust_p_values
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
+from mtrouter_rl.evaluation.selection import bootstrap_p_value
 from mtrouter_rl.evaluation.statistics import Interval
 from mtrouter_rl.evaluation.tables import verdict_word
 from mtrouter_rl.records import Episode, FloatArray, JsonValue
@@ -171,7 +173,7 @@ def log_results(outcome: LogOutcome, *, seed: int, config: dict[str, JsonValue])
     """
     for name, reasons in outcome.refused.items():
         logger.warning("policy '%s': this log cannot tell; %s", name, "; ".join(reasons))
-    rows = tuple(_row(outcome, name) for name in outcome.believed)
+    rows = adjust_p_values(_row(outcome, name) for name in outcome.believed)
     found: dict[str, JsonValue] = {
         "assumptions": list(outcome.info.assumptions),
         "equal_score": {kept.policy: kept.to_json() for kept in outcome.kept()},
@@ -316,6 +318,11 @@ def _difference(one: Estimate, other: Estimate) -> PairedDifference:
         mean = scale * float(one.snips[column] - other.snips[column])
         return Interval(mean=mean, low=low, high=high, n_episodes=n, n_clusters=n)
 
-    return PairedDifference.model_validate(
-        {"score": interval("utility", 100.0), "cost_usd": interval("cost_usd"), "return": interval("return")}
+    column = OUTCOMES.index("return")
+    return PairedDifference(
+        score=interval("utility", 100.0),
+        cost_usd=interval("cost_usd"),
+        return_=interval("return"),
+        p_value=bootstrap_p_value(one.draws[:, column] - other.draws[:, column]),
+        p_value_holm=None,
     )

@@ -1,5 +1,6 @@
 """The records of an off-policy evaluation: `ope.json`, and how it is printed."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.fqe import FqeParameters
 from mtrouter_rl.evaluation.ope import Estimator
+from mtrouter_rl.evaluation.selection import selection_quality
 from mtrouter_rl.evaluation.statistics import N_RESAMPLES
 from mtrouter_rl.evaluation.tables import format_usd
 from mtrouter_rl.pools.card import Frozen
@@ -106,6 +108,9 @@ class OpeReport(Frozen):
 
     Attributes:
         dataset_id: The log.
+        env: Its environment; None in files of older versions, which do not say. Likewise the pool.
+        pool: Name of the pool card that gave the models.
+        model_names: The pool's models, in pool order.
         split: Its split: estimates are of episodes such as these.
         n_episodes: Completed episodes with at least one turn.
         n_left_out: Episodes that failed or have no turn.
@@ -128,6 +133,9 @@ class OpeReport(Frozen):
     """
 
     dataset_id: str
+    env: str | None = None
+    pool: str | None = None
+    model_names: tuple[str, ...] | None = None
     split: str
     n_episodes: int
     n_left_out: int
@@ -154,6 +162,37 @@ class OpeReport(Frozen):
         path = folder / OPE_FILE
         write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
         return path
+
+
+def selection_by_quantity(
+    policies: Sequence[PolicyReport], truth: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float | int | None]]:
+    """Quality of the choice against closed-loop means, by quantity; empty if no policy has both.
+
+    Args:
+        policies: Estimates; those without a headline are left out.
+        truth: Closed-loop means by policy and quantity (utility, cost_usd, return).
+
+    Returns:
+        Fields of `SelectionQuality` by quantity. Less cost is better, so it is compared with its sign turned.
+    """
+    headlines = {one.policy: one.estimates[one.headline] for one in policies if one.headline is not None}
+    told = {name: numbers for name, numbers in headlines.items() if name in truth}
+    if not told:
+        return {}
+    found = {}
+    for quantity, sign in (("utility", 1.0), ("cost_usd", -1.0), ("return", 1.0)):
+        numbers = {name: estimates[quantity] for name, estimates in told.items()}
+        quality = selection_quality(
+            {name: sign * one.value for name, one in numbers.items()},
+            {name: sign * value[quantity] for name, value in truth.items()},
+            intervals={
+                name: (min(sign * one.low, sign * one.high), max(sign * one.low, sign * one.high))
+                for name, one in numbers.items()
+            },
+        )
+        found[quantity] = vars(quality) | {"error_mean": sign * quality.error_mean}
+    return found
 
 
 def load_report(path: Path) -> OpeReport:

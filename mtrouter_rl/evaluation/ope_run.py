@@ -3,10 +3,9 @@
 The log is prepared by `ope_log`, every router is estimated by `ope_estimates`, and what was found is put together here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -18,9 +17,16 @@ from mtrouter_rl.evaluation.episode_ope import percentile_interval
 from mtrouter_rl.evaluation.ope import ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
 from mtrouter_rl.evaluation.ope_estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policy, fit_values
 from mtrouter_rl.evaluation.ope_log import OpeLog, OpeRequest, find_behavior, prepare, turn_away_switching
-from mtrouter_rl.evaluation.ope_report import Difference, Estimated, OpeReport, PolicyReport, WeightDiagnosis
+from mtrouter_rl.evaluation.ope_report import (
+    Difference,
+    Estimated,
+    OpeReport,
+    PolicyReport,
+    WeightDiagnosis,
+    selection_by_quantity,
+)
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.evaluation.selection import SelectionQuality, bootstrap_p_value, holm, selection_quality
+from mtrouter_rl.evaluation.selection import bootstrap_p_value, holm
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import FloatArray
 
@@ -70,6 +76,9 @@ def _report(
     means = run.log.rewards.sum(axis=0) / len(run.episodes)
     return OpeReport(
         dataset_id=info.dataset_id,
+        env=info.env,
+        pool=request.pool.name,
+        model_names=request.pool.model_names,
         split=info.split,
         n_episodes=len(run.episodes),
         n_left_out=len(run.dataset.episodes) - len(run.episodes),
@@ -86,7 +95,7 @@ def _report(
         thresholds=THRESHOLDS,
         policies=policies,
         differences=_differences(found),
-        selection=None if truth is None else _selection(policies, truth),
+        selection=None if truth is None else selection_by_quantity(policies, truth),
         notes=tuple(run.notes),
         package_version=__version__,
     )
@@ -189,26 +198,3 @@ def _truth(path: Path, split: str, reward: RewardCard) -> dict[str, dict[str, fl
         }
         for row in rows
     }
-
-
-def _selection(
-    policies: Sequence[PolicyReport], truth: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float | int | None]]:
-    """Quality by quantity; of cost less is better, so it is compared with its sign turned."""
-    told = [one for one in policies if one.headline is not None and one.policy in truth]
-    if not told:
-        return {}
-    found = {}
-    for column in COLUMNS:
-        sign = -1.0 if column == "cost_usd" else 1.0
-        numbers = {one.policy: one.estimates[cast(str, one.headline)][column] for one in told}
-        quality: SelectionQuality = selection_quality(
-            {name: sign * one.value for name, one in numbers.items()},
-            {name: sign * value[column] for name, value in truth.items()},
-            intervals={
-                name: (min(sign * one.low, sign * one.high), max(sign * one.low, sign * one.high))
-                for name, one in numbers.items()
-            },
-        )
-        found[column] = vars(quality) | {"error_mean": sign * quality.error_mean}
-    return found

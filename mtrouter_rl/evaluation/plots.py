@@ -1,8 +1,4 @@
-"""Figures drawn from results and traced episodes.
-
-No global plotting state: every function returns a `Figure` of its own. Colors are those of Okabe and Ito, which the
-color-blind can tell apart; a model keeps its color in all figures.
-"""
+"""Figures drawn from results and traced episodes; every function returns a `Figure` of its own."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
@@ -18,18 +13,25 @@ from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.hull import CostScore, hull_value, upper_hull
 from mtrouter_rl.evaluation.labels import Label, place_labels
 from mtrouter_rl.evaluation.metrics import model_share_by_turn, running_share_by_turn
-from mtrouter_rl.evaluation.results import ResultRow, Results, single_model_points
+from mtrouter_rl.evaluation.plot_style import (
+    DPI,
+    KINDS,
+    LEARNED_COLOR,
+    SINGLE_COLOR,
+    kind_of,
+    left_title,
+    legend_below,
+    model_style,
+    new_figure,
+    results_title,
+    text_color,
+)
+from mtrouter_rl.evaluation.result_rows import single_model_points
+from mtrouter_rl.evaluation.results import ResultRow, Results
 from mtrouter_rl.evaluation.statistics import Interval
 from mtrouter_rl.evaluation.tables import format_number
 from mtrouter_rl.records import FloatArray, TracedEpisode
 
-MODEL_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#BBBBBB", "#F0E442", "#000000")
-"""Okabe and Ito, Color Universal Design (2008), without the vermilion of learned routers; hatched when reused."""
-_HATCHES = ("", "///", "...", "xxx")
-LEARNED_COLOR = "#D55E00"
-SINGLE_COLOR = "#0072B2"
-OTHER_COLOR = "#555555"
-DPI = 130
 _MIN_PRINTED_SHARE = 0.08
 _LOG_RATIO = 8.0
 """The cost axis is logarithmic where the dearest policy costs more than this many times the cheapest."""
@@ -42,20 +44,20 @@ def cost_score_figure(results: Results, split: str) -> Figure:
         ResultsError: If there are no rows of that split.
     """
     rows = results.split_rows(split)
-    figure, axes = _figure(width=8.2, height=5.4)
+    figure, axes = new_figure(width=8.2, height=5.4)
     for row in rows:
-        _draw_point(axes, row, kind=_kind(row, results))
-    is_log = _use_log([row.cost_usd_mean for row in rows])
+        _draw_point(axes, row, kind=kind_of(row, results))
+    is_log = uses_log_costs([row.cost_usd_mean for row in rows])
     axes.margins(x=0.12, y=0.12)
-    _format_cost_axis(axes, is_log=is_log)
-    hull = _draw_hull(axes, rows, results, is_log=is_log)
+    format_cost_axis(axes, is_log=is_log)
+    hull = draw_hull(axes, rows, results, is_log=is_log)
     axes.set_ylabel("score (100 = every task solved)")
-    _title(figure, results, f"score against cost, {split} split")
+    results_title(figure, results, f"score against cost, {split} split")
     axes.grid(visible=True, color="0.92")
     axes.set_axisbelow(True)
     _kind_legend(axes, has_hull=bool(hull))
-    labels = [_label(row, kind=_kind(row, results)) for row in rows]
-    bars = [point for row in rows for point in _bar_points(row)]
+    labels = [_label(row, kind=kind_of(row, results)) for row in rows]
+    bars = [point for row in rows for point in error_bar_points(row)]
     ordered = sorted(labels, key=lambda label: not label.is_bold)
     place_labels(figure, axes, ordered, obstacles=[*hull, *bars])
     return figure
@@ -69,9 +71,9 @@ def model_share_figure(results: Results, split: str) -> Figure:
     """
     rows = results.split_rows(split)
     mixing = [row for row in rows if row.policy not in results.roles.single_models] or list(rows)
-    figure, axes = _figure(width=8.2, height=1.6 + 0.38 * len(mixing))
-    _stacked_bars(axes, {row.label: row.model_share for row in mixing}, results.model_names)
-    _title(figure, results, f"which model is called, {split} split")
+    figure, axes = new_figure(width=8.2, height=1.6 + 0.38 * len(mixing))
+    stacked_bars(axes, {row.label: row.model_share for row in mixing}, results.model_names)
+    results_title(figure, results, f"which model is called, {split} split")
     return figure
 
 
@@ -82,13 +84,13 @@ def model_share_by_task_figure(row: ResultRow, model_names: Sequence[str]) -> Fi
         row: The policy on a split.
         model_names: Names of the pool, in pool order, length M.
     """
-    figure, axes = _figure(width=8.2, height=1.6 + 0.32 * max(1, len(row.model_share_by_task)))
+    figure, axes = new_figure(width=8.2, height=1.6 + 0.32 * max(1, len(row.model_share_by_task)))
     shares = {
         f"{task}  ({format_number(row.score_by_task[task], decimals=0)})": share
         for task, share in row.model_share_by_task.items()
     }
-    _stacked_bars(axes, shares, model_names)
-    _left_title(figure, f"{row.label}, {row.split} split: model by task (mean score)")
+    stacked_bars(axes, shares, model_names)
+    left_title(figure, f"{row.label}, {row.split} split: model by task (mean score)")
     return figure
 
 
@@ -103,10 +105,10 @@ def model_share_by_turn_figure(traced: Sequence[TracedEpisode], model_names: Seq
     episodes = [one.episode for one in traced]
     shares = model_share_by_turn(episodes, model_names)
     turns = np.arange(1, len(shares) + 1)
-    figure, axes = _figure(width=8.2, height=4.2)
+    figure, axes = new_figure(width=8.2, height=4.2)
     floor = np.zeros(len(shares))
     for index, name in enumerate(model_names):
-        color, hatch = _model_style(index)
+        color, hatch = model_style(index)
         axes.bar(
             turns,
             shares[:, index],
@@ -126,8 +128,8 @@ def model_share_by_turn_figure(traced: Sequence[TracedEpisode], model_names: Seq
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("turn")
     axes.set_ylabel("share of running episodes")
-    _left_title(figure, title)
-    _legend_below(axes, n_columns=4)
+    left_title(figure, title)
+    legend_below(axes, n_columns=4)
     return figure
 
 
@@ -146,7 +148,7 @@ def paired_difference_figure(results: Results, split: str) -> Figure:
         raise ResultsError(
             f"no row of split '{split}' has paired differences; evaluate a learned router with baselines"
         )
-    figure, axes = _figure(width=8.2, height=1.5 + 0.36 * len(pairs))
+    figure, axes = new_figure(width=8.2, height=1.5 + 0.36 * len(pairs))
     axes.axvline(0.0, color="0.3", lw=1.0)
     for position, (_, interval) in enumerate(pairs):
         color, marker = _difference_style(interval)
@@ -158,10 +160,10 @@ def paired_difference_figure(results: Results, split: str) -> Figure:
     axes.grid(visible=True, axis="x", color="0.92")
     axes.set_axisbelow(True)
     axes.set_xlabel("difference of return (right of 0: the learned router is better)")
-    _title(figure, results, f"paired differences with 95% intervals, {split} split")
+    results_title(figure, results, f"paired differences with 95% intervals, {split} split")
     for name, (color, marker) in _DIFFERENCE_STYLES.items():
         axes.plot([], [], color=color, marker=marker, ls="", label=name)
-    _legend_below(axes, n_columns=3)
+    legend_below(axes, n_columns=3)
     return figure
 
 
@@ -220,11 +222,6 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "_"
 
 
-_KINDS: dict[str, tuple[str, str, float]] = {
-    "learned router": (LEARNED_COLOR, "*", 15.0),
-    "single model": (SINGLE_COLOR, "o", 7.0),
-    "other policy": (OTHER_COLOR, "s", 6.5),
-}
 _DIFFERENCE_STYLES: dict[str, tuple[str, str]] = {
     "interval above 0": (SINGLE_COLOR, "o"),
     "not distinguishable": ("0.5", "D"),
@@ -232,31 +229,8 @@ _DIFFERENCE_STYLES: dict[str, tuple[str, str]] = {
 }
 
 
-def _figure(*, width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _title(figure: Figure, results: Results, text: str) -> None:
-    simulated = " (simulated models)" if results.is_simulated else ""
-    _left_title(figure, f"{results.env}: {text}{simulated}")
-
-
-def _left_title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=11)
-
-
-def _kind(row: ResultRow, results: Results) -> str:
-    if row.policy in results.roles.learned:
-        return "learned router"
-    return "single model" if row.policy in results.roles.single_models else "other policy"
-
-
 def _draw_point(axes: Axes, row: ResultRow, *, kind: str) -> None:
-    color, marker, size = _KINDS[kind]
+    color, marker, size = KINDS[kind]
     x, y = row.cost_usd_mean, row.score_mean
     if row.cost_usd_ci95 is not None:
         axes.plot(row.cost_usd_ci95, [y, y], color=color, lw=1.0, alpha=0.45)
@@ -266,16 +240,17 @@ def _draw_point(axes: Axes, row: ResultRow, *, kind: str) -> None:
     axes.plot([x], [y], color=color, marker=marker, ms=size, markeredgecolor="white", markeredgewidth=0.7, zorder=order)
 
 
-def _use_log(costs: Sequence[float]) -> bool:
+def uses_log_costs(costs: Sequence[float]) -> bool:
+    """Whether costs lie so far apart that their axis is logarithmic."""
     return min(costs) > 0 and max(costs) / min(costs) > _LOG_RATIO
 
 
 def _label(row: ResultRow, *, kind: str) -> Label:
     is_learned = kind == "learned router"
-    return Label(text=row.label, x=row.cost_usd_mean, y=row.score_mean, color=_KINDS[kind][0], is_bold=is_learned)
+    return Label(text=row.label, x=row.cost_usd_mean, y=row.score_mean, color=KINDS[kind][0], is_bold=is_learned)
 
 
-def _bar_points(row: ResultRow) -> list[CostScore]:
+def error_bar_points(row: ResultRow) -> list[CostScore]:
     """Samples of a row's error bars, for labels to keep clear of."""
     x, y = row.cost_usd_mean, row.score_mean
     across = np.linspace(*(row.cost_usd_ci95 or (x, x)), 25)
@@ -283,7 +258,8 @@ def _bar_points(row: ResultRow) -> list[CostScore]:
     return [(float(cost), y) for cost in across] + [(x, float(score)) for score in along]
 
 
-def _format_cost_axis(axes: Axes, *, is_log: bool) -> None:
+def format_cost_axis(axes: Axes, *, is_log: bool) -> None:
+    """Ticks and label of an axis of costs per episode."""
     if is_log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -292,7 +268,9 @@ def _format_cost_axis(axes: Axes, *, is_log: bool) -> None:
     axes.set_xlabel("cost per episode, USD" + (" (log scale)" if is_log else ""))
 
 
-def _draw_hull(axes: Axes, rows: Sequence[ResultRow], results: Results, *, is_log: bool) -> list[CostScore]:
+def draw_hull(
+    axes: Axes, rows: Sequence[ResultRow], results: Results, *, is_log: bool, style: str = "--"
+) -> list[CostScore]:
     """Draw the hull, if any single model was run, and give the points that it was drawn through."""
     points = single_model_points(rows, results.roles, like=rows[0])
     if not points:
@@ -303,32 +281,34 @@ def _draw_hull(axes: Axes, rows: Sequence[ResultRow], results: Results, *, is_lo
     # A straight line of costs is a curve on a logarithmic axis, so it is drawn through many points.
     costs = np.geomspace(start, stop, 200) if is_log else np.linspace(start, stop, 200)
     hull = [(float(cost), hull_value(float(cost), points)) for cost in costs]
-    axes.plot(*zip(*hull, strict=True), color=SINGLE_COLOR, lw=1.4, ls="--", alpha=0.8, zorder=2)
+    axes.plot(*zip(*hull, strict=True), color=SINGLE_COLOR, lw=1.4, ls=style, alpha=0.8, zorder=2)
     axes.set_xlim(left, right)
     return hull
 
 
 def _kind_legend(axes: Axes, *, has_hull: bool) -> None:
-    for kind, (color, marker, size) in _KINDS.items():
+    for kind, (color, marker, size) in KINDS.items():
         axes.plot([], [], color=color, marker=marker, ms=min(size, 11), ls="", label=kind)
     if has_hull:
         axes.plot([], [], color=SINGLE_COLOR, lw=1.4, ls="--", label="upper hull of single models")
-    _legend_below(axes, n_columns=4)
+    legend_below(axes, n_columns=4)
 
 
-def _stacked_bars(axes: Axes, shares: Mapping[str, Mapping[str, float]], model_names: Sequence[str]) -> None:
+def stacked_bars(
+    axes: Axes, shares: Mapping[str, Mapping[str, float]], model_names: Sequence[str], *, label: str = "share of turns"
+) -> None:
     """Horizontal bars, first name on top; a share of at least 8% is printed in its bar."""
     positions = np.arange(len(shares))
     floor: FloatArray = np.zeros(len(shares))
     for index, name in enumerate(model_names):
-        color, hatch = _model_style(index)
+        color, hatch = model_style(index)
         widths = np.array([share.get(name, 0.0) for share in shares.values()])
         axes.barh(
             positions, widths, left=floor, height=0.78, color=color, hatch=hatch, edgecolor="white", lw=0.6, label=name
         )
         for position, width, left in zip(positions, widths, floor, strict=True):
             if width >= _MIN_PRINTED_SHARE:
-                text_color = _text_color(color)
+                label_color = text_color(color)
                 axes.text(
                     left + width / 2,
                     float(position),
@@ -336,30 +316,15 @@ def _stacked_bars(axes: Axes, shares: Mapping[str, Mapping[str, float]], model_n
                     ha="center",
                     va="center",
                     fontsize=8,
-                    color=text_color,
+                    color=label_color,
                 )
         floor = floor + widths
     axes.set_yticks(positions, list(shares))
     axes.set_ylim(len(shares) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("share of turns")
-    _legend_below(axes, n_columns=4)
-
-
-def _legend_below(axes: Axes, *, n_columns: int) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    axes.figure.legend(handles, names, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=8.5)
-
-
-def _model_style(index: int) -> tuple[str, str]:
-    """Color and hatch of the model at an index of the pool."""
-    return MODEL_COLORS[index % len(MODEL_COLORS)], _HATCHES[index // len(MODEL_COLORS) % len(_HATCHES)]
-
-
-def _text_color(background: str) -> str:
-    red, green, blue = (int(background[start : start + 2], 16) / 255 for start in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+    axes.set_xlabel(label)
+    legend_below(axes, n_columns=4)
 
 
 def _difference_style(interval: Interval) -> tuple[str, str]:

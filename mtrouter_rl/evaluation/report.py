@@ -1,159 +1,143 @@
-"""The report of a run: a verdict in words, tables, figures and provenance, as Markdown and as one HTML page."""
+"""The report of a run, or of several: verdict, tables, figures and provenance, as one page that needs nothing else."""
 
-import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mtrouter_rl.evaluation.document import Block, Code, Heading, Paragraph, Picture, render_html, render_markdown
-from mtrouter_rl.evaluation.plots import save_plots
-from mtrouter_rl.evaluation.results import ResultRow, Results
-from mtrouter_rl.evaluation.tables import (
-    Table,
-    format_number,
-    format_percent,
-    format_usd,
-    paired_table,
-    results_table,
-    verdict_word,
+from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.compare import setting_table
+from mtrouter_rl.evaluation.comparison_report import comparison_blocks
+from mtrouter_rl.evaluation.document import (
+    Block,
+    Code,
+    Contents,
+    Heading,
+    Paragraph,
+    render_html,
+    render_markdown,
 )
-
-RESULTS_FILE = "results.json"
-PLOTS_FOLDER = "plots"
-_SPLIT_ORDER = ("test", "ood")
-_SPLIT_NAMES = {"test": "test (tasks of the training kinds)", "ood": "ood (held-out kinds of task)"}
-_FIGURE_TEXTS = {
-    "cost_score": "Score against cost per episode, with 95% intervals; dashed: upper hull of the single models",
-    "paired_difference": "Return of the learned router minus each baseline's on the same episodes, with 95% intervals",
-    "model_share_by_turn": "Share of each model at each turn, among the episodes still running",
-    "model_share_by_task": "Share of each model by task, with the mean score of the task",
-    "model_share": "Share of turns for which each model is called",
-}
-"""Start of a figure's file name -> what it shows; the order is that of the report, and longer starts come first."""
+from mtrouter_rl.evaluation.ope_section import ope_blocks
+from mtrouter_rl.evaluation.plots import save_plots
+from mtrouter_rl.evaluation.report_sections import (
+    SIMULATED_NOTE,
+    SPLIT_NAMES,
+    behavior_blocks,
+    provenance_blocks,
+    result_blocks,
+    usage_blocks,
+    warnings,
+)
+from mtrouter_rl.evaluation.reported_run import PLOTS_FOLDER, ReportedRun, load_runs
+from mtrouter_rl.evaluation.verdict import verdict
 
 
 def write_report(run_folder: Path, *, draws_plots: bool = True) -> Path:
     """Write `report.md` and `report.html` into the folder of a run.
 
-    Everything is drawn from `results.json`. Figures that need episodes (model share by turn) are taken from `plots/` if
-    the evaluation left them there.
+    Everything is drawn from `results.json`, and from `behavior.json` and `ope/ope.json` where they are. Figures that need
+    episodes (model share by turn) are taken from `plots/` if the evaluation left them there.
 
     Args:
         run_folder: Holds `results.json`; the figures are written into its `plots/`.
-        draws_plots: Whether to draw the figures; False takes those that lie there already.
+        draws_plots: Whether to draw the figures of the results; False takes those that lie there already.
 
     Returns:
         The HTML page, which needs no other file.
 
     Raises:
-        ResultsError: If the results file is missing or breaks its schema.
+        ResultsError: If the results file is missing, or it or the behaviour file breaks its schema.
+        InvalidConfigError: If `ope/ope.json` cannot be read.
     """
-    results = Results.load(run_folder / RESULTS_FILE)
+    (run,) = load_runs([run_folder])
     plots = run_folder / PLOTS_FOLDER
     if draws_plots:
-        save_plots(results, {}, plots)
-    title = f"{results.env}: routing policies compared"
-    blocks = _blocks(results, title=title, plots=plots)
+        save_plots(run.results, {}, plots)
+    title = _title(run)
+    blocks = [*_blocks(run, plots=plots), *_tensorboard_blocks(), *_provenance(run)]
     (run_folder / "report.md").write_text(render_markdown(blocks, folder=run_folder), encoding="utf-8")
     page = run_folder / "report.html"
     page.write_text(render_html(blocks, title=title), encoding="utf-8")
     return page
 
 
-def verdict(results: Results, split: str) -> str:
-    """One or two sentences on a learned router on a split, from the numbers alone.
+def write_page(run_folders: Sequence[Path], out: Path) -> Path:
+    """Write one self-contained page about one run or several; the folders of the runs are left as they are.
 
-    It is the router that was named first when the run was started: choosing the best one by the numbers that are then
-    reported would flatter it.
+    Args:
+        run_folders: Each holds a `results.json`.
+        out: The HTML file; replaced if it is there.
+
+    Returns:
+        The page.
 
     Raises:
-        ResultsError: If there are no rows of that split.
+        ResultsError: If the folder of `out` is missing or `out` is a folder, a run is given twice, a results file is missing
+            or a file breaks its schema.
+        InvalidConfigError: If an `ope/ope.json` cannot be read.
     """
-    rows = results.split_rows(split)
-    by_name = {row.policy: row for row in reversed(rows)}
-    learned = next((by_name[name] for name in results.roles.learned if name in by_name), None)
-    if learned is None:
-        best = rows[0]
-        return f"On {split}, no learned router was run; `{best.label}` has the best return ({best.return_mean:.3f})."
-    return f"On {split}, {_against_strongest(learned, results)}. {_against_baselines(learned)}".strip()
+    if out.is_dir():
+        raise ResultsError(
+            f"--out {out} is a folder, must be the file to write; give a name such as {out / 'report.html'}"
+        )
+    if not out.parent.is_dir():
+        raise ResultsError(f"--out {out}: there is no folder {out.parent}; make it, or write the page elsewhere")
+    runs = load_runs(run_folders)
+    with tempfile.TemporaryDirectory() as scratch:
+        plots = {run.name: _draw(run, Path(scratch) / str(number)) for number, run in enumerate(runs)}
+        if len(runs) == 1:
+            title = _title(runs[0])
+            blocks = [*_blocks(runs[0], plots=plots[runs[0].name]), *_provenance(runs[0])]
+        else:
+            title = f"{len(runs)} runs compared"
+            blocks = comparison_blocks(runs, title=title, plots=plots, scratch=Path(scratch))
+        out.write_text(render_html(blocks, title=title), encoding="utf-8")
+    return out
 
 
-def _against_strongest(row: ResultRow, results: Results) -> str:
-    score = format_number(row.score_mean, decimals=1)
-    own = f"`{row.label}` scores **{score}** at {format_usd(row.cost_usd_mean)} USD per episode"
-    strongest = results.row(results.roles.strongest, row.split) if results.roles.strongest else None
-    if strongest is None or row.cost_saved_share is None:
-        return f"{own} (the strongest single model was not run)"
-    saved = row.cost_saved_share
-    words = (
-        f"saves **{format_percent(saved)}** of its cost" if saved >= 0 else f"costs **{format_percent(-saved)}** more"
-    )
-    reference = format_number(strongest.score_mean, decimals=1)
-    return f"{own}, against {reference} of the strongest single model (`{strongest.label}`), and {words}"
+def _title(run: ReportedRun) -> str:
+    return f"{run.results.env}: routing policies compared"
 
 
-def _against_baselines(row: ResultRow) -> str:
-    """Which baselines it beats in return, which not, and from which it cannot be told apart."""
-    groups: dict[str, list[str]] = {}
-    for baseline, difference in row.paired.items():
-        groups.setdefault(verdict_word(difference.return_), []).append(f"`{baseline}`")
-    if not groups:
-        return ""
-    phrases = {
-        "higher": "higher than that of {names}",
-        "not distinguishable": "not distinguishable from that of {names}",
-        "lower": "lower than that of {names}",
-    }
-    parts = [phrases[word].format(names=_enumerate(groups[word])) for word in phrases if word in groups]
-    return f"By paired 95% intervals, its return (utility minus weighted cost) is {'; '.join(parts)}."
+def _draw(run: ReportedRun, plots: Path) -> Path:
+    """Figures of the results, and those by turn that the evaluation left; returns their folder."""
+    save_plots(run.results, {}, plots)
+    for path in (run.folder / PLOTS_FOLDER).glob("model_share_by_turn_*.png"):
+        shutil.copy(path, plots / path.name)
+    return plots
 
 
-def _enumerate(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _blocks(results: Results, *, title: str, plots: Path) -> list[Block]:
-    splits = [split for split in _SPLIT_ORDER if split in results.splits]
-    splits += [split for split in results.splits if split not in _SPLIT_ORDER]
-    blocks: list[Block] = [Heading(text=title, level=1)]
-    blocks += [Paragraph(text=verdict(results, split)) for split in splits]
+def _blocks(run: ReportedRun, *, plots: Path) -> list[Block]:
+    """Everything about one run but its provenance."""
+    results = run.results
+    blocks: list[Block] = [Heading(text=_title(run), level=1)]
+    blocks += [Paragraph(text=verdict(results, split)) for split in run.splits]
     if results.is_simulated:
-        blocks.append(Paragraph(text=_SIMULATED_NOTE, is_note=True))
-    blocks += [Paragraph(text=text, is_note=True) for text in _warnings(results)]
-    for split in splits:
-        blocks.append(Heading(text=f"Results: {_SPLIT_NAMES.get(split, split)}"))
-        tables: list[Table | None] = [results_table(results, split), paired_table(results, split)]
-        blocks += [table for table in tables if table is not None]
-        blocks += _pictures(plots, split)
-    return [*blocks, *_tensorboard_blocks(), *_provenance_blocks(results)]
+        blocks.append(Paragraph(text=SIMULATED_NOTE, is_note=True))
+    blocks += [Paragraph(text=text, is_note=True) for text in warnings(results)]
+    blocks.append(Contents())
+    for split in run.splits:
+        blocks.append(Heading(text=f"Results: {SPLIT_NAMES.get(split, split)}"))
+        blocks += result_blocks(results, split, plots=plots)
+    settings = [table for split in run.splits if (table := setting_table(run, split)) is not None]
+    if settings:
+        blocks += [Heading(text="By cost weight and budget"), *settings]
+    blocks += _by_split("Which model is called", run, lambda split: usage_blocks(results, split, plots=plots))
+    blocks += _by_split("Behaviour", run, lambda split: behavior_blocks(run, split, plots=plots))
+    if run.ope is not None:
+        blocks += [Heading(text="Estimates from a log against runs"), *ope_blocks(run.ope, results, plots=plots)]
+    return blocks
 
 
-_SIMULATED_NOTE = (
-    "**The models are simulated.** The environment ran every action, but no LLM was called: each model's success, "
-    "errors and output length are drawn from the numbers of the pool card. These results compare routing policies "
-    "under that simulation; they say nothing new about the real models of the same names."
-)
-
-
-def _warnings(results: Results) -> list[str]:
-    """What a reader must know before believing the tables."""
-    n_failed = sum(row.n_failed for row in results.rows)
-    n_over = sum(row.budget_violations for row in results.rows)
-    notes = [] if results.estimator is None else [f"**Nothing was run:** the numbers are {results.estimator}."]
-    notes += results.notes
-    if n_failed:
-        notes.append(f"{n_failed} episode(s) broke for outside reasons; they are counted here and not scored.")
-    if n_over:
-        notes.append(f"{n_over} episode(s) spent more than their budget, which should never happen.")
-    return notes
-
-
-def _pictures(plots: Path, split: str) -> list[Block]:
-    """Figures of a split, each file once, in the order of `_FIGURE_TEXTS`."""
-    found: dict[Path, Block] = {}
-    for start, text in _FIGURE_TEXTS.items():
-        for path in sorted(plots.glob(f"{start}_{split}*.png")):
-            policy = path.stem.removeprefix(f"{start}_{split}").lstrip("_")
-            found[path] = Picture(path=path, text=f"{text} ({f'{policy}, ' if policy else ''}{split} split)")
-    return list(found.values())
+def _by_split(title: str, run: ReportedRun, of: Callable[[str], list[Block]]) -> list[Block]:
+    """A section with a heading for every split, where there are several and it holds anything."""
+    found = {split: blocks for split in run.splits if (blocks := of(split))}
+    if not found:
+        return []
+    section: list[Block] = [Heading(text=title)]
+    for split, blocks in found.items():
+        section += [Heading(text=f"{title}: {split}", level=3), *blocks] if len(found) > 1 else blocks
+    return section
 
 
 def _tensorboard_blocks() -> list[Block]:
@@ -167,20 +151,5 @@ def _tensorboard_blocks() -> list[Block]:
     ]
 
 
-def _provenance_blocks(results: Results) -> list[Block]:
-    facts = (
-        ("environment", results.env),
-        ("pool", f"{results.pool} ({'simulated' if results.is_simulated else 'real'} models)"),
-        ("models", ", ".join(results.model_names)),
-        ("reward", f"utility - {results.cost_weight:g} x cost / {results.cost_unit_usd:g} USD"),
-        ("training dataset", results.dataset_id or "none"),
-        ("seed", str(results.seed)),
-        ("seeds per variation", str(results.n_seeds)),
-        ("mtrouter_rl", results.package_version),
-    )
-    return [
-        Heading(text="Where the numbers come from"),
-        Table(caption="Provenance of this run.", header=("field", "value"), rows=facts),
-        Paragraph(text="Resolved configuration:"),
-        Code(text=json.dumps(results.config, indent=2, sort_keys=True)),
-    ]
+def _provenance(run: ReportedRun) -> list[Block]:
+    return [Heading(text="Where the numbers come from"), *provenance_blocks(run)]

@@ -2,23 +2,21 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from mtrouter_rl.cards import RewardCard
-from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.evaluation.hull import CostScore, hull_gain
-from mtrouter_rl.evaluation.metrics import SCORE_PER_UTILITY, EpisodeKey, PolicyMetrics, episode_key, policy_metrics
-from mtrouter_rl.evaluation.statistics import N_RESAMPLES, Interval, mean_interval, paired_difference_interval
+from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.metrics import SCORE_PER_UTILITY
+from mtrouter_rl.evaluation.statistics import Interval
 from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import Episode, Split
+from mtrouter_rl.records import Split
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE_VERSIONS = (1, SCHEMA_VERSION)
 _SHARE_TOLERANCE = 1e-6
 
 Count = Annotated[int, Field(ge=0)]
@@ -80,11 +78,16 @@ class PairedDifference(FiniteRecord):
         score: Difference of score.
         cost_usd: Difference of cost, USD; negative is cheaper.
         return_: Difference of return; the file calls it "return".
+        p_value: Two-sided, of the difference of return, from the bootstrap draws behind its interval; None if it was not
+            computed: with fewer than two (task, variation) clusters, or in a file of version 1.
+        p_value_holm: The same after Holm's correction over all differences of return of the split; None likewise.
     """
 
     score: Interval
     cost_usd: Interval
     return_: Interval = Field(validation_alias="return", serialization_alias="return")
+    p_value: Share | None
+    p_value_holm: Share | None
 
 
 class ResultRow(FiniteRecord):
@@ -181,7 +184,7 @@ class Results(FiniteRecord):
     """One results file.
 
     Attributes:
-        schema_version: Version of this layout.
+        schema_version: Version of this layout; 2 since paired differences have p-values.
         env: Name of the environment card.
         pool: Name of the pool card.
         model_names: Names of the pool's models, in pool order.
@@ -199,7 +202,7 @@ class Results(FiniteRecord):
         notes: What a reader must know before believing them, a sentence each.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     env: str
     pool: str
     model_names: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -256,6 +259,18 @@ class Results(FiniteRecord):
         rows = [row for row in self.rows if (row.policy, row.split) == (policy, split)]
         return max(rows, key=lambda row: row.return_mean, default=None)
 
+    def replaced(self, *, roles: PolicyRoles, rows: Iterable[ResultRow]) -> "Results":
+        """The same file with other roles and rows, checked anew.
+
+        Raises:
+            ResultsError: If the rows break a rule of the file.
+        """
+        fields = {name: getattr(self, name) for name in Results.model_fields}
+        try:
+            return Results(**(fields | {"roles": roles, "rows": tuple(rows)}))
+        except ValidationError as error:
+            raise _explain("merged results", error) from error
+
     def save(self, path: Path) -> None:
         """Write the file under a temporary name, then rename it: a reader never sees half a file."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, allow_nan=False) + "\n"
@@ -274,230 +289,25 @@ class Results(FiniteRecord):
     def load(cls, path: Path) -> "Results":
         """Read a results file; nothing is converted, filled in or ignored.
 
+        Files of version 1 are read as well; their paired differences have no p-values, which are None.
+
         Raises:
             ResultsError: If the file is missing, is not JSON, is of another schema version, or a field is missing,
                 unknown or breaks its rule; names the file and every such field.
         """
         data = _read_json(path)
         version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in _READABLE_VERSIONS:
             raise ResultsError(
-                f"{path}, field 'schema_version': is {version!r}, must be {SCHEMA_VERSION}; "
+                f"{path}, field 'schema_version': is {version!r}, must be one of {_READABLE_VERSIONS}; "
                 "evaluate again with this version of mtrouter_rl, or read the file with the version that wrote it"
             )
+        if version == 1:
+            _upgrade_from_1(data)
         try:
             return cls.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             raise _explain(path, error) from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What `build_rows` needs to know beside the episodes.
-
-    Attributes:
-        split: The split that all episodes are of.
-        reward: Cost weight and unit.
-        model_names: Names of the pool, in pool order.
-        roles: Which of the policies play which part.
-        cost_weight: Written into every row; only for files that compare several.
-        budget_usd: Likewise.
-        n_resamples: Bootstrap resamples of every interval.
-    """
-
-    split: Split
-    reward: RewardCard
-    model_names: tuple[str, ...]
-    roles: PolicyRoles
-    cost_weight: float | None = None
-    budget_usd: float | None = None
-    n_resamples: int = N_RESAMPLES
-
-
-def build_rows(
-    episodes: Mapping[str, Sequence[Episode]], comparison: Comparison, *, rng: np.random.Generator
-) -> tuple[ResultRow, ...]:
-    """One row for every policy of a split.
-
-    A learned router and a baseline must have run the same (task, variation, seed). Where either failed, the pair is
-    left out of their difference; `n_failed` of both rows and `n_episodes` of the interval tell how many.
-
-    Args:
-        episodes: Policy -> its episodes, completed and failed.
-        comparison: Split, reward, pool and roles.
-        rng: Source of the bootstrap draws.
-
-    Returns:
-        Rows in the order of `episodes`.
-
-    Raises:
-        UnknownNameError: If a role names a policy without episodes, or a turn a model outside the pool.
-        ResultsError: If an episode is of another split, a key repeats, or a policy completed no episode.
-        InvalidConfigError: If a learned router and a baseline did not run the same episodes (names them).
-    """
-    for name in comparison.roles.names:
-        if name not in episodes:
-            raise unknown_name("policy in roles", name, episodes, fix="Name only policies whose episodes are given")
-    _check_split(episodes, comparison.split)
-    metrics = {
-        policy: policy_metrics(logged, comparison.reward, model_names=comparison.model_names, policy=policy)
-        for policy, logged in episodes.items()
-    }
-    keys = {policy: frozenset(map(episode_key, logged)) for policy, logged in episodes.items()}
-    rows = []
-    for policy in episodes:
-        row = _row(policy, metrics[policy], comparison, rng=rng)
-        if policy in comparison.roles.learned:
-            rivals = [name for name in comparison.roles.baselines if name != policy]
-            paired = {
-                name: _paired(metrics, keys, names=(policy, name), rng=rng, n_resamples=comparison.n_resamples)
-                for name in rivals
-            }
-            row = row.model_copy(update={"paired": paired})
-        rows.append(row)
-    return _with_references(rows, comparison.roles)
-
-
-def update_rows(results: Results, rows: Iterable[ResultRow], *, roles: PolicyRoles | None = None) -> Results:
-    """Results with further rows: a row of the same key is replaced, others are added.
-
-    Hull gains and savings of all rows are worked out again, so that policies run later are measured against single
-    models run earlier, and the other way round. Paired differences stay as they are: they need the episodes.
-
-    Args:
-        results: What there is.
-        rows: The rows to add.
-        roles: Roles of the added policies; None if they play none.
-
-    Raises:
-        ResultsError: If roles contradict each other, or a row names models of another pool.
-    """
-    merged_roles = results.roles.merge(roles) if roles else results.roles
-    merged = {row.key: row for row in (*results.rows, *rows)}
-    return _revalidated(results, roles=merged_roles, rows=_with_references(merged.values(), merged_roles))
-
-
-def merge(first: Results, second: Results) -> Results:
-    """Rows of two files of the same setting in one; of two rows with one key, the second's counts.
-
-    Raises:
-        ResultsError: If they differ in environment, pool, reward, seeds per variation, or in whether models are simulated:
-            their numbers cannot stand in one table.
-    """
-    for name in ("env", "pool", "model_names", "is_simulated", "cost_weight", "cost_unit_usd", "n_seeds"):
-        if getattr(first, name) != getattr(second, name):
-            raise ResultsError(
-                f"field '{name}' is {getattr(first, name)!r} in one and {getattr(second, name)!r} in the other, "
-                "must be the same; evaluate both in one setting"
-            )
-    return update_rows(first, second.rows, roles=second.roles)
-
-
-def single_model_points(rows: Iterable[ResultRow], roles: PolicyRoles, *, like: ResultRow) -> list[CostScore]:
-    """(cost per episode, score) of the single models on the split, and under the budget, of a row."""
-    return [
-        (row.cost_usd_mean, row.score_mean)
-        for row in rows
-        if row.policy in roles.single_models and (row.split, row.budget_usd) == (like.split, like.budget_usd)
-    ]
-
-
-def _row(policy: str, metrics: PolicyMetrics, comparison: Comparison, *, rng: np.random.Generator) -> ResultRow:
-    def interval(name: str) -> Interval:
-        return mean_interval(metrics.values(name), rng=rng, n_resamples=comparison.n_resamples)
-
-    score, cost_usd, return_ = interval("score"), interval("cost_usd"), interval("return_")
-    return ResultRow(
-        policy=policy,
-        split=comparison.split,
-        cost_weight=comparison.cost_weight,
-        budget_usd=comparison.budget_usd,
-        n_episodes=len(metrics.episodes),
-        score_mean=score.mean,
-        score_ci95=score.ends,
-        utility_mean=metrics.mean("utility"),
-        cost_usd_mean=cost_usd.mean,
-        cost_usd_ci95=cost_usd.ends,
-        cost_usd_total=sum(metrics.values("cost_usd").values()),
-        return_mean=return_.mean,
-        return_ci95=return_.ends,
-        turns_mean=metrics.mean("n_turns"),
-        switches_mean=metrics.mean("n_switches"),
-        stay_after_error=metrics.stay_after_error,
-        model_share=metrics.model_share,
-        model_share_by_task=metrics.model_share_by_task,
-        score_by_task=metrics.score_by_task,
-        budget_violations=metrics.budget_violations,
-        n_failed=metrics.n_failed,
-        hull_gain=None,
-        cost_saved_share=None,
-    )
-
-
-def _paired(
-    metrics: Mapping[str, PolicyMetrics],
-    keys: Mapping[str, frozenset[EpisodeKey]],
-    *,
-    names: tuple[str, str],
-    rng: np.random.Generator,
-    n_resamples: int,
-) -> PairedDifference:
-    """Differences over the keys that both completed; a key that one of them never ran stays in, and is refused."""
-    policy, baseline = names
-
-    def interval(name: str) -> Interval:
-        values, others = metrics[policy].values(name), metrics[baseline].values(name)
-        failed = (keys[policy] & keys[baseline]) - (set(values) & set(others))
-        return paired_difference_interval(
-            {key: value for key, value in values.items() if key not in failed},
-            {key: value for key, value in others.items() if key not in failed},
-            rng=rng,
-            n_resamples=n_resamples,
-        )
-
-    return PairedDifference(score=interval("score"), cost_usd=interval("cost_usd"), return_=interval("return_"))
-
-
-def _with_references(rows: Iterable[ResultRow], roles: PolicyRoles) -> tuple[ResultRow, ...]:
-    """Rows with what depends on other rows: hull gain and savings."""
-    known = tuple(rows)
-    return tuple(
-        row.model_copy(
-            update={"hull_gain": _hull_gain(row, known, roles), "cost_saved_share": _saved(row, known, roles)}
-        )
-        for row in known
-    )
-
-
-def _hull_gain(row: ResultRow, rows: Sequence[ResultRow], roles: PolicyRoles) -> float | None:
-    points = single_model_points(rows, roles, like=row)
-    return hull_gain(row.score_mean, row.cost_usd_mean, points=points) if points else None
-
-
-def _saved(row: ResultRow, rows: Sequence[ResultRow], roles: PolicyRoles) -> float | None:
-    for reference in rows:
-        is_like = (reference.split, reference.budget_usd) == (row.split, row.budget_usd)
-        if reference.policy == roles.strongest and is_like and reference.cost_usd_mean > 0:
-            return 1 - row.cost_usd_mean / reference.cost_usd_mean
-    return None
-
-
-def _check_split(episodes: Mapping[str, Sequence[Episode]], split: str) -> None:
-    for policy, logged in episodes.items():
-        for episode in logged:
-            if episode.split != split:
-                raise ResultsError(
-                    f"policy '{policy}', episode '{episode.episode_id}': split is '{episode.split}', must be "
-                    f"'{split}'; give the episodes of one split at a time"
-                )
-
-
-def _revalidated(results: Results, *, roles: PolicyRoles, rows: tuple[ResultRow, ...]) -> Results:
-    fields = {name: getattr(results, name) for name in Results.model_fields}
-    try:
-        return Results(**(fields | {"roles": roles, "rows": rows}))
-    except ValidationError as error:
-        raise _explain("merged results", error) from error
 
 
 def _read_json(path: Path) -> dict[str, JsonValue]:
@@ -510,6 +320,17 @@ def _read_json(path: Path) -> dict[str, JsonValue]:
     if not isinstance(data, dict):
         raise ResultsError(f"{path} holds {type(data).__name__}, must be an object of fields; evaluate again")
     return data
+
+
+def _upgrade_from_1(data: dict[str, JsonValue]) -> None:
+    """Say in a file of version 1 that its p-values were not computed; what else is wrong with it is left to be named."""
+    data["schema_version"] = SCHEMA_VERSION
+    rows = data.get("rows")
+    for row in rows if isinstance(rows, list) else []:
+        paired = row.get("paired") if isinstance(row, dict) else None
+        for difference in paired.values() if isinstance(paired, dict) else []:
+            if isinstance(difference, dict):
+                difference |= {"p_value": None, "p_value_holm": None}
 
 
 def _explain(source: Path | str, error: ValidationError) -> ResultsError:

@@ -62,15 +62,28 @@ class Interval:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-def clustered_mean_interval(
+@dataclass(frozen=True, kw_only=True)
+class BootstrapMean:
+    """A mean's interval with the draws that it was read off, so that a p-value can be read off the same ones.
+
+    Attributes:
+        interval: The interval.
+        draws: Resampled means, shape (n_resamples,); empty with fewer than two clusters.
+    """
+
+    interval: Interval
+    draws: FloatArray
+
+
+def clustered_bootstrap(
     values: Sequence[float] | FloatArray,
     clusters: Sequence[Hashable],
     *,
     rng: np.random.Generator,
     n_resamples: int = N_RESAMPLES,
     confidence: float = CONFIDENCE,
-) -> Interval:
-    """Percentile bootstrap interval of a mean; whole clusters are drawn with replacement.
+) -> BootstrapMean:
+    """Percentile bootstrap interval of a mean, and its draws; whole clusters are drawn with replacement.
 
     Every resample's mean is the sum of its values over the number of its values, so clusters may differ in size.
 
@@ -92,11 +105,29 @@ def clustered_mean_interval(
     counts = np.bincount(index).astype(np.float64)
     low: float | None = None
     high: float | None = None
+    draws = np.empty(0)
     if len(labels) >= 2:
-        means = _resampled_means(sums, counts, rng=rng, n_resamples=n_resamples)
+        draws = _resampled_means(sums, counts, rng=rng, n_resamples=n_resamples)
         tail = (1 - confidence) / 2
-        low, high = (float(end) for end in np.quantile(means, [tail, 1 - tail]))
-    return Interval(mean=float(array.mean()), low=low, high=high, n_episodes=len(array), n_clusters=len(labels))
+        low, high = (float(end) for end in np.quantile(draws, [tail, 1 - tail]))
+    interval = Interval(mean=float(array.mean()), low=low, high=high, n_episodes=len(array), n_clusters=len(labels))
+    return BootstrapMean(interval=interval, draws=draws)
+
+
+def clustered_mean_interval(
+    values: Sequence[float] | FloatArray,
+    clusters: Sequence[Hashable],
+    *,
+    rng: np.random.Generator,
+    n_resamples: int = N_RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """The interval of `clustered_bootstrap`, without its draws.
+
+    Raises:
+        InvalidConfigError: As `clustered_bootstrap`.
+    """
+    return clustered_bootstrap(values, clusters, rng=rng, n_resamples=n_resamples, confidence=confidence).interval
 
 
 def mean_interval(
@@ -115,7 +146,7 @@ def mean_interval(
         confidence: Probability mass of the interval.
 
     Raises:
-        InvalidConfigError: As `clustered_mean_interval`.
+        InvalidConfigError: As `clustered_bootstrap`.
     """
     return clustered_mean_interval(
         list(values.values()), [key[:2] for key in values], rng=rng, n_resamples=n_resamples, confidence=confidence
@@ -155,15 +186,15 @@ def wilson_interval(n_events: int, n_trials: int, *, confidence: float = CONFIDE
     return center - half if n_events else 0.0, center + half if n_events < n_trials else 1.0
 
 
-def paired_difference_interval(
+def paired_difference(
     values: Mapping[EpisodeKey, float],
     baseline: Mapping[EpisodeKey, float],
     *,
     rng: np.random.Generator,
     n_resamples: int = N_RESAMPLES,
     confidence: float = CONFIDENCE,
-) -> Interval:
-    """Interval of the mean difference `values - baseline` over the same episodes, clustered by (task, variation).
+) -> BootstrapMean:
+    """Interval and draws of the mean difference `values - baseline` over the same episodes, clustered by (task, variation).
 
     Args:
         values: One number per episode of the policy in question, by (task, variation, seed).
@@ -173,7 +204,7 @@ def paired_difference_interval(
         confidence: Probability mass of the interval.
 
     Raises:
-        InvalidConfigError: If the keys differ (names them), or as `clustered_mean_interval`.
+        InvalidConfigError: If the keys differ (names them), or as `clustered_bootstrap`.
     """
     unpaired = sorted(set(values) ^ set(baseline))
     if unpaired:
@@ -182,8 +213,9 @@ def paired_difference_interval(
             f"{len(unpaired)} (task, variation, seed) have an episode of one policy only: {shown}; "
             "a paired difference needs both policies on the same episodes"
         )
-    differences = {key: value - baseline[key] for key, value in values.items()}
-    return mean_interval(differences, rng=rng, n_resamples=n_resamples, confidence=confidence)
+    differences = [value - baseline[key] for key, value in values.items()]
+    clusters = [key[:2] for key in values]
+    return clustered_bootstrap(differences, clusters, rng=rng, n_resamples=n_resamples, confidence=confidence)
 
 
 def _check(array: FloatArray, clusters: Sequence[Hashable], *, n_resamples: int, confidence: float) -> None:

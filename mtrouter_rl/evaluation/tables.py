@@ -11,6 +11,9 @@ from mtrouter_rl.evaluation.statistics import Interval
 ABSENT = "-"
 """Stands for a number that does not exist, such as a hull gain without single models."""
 
+NOT_COMPUTED = "not computed"
+"""Stands for a p-value that a file does not hold."""
+
 Best = Literal["high", "low"]
 
 
@@ -23,12 +26,16 @@ class Table:
         header: Names of the columns; the first is left-aligned, the others right-aligned.
         rows: Cells, one text per column.
         best: (row, column) of cells that are best in their column.
+        groups: Rows that begin a group, set off by a line where the rendering can draw one.
+        is_prose: Whether the cells are words instead of numbers, which are aligned to the left and may be broken.
     """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     best: frozenset[tuple[int, int]] = frozenset()
+    groups: frozenset[int] = frozenset()
+    is_prose: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +121,8 @@ def paired_table(results: Results, split: str, *, is_short: bool = False) -> Tab
             format_interval(difference.score, decimals=1),
             format_usd_interval(difference.cost_usd),
             verdict_word(difference.return_),
+            format_p_value(difference.p_value),
+            format_p_value(difference.p_value_holm),
         )
         for row in results.split_rows(split)
         if row.policy in shown
@@ -121,14 +130,46 @@ def paired_table(results: Results, split: str, *, is_short: bool = False) -> Tab
     )
     if not rows:
         return None
-    header = ("learned router - baseline", "return (95% CI)", "score (95% CI)", "cost, USD (95% CI)", "return is")
+    header = (
+        *("learned router - baseline", "return (95% CI)", "score (95% CI)", "cost, USD (95% CI)", "return is"),
+        *("p", "p, Holm"),
+    )
     unit = (
         "(task, variation)"
         if results.estimator is None
         else "instances (within task and model) and divisions into folds, not over tasks"
     )
     text = f"Paired differences over the same episodes, 95% intervals bootstrapped over {unit}."
-    return Table(caption=text, header=header, rows=rows)
+    return Table(caption=f"{text} {_p_value_words(results, split)}", header=header, rows=rows)
+
+
+def n_differences(results: Results, split: str) -> int:
+    """Size of the family of Holm's correction: all differences of return of a split."""
+    return sum(len(row.paired) for row in results.split_rows(split))
+
+
+def _p_value_words(results: Results, split: str) -> str:
+    """What the p-values of a split are, or why there are none."""
+    known = [one.p_value for row in results.split_rows(split) for one in row.paired.values() if one.p_value is not None]
+    if not known:
+        return f"p-values: {NOT_COMPUTED} (fewer than two (task, variation) pairs, or a file of an older version)."
+    return (
+        "p: two-sided, of the difference of return, from the draws behind its interval; p, Holm: adjusted for all "
+        f"{n_differences(results, split)} differences of return of this split, so that the chance of even one false "
+        "finding among them is at most 5% where values below 0.05 are taken as findings."
+    )
+
+
+def format_p_value(value: float | None) -> str:
+    """A p-value with three decimals.
+
+    Example:
+        >>> format_p_value(0.0312), format_p_value(0.0007), format_p_value(None)
+        ('0.031', '0.001', 'not computed')
+    """
+    if value is None:
+        return NOT_COMPUTED
+    return "<0.001" if value < 0.0005 else format_number(value, decimals=3)
 
 
 def verdict_word(interval: Interval) -> str:
@@ -136,6 +177,29 @@ def verdict_word(interval: Interval) -> str:
     if interval.is_above_zero:
         return "higher"
     return "lower" if interval.is_below_zero else "not distinguishable"
+
+
+def format_with_ends(mean: float | None, ends: tuple[float, float] | None, *, decimals: int) -> str:
+    """A number with its interval; "-" if there is no number.
+
+    Example:
+        >>> format_with_ends(1.0, (0.5, 2.5), decimals=1), format_with_ends(1.0, None, decimals=1)
+        ('1.0 [0.5, 2.5]', '1.0 [no interval]')
+    """
+    if mean is None:
+        return ABSENT
+    low, high = (format_number(end, decimals=decimals) for end in ends or (0.0, 0.0))
+    return f"{format_number(mean, decimals=decimals)} [{'no interval' if ends is None else f'{low}, {high}'}]"
+
+
+def format_usd_mean(mean: float, ends: tuple[float, float] | None) -> str:
+    """USD with their interval, all with the digits of the largest.
+
+    Example:
+        >>> format_usd_mean(0.0691, (0.06, 0.0801))
+        '0.0691 [0.0600, 0.0801]'
+    """
+    return format_with_ends(mean, ends, decimals=_usd_decimals(mean, *(ends or ())))
 
 
 def format_interval(interval: Interval, *, decimals: int) -> str:
@@ -231,10 +295,6 @@ def to_plain(table: Table) -> str:
     return "\n".join([line(table.header), rule, *(line(row) for row in table.rows), "", table.caption])
 
 
-def _with_ends(mean: str, ends: tuple[float, float] | None, *, text: Callable[[float], str]) -> str:
-    return f"{mean} [no interval]" if ends is None else f"{mean} [{text(ends[0])}, {text(ends[1])}]"
-
-
 def _best_rows(column: _Column, rows: Sequence[ResultRow], *, cells: Sequence[Sequence[str]]) -> list[int]:
     """Rows whose printed value is the best of the column, so that equal texts are marked alike."""
     numbers = [(column.value(row), index) for index, row in enumerate(rows)]
@@ -248,15 +308,11 @@ def _best_rows(column: _Column, rows: Sequence[ResultRow], *, cells: Sequence[Se
 
 
 def _score_text(row: ResultRow) -> str:
-    return _with_ends(
-        format_number(row.score_mean, decimals=1), row.score_ci95, text=lambda end: format_number(end, decimals=1)
-    )
+    return format_with_ends(row.score_mean, row.score_ci95, decimals=1)
 
 
 def _return_text(row: ResultRow) -> str:
-    return _with_ends(
-        format_number(row.return_mean, decimals=3), row.return_ci95, text=lambda end: format_number(end, decimals=3)
-    )
+    return format_with_ends(row.return_mean, row.return_ci95, decimals=3)
 
 
 _COLUMNS: tuple[_Column, ...] = (

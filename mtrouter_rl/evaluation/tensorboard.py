@@ -4,21 +4,23 @@
 may be called again with more policies: what it wrote before is replaced, files of others (training curves) are kept.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from mtrouter_rl.errors import PoolMismatchError, ResultsError, unknown_name
+from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
+from mtrouter_rl.evaluation.behavior_plots import switch_matrix_figure
+from mtrouter_rl.evaluation.calibration import Calibration, ValueMeaning, calibrate
+from mtrouter_rl.evaluation.calibration_plots import calibration_figure
 from mtrouter_rl.evaluation.metrics import cumulative_by_turn, episode_key, running_share_by_turn
+from mtrouter_rl.evaluation.ope_plots import QUANTITIES, ope_figure
+from mtrouter_rl.evaluation.ope_report import OPE_FILE, OpeReport, PolicyReport, format_report
 from mtrouter_rl.evaluation.plots import (
     cost_score_figure,
     model_share_by_task_figure,
@@ -28,40 +30,29 @@ from mtrouter_rl.evaluation.plots import (
     slug,
 )
 from mtrouter_rl.evaluation.results import ResultRow, Results
+from mtrouter_rl.evaluation.revisit import N_TRANSCRIPTS, HistoryStates
 from mtrouter_rl.evaluation.tables import markdown_table
+from mtrouter_rl.evaluation.tensorboard_pages import (
+    HyperParameters,
+    hparams_of,
+    layout,
+    write_experiment,
+    write_session,
+)
+from mtrouter_rl.evaluation.tensorboard_projector import (
+    clear_embeddings,
+    write_history_embeddings,
+    write_model_embeddings,
+)
+from mtrouter_rl.evaluation.tensorboard_scalars import behavior_scalars, calibration_scalars, ope_scalars, row_scalars
 from mtrouter_rl.evaluation.transcripts import choose_keys, transcript_markdown
 from mtrouter_rl.metric_names import check_name, evaluation_name
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.records import FloatArray, TracedEpisode
 
 COMPARISON_RUN = "comparison"
-EMBEDDING_TAG = "model_embeddings"
-N_TRANSCRIPTS = 3
-"""Episodes per split that are written as text, the same ones for every policy."""
-
 _SUFFIX = ".evaluation"
 """Ends the name of every event file that `write_evaluation` makes, so that it can replace its own and no other."""
-
-HyperParameters = Mapping[str, str | int | float]
-
-_ROW_FIELDS = (
-    "score_mean",
-    "utility_mean",
-    "cost_usd_mean",
-    "cost_usd_total",
-    "return_mean",
-    "turns_mean",
-    "switches_mean",
-    "stay_after_error",
-    "hull_gain",
-    "cost_saved_share",
-    "budget_violations",
-    "n_failed",
-    "n_episodes",
-)
-_INTERVAL_FIELDS = ("score_ci95", "cost_usd_ci95", "return_ci95")
-_FIRST_HPARAMS = ("policy", "role")
-_HPARAM_METRICS = ("return_mean", "score_mean", "cost_usd_mean", "cost_saved_share", "hull_gain", "switches_mean")
 
 
 class TensorBoardSink:
@@ -106,14 +97,47 @@ class TensorBoardSink:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RouterDetails:
+    """What is shown of a router beside what it earned.
+
+    Attributes:
+        hyper_parameters: For the HParams page.
+        model_embeddings: How it sees every model, in pool order, shape (M, d); None if it embeds none.
+        history_states: How it sees states of its episodes; None if it embeds no histories.
+        value_meaning: What its Q-values predict; None if it has none.
+    """
+
+    hyper_parameters: HyperParameters = field(default_factory=dict)
+    model_embeddings: FloatArray | None = None
+    history_states: HistoryStates | None = None
+    value_meaning: ValueMeaning | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Evaluation:
-    """Everything that the runs are written from."""
+    """Everything that the runs are written from.
+
+    Attributes:
+        calibrations: (label, split) -> how far the Q-values come true.
+    """
 
     results: Results
     traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]]
     pool: PoolCard
-    model_embeddings: Mapping[str, FloatArray]
-    hyper_parameters: Mapping[str, HyperParameters]
+    routers: Mapping[str, RouterDetails]
+    behavior: Behavior | None
+    ope: OpeReport | None
+    calibrations: Mapping[tuple[str, str], Calibration]
+
+    def details(self, label: str) -> RouterDetails:
+        """What is known of a policy's router."""
+        return self.routers.get(label, RouterDetails())
+
+    def estimates(self, row: ResultRow) -> PolicyReport | None:
+        """What the log says of a policy; None if it was not asked."""
+        if self.ope is None or row.cost_weight not in (None, self.ope.cost_weight):
+            return None
+        return next((one for one in self.ope.policies if one.policy == row.policy), None)
 
 
 def write_evaluation(
@@ -122,8 +146,9 @@ def write_evaluation(
     results: Results,
     traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]],
     pool: PoolCard,
-    model_embeddings: Mapping[str, FloatArray] | None = None,
-    hyper_parameters: Mapping[str, HyperParameters] | None = None,
+    routers: Mapping[str, RouterDetails] | None = None,
+    behavior: Behavior | None = None,
+    ope: OpeReport | None = None,
 ) -> tuple[Path, ...]:
     """Write an evaluation as TensorBoard runs.
 
@@ -132,26 +157,33 @@ def write_evaluation(
         results: The results file; every row becomes scalars.
         traced: Split -> policy -> its episodes; may lack policies, which then get no transcripts and no curves by turn.
         pool: The pool of all policies.
-        model_embeddings: Learned router -> its embedding of every model in pool order, shape (M, d).
-        hyper_parameters: Policy -> its hyper-parameters, for the HParams page.
+        routers: Policy -> what is shown of its router; may lack policies.
+        behavior: The behaviour file; None shows nothing of it.
+        ope: Estimates of the same policies from a log; None shows none.
 
     Returns:
         Folders of the runs.
 
     Raises:
-        PoolMismatchError: If results or embeddings are of another pool.
-        UnknownNameError: If episodes, embeddings or hyper-parameters are of a policy that results have no row of.
-        ResultsError: If two policies would share a run folder, or episodes contradict the pool.
+        PoolMismatchError: If results, embeddings or behaviour are of another pool.
+        UnknownNameError: If episodes or routers are of a policy that results have no row of.
+        ResultsError: If two policies would share a run folder, episodes contradict the pool, or the estimates are of
+            another reward.
     """
+    runs = _runs(results)
+    routers = routers or {}
+    _check_policies(traced, routers, labels=tuple(runs.values()))
+    _check_pool(results, routers, pool=pool)
+    _check_companions(results, behavior, ope)
     evaluation = _Evaluation(
         results=results,
         traced=traced,
         pool=pool,
-        model_embeddings=model_embeddings or {},
-        hyper_parameters=hyper_parameters or {},
+        routers=routers,
+        behavior=behavior,
+        ope=ope,
+        calibrations=_calibrations(results, traced, routers),
     )
-    runs = _runs(results)
-    _check(evaluation, labels=tuple(runs.values()))
     paths = []
     for run, label in runs.items():
         with _writer(folder / run) as writer:
@@ -174,50 +206,103 @@ def _runs(results: Results) -> dict[str, str]:
     return runs
 
 
-def _check(evaluation: _Evaluation, *, labels: Sequence[str]) -> None:
-    names = evaluation.pool.model_names
-    if evaluation.results.model_names != names:
+def _check_policies(
+    traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]],
+    routers: Mapping[str, RouterDetails],
+    *,
+    labels: Sequence[str],
+) -> None:
+    for policy in (*(policy for policies in traced.values() for policy in policies), *routers):
+        if policy not in labels:
+            raise unknown_name("policy", policy, labels, fix="Add its row to the results first")
+
+
+def _check_pool(results: Results, routers: Mapping[str, RouterDetails], *, pool: PoolCard) -> None:
+    names = pool.model_names
+    if results.model_names != names:
         raise PoolMismatchError(
-            f"results are of models {list(evaluation.results.model_names)}, pool '{evaluation.pool.name}' has "
+            f"results are of models {list(results.model_names)}, pool '{pool.name}' has "
             f"{list(names)}; give the pool that was evaluated"
         )
-    for router, embeddings in evaluation.model_embeddings.items():
-        if embeddings.ndim != 2 or len(embeddings) != len(names):
+    for router, details in routers.items():
+        embeddings = details.model_embeddings
+        if embeddings is not None and (embeddings.ndim != 2 or len(embeddings) != len(names)):
             raise PoolMismatchError(
                 f"model_embeddings of '{router}' have shape {embeddings.shape}, must be ({len(names)}, d): "
                 "one row per model"
             )
-    traced = [policy for policies in evaluation.traced.values() for policy in policies]
-    for policy in (*traced, *evaluation.model_embeddings, *evaluation.hyper_parameters):
-        if policy not in labels:
-            raise unknown_name("policy", policy, labels, fix="Add its row to the results first")
+
+
+def _check_companions(results: Results, behavior: Behavior | None, ope: OpeReport | None) -> None:
+    """Make sure that the files beside the results speak of the same pool and reward."""
+    if behavior is not None and behavior.model_names != results.model_names:
+        raise PoolMismatchError(
+            f"{BEHAVIOR_FILE} is of models {list(behavior.model_names)}, the results of {list(results.model_names)}; "
+            "evaluate again, or remove it"
+        )
+    if ope is None:
+        return
+    weights = {results.cost_weight if row.cost_weight is None else row.cost_weight for row in results.rows}
+    if ope.cost_weight not in weights or ope.cost_unit_usd != results.cost_unit_usd:
+        raise ResultsError(
+            f"{OPE_FILE} estimates returns with cost_weight {ope.cost_weight} and cost_unit_usd {ope.cost_unit_usd}, the "
+            f"results have {', '.join(map(str, sorted(weights)))} and {results.cost_unit_usd}; run 'mtrouter-rl ope' with "
+            "the --cost-weight and the environment of the results, or move the file away"
+        )
+
+
+def _calibrations(
+    results: Results,
+    traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]],
+    routers: Mapping[str, RouterDetails],
+) -> dict[tuple[str, str], Calibration]:
+    found = {}
+    for split, policies in traced.items():
+        for label, episodes in policies.items():
+            meaning = routers[label].value_meaning if label in routers else None
+            if meaning is None:
+                continue
+            rng = np.random.default_rng(results.seed)
+            calibration = calibrate(episodes, meaning, model_names=results.model_names, rng=rng)
+            if calibration is not None:
+                found[label, split] = calibration
+    return found
 
 
 def _writer(run: Path) -> SummaryWriter:
     """A writer on a run folder, after what an earlier evaluation left there is gone."""
     for stale in run.glob(f"events.out.tfevents.*{_SUFFIX}"):
         stale.unlink()
-    embeddings = run / "00000" / EMBEDDING_TAG
-    if embeddings.is_dir():
-        shutil.rmtree(embeddings)
+    clear_embeddings(run)
     return SummaryWriter(log_dir=str(run), filename_suffix=_SUFFIX)
 
 
 def _write_policy(writer: SummaryWriter, evaluation: _Evaluation, *, label: str) -> None:
-    rows = [row for row in evaluation.results.rows if row.label == label]
+    results, details = evaluation.results, evaluation.details(label)
+    rows = [row for row in results.rows if row.label == label]
     for row in rows:
-        for name, value in _row_scalars(row).items():
-            _scalar(writer, name, value)
+        _scalars(writer, row_scalars(row))
         if _is_mixing(row):
-            figure = model_share_by_task_figure(row, evaluation.results.model_names)
+            figure = model_share_by_task_figure(row, results.model_names)
             writer.add_figure(f"model_share_by_task/{row.split}", figure, close=False)
         traced = evaluation.traced.get(row.split, {}).get(label, ())
         if any(one.episode.turns for one in traced if one.episode.status == "completed"):
-            _write_turns(writer, traced, row, model_names=evaluation.results.model_names)
+            _write_turns(writer, traced, row, model_names=results.model_names)
             _write_transcripts(writer, evaluation, split=row.split, label=label)
-    _write_hparams(writer, evaluation, rows=rows)
-    if label in evaluation.model_embeddings:
-        _write_embeddings(writer, evaluation.model_embeddings[label], evaluation.pool)
+        _write_behavior(writer, evaluation, row)
+        calibration = evaluation.calibrations.get((label, row.split))
+        if calibration is not None:
+            _scalars(writer, calibration_scalars(calibration, split=row.split))
+            figure = calibration_figure(calibration, title=f"{label}, {row.split} split: do its Q-values come true?")
+            writer.add_figure(f"calibration/{row.split}", figure, close=False)
+    estimates = evaluation.estimates(rows[0])
+    if estimates is not None:
+        _scalars(writer, ope_scalars(estimates))
+    write_session(writer, hparams_of(results, rows[0], details.hyper_parameters))
+    if details.model_embeddings is not None:
+        write_model_embeddings(writer, details.model_embeddings, evaluation.pool)
+    if details.history_states is not None:
+        write_history_embeddings(writer, details.history_states)
 
 
 def _is_mixing(row: ResultRow) -> bool:
@@ -225,41 +310,49 @@ def _is_mixing(row: ResultRow) -> bool:
     return sum(share > 0 for share in row.model_share.values()) > 1
 
 
+def _scalars(writer: SummaryWriter, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        _scalar(writer, name, value)
+
+
 def _scalar(writer: SummaryWriter, name: str, value: float, *, step: int = 0) -> None:
     check_name(name)
     writer.add_scalar(name, value, global_step=step)
 
 
-def _row_scalars(row: ResultRow) -> dict[str, float]:
-    """Every number of a row under its metric name; what does not exist (None) has no point."""
-    values = {evaluation_name(field, split=row.split): getattr(row, field) for field in _ROW_FIELDS}
-    for field in _INTERVAL_FIELDS:
-        low, high = getattr(row, field) or (None, None)
-        values[evaluation_name(f"{field}_low", split=row.split)] = low
-        values[evaluation_name(f"{field}_high", split=row.split)] = high
-    for model, share in row.model_share.items():
-        values[evaluation_name("model_share/{name}", split=row.split, name=model)] = share
-    for baseline, difference in row.paired.items():
-        name = evaluation_name("return_difference/{name}", split=row.split, name=baseline)
-        values[name] = difference.return_.mean
-    return {name: float(value) for name, value in values.items() if value is not None}
+def _curve(writer: SummaryWriter, name: str, values: Sequence[float] | FloatArray) -> None:
+    """A curve whose step is the turn, from 1."""
+    for turn, value in enumerate(values, start=1):
+        _scalar(writer, name, float(value), step=turn)
 
 
 def _write_turns(
     writer: SummaryWriter, traced: Sequence[TracedEpisode], row: ResultRow, *, model_names: Sequence[str]
 ) -> None:
-    """Curves whose step is the turn, from 1, and the figure of model share by turn."""
+    """Curves over the turns, and the figure of model share by turn."""
     episodes = [one.episode for one in traced]
     scores, costs_usd = cumulative_by_turn(episodes)
     curves = {"score_mean": scores, "cost_usd_mean": costs_usd, "running_share": running_share_by_turn(episodes)}
-    for field, values in curves.items():
-        name = evaluation_name(f"by_turn/{field}", split=row.split)
-        for turn, value in enumerate(values, start=1):
-            _scalar(writer, name, float(value), step=turn)
+    for name, values in curves.items():
+        _curve(writer, evaluation_name(f"by_turn/{name}", split=row.split), values)
     if not _is_mixing(row):
         return
     figure = model_share_by_turn_figure(traced, model_names, title=f"{row.label}, {row.split} split: model by turn")
     writer.add_figure(f"model_share_by_turn/{row.split}", figure, close=False)
+
+
+def _write_behavior(writer: SummaryWriter, evaluation: _Evaluation, row: ResultRow) -> None:
+    """How the policy routed, from its row of the behaviour file."""
+    found = None if evaluation.behavior is None else evaluation.behavior.row(row.policy, row.split)
+    if found is None:
+        return
+    _scalars(writer, behavior_scalars(found))
+    name = evaluation_name("behavior/budget_used_by_turn", split=row.split)
+    _curve(writer, name, found.budget_use_by_turn or ())
+    if _is_mixing(row):
+        title = f"{row.label}, {row.split} split: which model follows which"
+        figure = switch_matrix_figure(found.switch_matrix, evaluation.results.model_names, title=title)
+        writer.add_figure(f"switch_matrix/{row.split}", figure, close=False)
 
 
 def _write_transcripts(writer: SummaryWriter, evaluation: _Evaluation, *, split: str, label: str) -> None:
@@ -273,39 +366,8 @@ def _write_transcripts(writer: SummaryWriter, evaluation: _Evaluation, *, split:
             writer.add_text(tag, text)
 
 
-def _write_hparams(writer: SummaryWriter, evaluation: _Evaluation, *, rows: Sequence[ResultRow]) -> None:
-    """The run as a session of the HParams page.
-
-    `SummaryWriter.add_hparams` would open a sub-run of its own and repeat the metrics there. The session is written
-    into the policy's run instead, where the metrics already are.
-    """
-    _, start, end = hparams_summaries(_hparams(evaluation, rows[0]), {})  # type: ignore[no-untyped-call]
-    writer._get_file_writer().add_summary(start)  # type: ignore[no-untyped-call]
-    writer._get_file_writer().add_summary(end)  # type: ignore[no-untyped-call]
-
-
-def _hparams(evaluation: _Evaluation, row: ResultRow) -> dict[str, str | int | float]:
-    results = evaluation.results
-    role = "learned router" if row.policy in results.roles.learned else "other policy"
-    role = "single model" if row.policy in results.roles.single_models else role
-    cost_weight = results.cost_weight if row.cost_weight is None else row.cost_weight
-    common: dict[str, str | int | float] = {"policy": row.policy, "role": role, "cost_weight": cost_weight}
-    return common | dict(evaluation.hyper_parameters.get(row.label, {}))
-
-
-def _write_embeddings(writer: SummaryWriter, embeddings: FloatArray, pool: PoolCard) -> None:
-    """Model embeddings for the projector, labelled with name and prices."""
-    metadata = [[model.name, model.prices.input, model.prices.output] for model in pool.models]
-    writer.add_embedding(
-        np.asarray(embeddings, dtype=np.float32),
-        metadata=metadata,
-        metadata_header=["model", "input_usd_per_million", "output_usd_per_million"],
-        tag=EMBEDDING_TAG,
-    )
-
-
 def _write_comparison(writer: SummaryWriter, evaluation: _Evaluation) -> None:
-    results = evaluation.results
+    results, behavior = evaluation.results, evaluation.behavior
     for split in results.splits:
         figures = {"cost_score": cost_score_figure, "model_share": model_share_figure}
         if any(row.paired for row in results.split_rows(split)):
@@ -313,49 +375,25 @@ def _write_comparison(writer: SummaryWriter, evaluation: _Evaluation) -> None:
         for name, draw in figures.items():
             writer.add_figure(f"{name}/{split}", draw(results, split), close=False)
         writer.add_text(f"results/{split}", markdown_table(results, split))
-    writer.add_custom_scalars(_layout(results.splits))
-    experiment, _, _ = hparams_summaries(  # type: ignore[no-untyped-call]
-        _all_hparams(evaluation), _hparam_metrics(results)
+    if evaluation.ope is not None:
+        _write_ope(writer, evaluation.ope, results)
+    pages = layout(
+        results.splits,
+        behavior_splits=() if behavior is None else [split for split in behavior.splits if split in results.splits],
+        calibrated_splits=tuple(dict.fromkeys(split for _, split in evaluation.calibrations)),
+        has_ope=evaluation.ope is not None,
     )
-    _put_policy_first(experiment)
-    writer._get_file_writer().add_summary(experiment)  # type: ignore[no-untyped-call]
+    writer.add_custom_scalars(pages)
+    hparams = [hparams_of(results, row, evaluation.details(row.label).hyper_parameters) for row in results.rows]
+    write_experiment(writer, hparams, splits=results.splits, has_ope=evaluation.ope is not None)
 
 
-def _put_policy_first(experiment: Summary) -> None:
-    """Have the HParams page show who is compared among its first columns, which are the only ones it shows at once.
-
-    It sorts by name, after those that are marked as differing between runs.
-    """
-    plugin = experiment.value[0].metadata.plugin_data
-    data = HParamsPluginData.FromString(plugin.content)
-    for info in data.experiment.hparam_infos:
-        info.differs = info.name in _FIRST_HPARAMS
-    plugin.content = data.SerializeToString()
-
-
-def _all_hparams(evaluation: _Evaluation) -> dict[str, str | int | float]:
-    """Union of all policies' hyper-parameters; the HParams page takes its columns from it."""
-    union: dict[str, str | int | float] = {}
-    for row in evaluation.results.rows:
-        union |= _hparams(evaluation, row)
-    return union
-
-
-def _hparam_metrics(results: Results) -> dict[str, float]:
-    """Names of the metrics that people sort by; the numbers are in the policies' runs."""
-    return {evaluation_name(field, split=split): 0.0 for split in results.splits for field in _HPARAM_METRICS}
-
-
-def _layout(splits: Sequence[str]) -> dict[str, dict[str, list[str | list[str]]]]:
-    """Custom scalars: per split, means with their intervals, and the course over the turns; one line per chosen run."""
-    layout: dict[str, dict[str, list[str | list[str]]]] = {}
-    for split in splits:
-        charts: dict[str, list[str | list[str]]] = {}
-        for field, title in (("score", "score"), ("cost_usd", "cost, USD"), ("return", "return")):
-            tags = [evaluation_name(f"{field}_{end}", split=split) for end in ("mean", "ci95_low", "ci95_high")]
-            charts[f"{title}, with 95% interval"] = ["Margin", tags]
-        for field, title in (("score_mean", "score so far"), ("cost_usd_mean", "cost so far, USD")):
-            charts[f"{title}, by turn"] = ["Multiline", [evaluation_name(f"by_turn/{field}", split=split)]]
-        charts["switches"] = ["Multiline", [evaluation_name("switches_mean", split=split)]]
-        layout[f"policies on {split}"] = charts
-    return layout
+def _write_ope(writer: SummaryWriter, ope: OpeReport, results: Results) -> None:
+    """Estimates beside the closed-loop means, and what the log cannot tell."""
+    for split in results.splits:
+        for quantity in QUANTITIES:
+            figure = ope_figure(ope, results, split, quantity)
+            if figure is not None:
+                writer.add_figure(f"ope_{quantity}/{split}", figure, close=False)
+    lines = format_report(ope).splitlines()
+    writer.add_text("ope", "\n".join(f"    {line}" for line in lines))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtrouter_rl.cards import RewardCard
-from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows
+from mtrouter_rl.evaluation.result_rows import Comparison, build_rows
+from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.pools.card import BackendCard, ModelCard, PoolCard, Prices, TokenCounter
 from mtrouter_rl.records import Episode, TokenUsage, TracedEpisode, Turn
 

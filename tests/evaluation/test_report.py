@@ -3,10 +3,20 @@ import re
 import pytest
 
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.evaluation.document import Code, Heading, Paragraph, render_html, render_markdown
+from mtrouter_rl.evaluation.document import (
+    Bullets,
+    Code,
+    Contents,
+    Heading,
+    Paragraph,
+    render_html,
+    render_markdown,
+)
 from mtrouter_rl.evaluation.plots import save_plots
-from mtrouter_rl.evaluation.report import verdict, write_report
+from mtrouter_rl.evaluation.report import write_report
 from mtrouter_rl.evaluation.statistics import Interval
+from mtrouter_rl.evaluation.tables import Table
+from mtrouter_rl.evaluation.verdict import short_verdict, verdict
 from tests.evaluation.evaluation_cases import make_results
 
 
@@ -50,9 +60,9 @@ def test_no_note_on_simulation_for_real_models(results, tmp_path):
     assert "simulated" not in (tmp_path / "report.md").read_text()
 
 
-def difference(low, high, like):
-    interval = Interval(mean=0.1, low=low, high=high, n_episodes=8, n_clusters=4)
-    return like.model_copy(update={"return_": interval})
+def difference(low, high, like, *, p_value_holm=None):
+    interval = Interval(mean=(low + high) / 2, low=low, high=high, n_episodes=8, n_clusters=4)
+    return like.model_copy(update={"return_": interval, "p_value": p_value_holm, "p_value_holm": p_value_holm})
 
 
 def test_verdict_in_words(results):
@@ -81,6 +91,31 @@ def test_verdict_in_words(results):
     )
 
 
+def test_verdict_after_the_correction(results):
+    router = results.row("fitted-q", "test")
+    like = router.paired["random"]
+
+    def changed(random, cheapest, best):
+        paired = {
+            "random": difference(0.1, 0.3, like, p_value_holm=random),
+            "cheapest": difference(0.1, 0.3, like, p_value_holm=cheapest),
+            "best": difference(-0.3, -0.1, like, p_value_holm=best),
+        }
+        return make_results([router.model_copy(update={"paired": paired}), results.row("big", "test")])
+
+    family = "After Holm's correction for the 3 differences of return of this split, at 5%, it is"
+    some = verdict(changed(0.01, 0.08, 0.049), "test")
+    assert some.endswith(f"{family} higher than that of `random`; lower than that of `best`.")
+    assert "is higher than that of `random` and `cheapest`; lower than that of `best`. After" in some
+    assert verdict(changed(0.05, 0.08, 1.0), "test").endswith(f"{family} not distinguishable from that of any of them.")
+    assert short_verdict(changed(0.01, 0.08, 0.049), "test").endswith(
+        "of its cost; after Holm's correction its return is higher than that of `random`; not distinguishable from that of "
+        "`cheapest`; lower than that of `best`."
+    )
+    unknown = short_verdict(changed(None, None, None), "test")
+    assert "by paired 95% intervals its return is higher than that of `random` and `cheapest`; lower" in unknown
+
+
 def test_verdict_without_references(results):
     alone = results.row("fitted-q", "test").model_copy(update={"paired": {}, "cost_saved_share": None})
     assert verdict(make_results([alone]), "test").endswith("(the strongest single model was not run).")
@@ -106,7 +141,41 @@ def test_missing_results(tmp_path):
 def test_text_is_escaped(tmp_path):
     blocks = [Heading(text="<b>"), Paragraph(text="`a<b` is **so** & so"), Code(text="</code>")]
     page = render_html(blocks, title="<t>")
-    assert "<h2>&lt;b&gt;</h2>" in page
+    assert '<h2 id="b">&lt;b&gt;</h2>' in page
     assert "<p><code>a&lt;b</code> is <strong>so</strong> &amp; so</p>" in page
     assert "<pre><code>&lt;/code&gt;</code></pre>" in page
     assert render_markdown(blocks, folder=tmp_path) == "## <b>\n\n`a<b` is **so** & so\n\n```\n</code>\n```\n"
+
+
+def test_contents_link_to_every_heading_once(tmp_path):
+    blocks = [
+        Heading(text="Title", level=1),
+        Contents(),
+        Heading(text="Results: test"),
+        Heading(text="a/b, test", level=3),
+        Heading(text="Results: test"),
+        Bullets(items=("one `code`", "two")),
+    ]
+    page, text = render_html(blocks, title="t"), render_markdown(blocks, folder=tmp_path)
+    anchors = ["results-test", "ab-test", "results-test-1"]
+    assert re.findall(r'<h[123] id="([^"]+)"', page) == ["title", *anchors]
+    assert re.findall(r'href="#([^"]+)"', page) == anchors
+    assert re.findall(r"\]\(#([^)]+)\)", text) == anchors
+    assert "<li>one <code>code</code></li>" in page
+    assert "- one `code`\n- two" in text
+
+
+def test_tables_name_their_columns_and_groups():
+    table = Table(caption="c", header=("a", "b"), rows=(("x", "1"), ("y", "2")), groups=frozenset({1}), is_prose=True)
+    page = render_html([table], title="t")
+    assert '<th scope="col">b</th>' in page
+    assert '<tr class="group"><th scope="row">y</th><td>2</td></tr>' in page
+    assert 'class="scroll" role="region" tabindex="0" aria-label="c"><table class="prose">' in page
+
+
+def test_few_pairs_are_warned_of(results, tmp_path):
+    results.save(tmp_path / "results.json")
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "On ood, intervals rest on 4 (task, variation) pairs" in text
+    assert "No p-value of this split is below 0.12." in text

@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
-from mtrouter_rl.evaluation.results import Comparison, PolicyRoles, Results, build_rows, merge, update_rows
+from mtrouter_rl.evaluation.result_rows import Comparison, adjust_p_values, build_rows, merge, update_rows
+from mtrouter_rl.evaluation.results import PolicyRoles, Results
+from mtrouter_rl.evaluation.selection import holm
 from tests.evaluation.evaluation_cases import (
     MODELS,
     REWARD,
@@ -98,7 +100,7 @@ def test_round_trip(results, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
     data = json.loads(path.read_text())
     row = next(row for row in data["rows"] if row["policy"] == "fitted-q")
-    assert set(row["paired"]["random"]) == {"score", "cost_usd", "return"}
+    assert set(row["paired"]["random"]) == {"score", "cost_usd", "return", "p_value", "p_value_holm"}
     assert set(row["paired"]["random"]["return"]) == {"mean", "low", "high", "n_episodes", "n_clusters"}
 
 
@@ -134,8 +136,8 @@ ROW = ("rows", 0)
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema_version",), 2, "'schema_version': is 2, must be 1"),
-        (("schema_version",), None, "'schema_version': is None, must be 1"),
+        (("schema_version",), 3, r"'schema_version': is 3, must be one of \(1, 2\)"),
+        (("schema_version",), None, "'schema_version': is None, must be"),
         (("env",), None, "field 'env': Field required; add it"),
         (("colour",), "red", "field 'colour' is 'red'.*remove it"),
         (("is_simulated",), "yes", "field 'is_simulated' is 'yes'"),
@@ -229,3 +231,62 @@ def test_a_file_may_compare_cost_weights():
     labels = {row.label for row in results.rows if row.policy == "fitted-q"}
     assert labels == {"fitted-q (cost weight 0.5)", "fitted-q (cost weight 1)"}
     assert ROLES.names == ("tiny", "middle", "big", "fitted-q", "random", "behavior-cloning")
+
+
+def test_p_values_come_from_the_draws_of_the_interval_and_are_adjusted_within_the_split(results):
+    paired = {
+        split: [one for row in results.split_rows(split) for one in row.paired.values()] for split in results.splits
+    }
+    for many in paired.values():
+        assert tuple(one.p_value_holm for one in many) == pytest.approx(holm([one.p_value for one in many]))
+    # The ends of the interval are quantiles of the draws, so it leaves 0 out where few draws lie on the other side.
+    for one in paired["test"]:
+        assert (one.return_.is_above_zero or one.return_.is_below_zero) == (one.p_value < 0.05)
+
+
+@pytest.mark.parametrize(("n_clusters", "p_value"), [(2, 0.5), (6, 2.0**-5), (12, 2 / 201)])
+def test_few_clusters_are_no_certainty(n_clusters, p_value):
+    """All resamples lie above 0, which of two pairs a coin would do every other time; 200 resamples tell 2 / 201 at best."""
+    episodes = {
+        "big": hand_episodes("big", cost_usd=0.1, gains=[0.5 + 0.01 * number for number in range(n_clusters)]),
+        "tiny": hand_episodes("tiny", cost_usd=0.1, gains=[0.1] * n_clusters),
+    }
+    found = build(episodes, learned=("big",), baselines=("tiny",))["big"].paired["tiny"]
+    assert found.return_.is_above_zero
+    assert (found.p_value, found.p_value_holm) == (pytest.approx(p_value), pytest.approx(p_value))
+
+
+def test_one_cluster_has_no_p_value_and_counts_in_the_family(results):
+    episodes = {name: hand_episodes(name, cost_usd=0.1, gains=[0.3]) for name in ("tiny", "big")}
+    alone = build(episodes, learned=("big",), baselines=("tiny",))["big"].paired["tiny"]
+    assert (alone.p_value, alone.p_value_holm) == (None, None)
+    row = results.row("fitted-q", "test")
+    known = row.paired["random"].model_copy(update={"p_value": 0.01})
+    changed = row.model_copy(update={"paired": {"a": known, "b": alone, "c": alone}})
+    (adjusted,) = adjust_p_values([changed])
+    assert [one.p_value_holm for one in adjusted.paired.values()] == [pytest.approx(0.03), None, None]
+
+
+def test_routers_evaluated_later_join_the_family(traced):
+    both = PolicyRoles(learned=("fitted-q", "behavior-cloning"), baselines=("random",))
+    names = (*both.learned, *both.baselines)
+    whole = rows_of({name: traced["test"][name] for name in names}, roles=both)
+    first = make_results(whole[:1], roles=both)
+    assert first.replaced(roles=both, rows=adjust_p_values(first.rows)).rows[0].paired != whole[0].paired
+    assert update_rows(first, whole[1:]).rows == whole
+
+
+def test_a_file_of_version_1_still_loads_without_p_values(results, tmp_path):
+    path = tmp_path / "results.json"
+    results.save(path)
+    data = json.loads(path.read_text()) | {"schema_version": 1}
+    for row in data["rows"]:
+        for difference in row["paired"].values():
+            del difference["p_value"], difference["p_value_holm"]
+    path.write_text(json.dumps(data))
+    loaded = Results.load(path)
+    paired = loaded.row("fitted-q", "test").paired["random"]
+    assert (paired.p_value, paired.p_value_holm) == (None, None)
+    assert paired.return_ == results.row("fitted-q", "test").paired["random"].return_
+    loaded.save(path)
+    assert Results.load(path) == loaded

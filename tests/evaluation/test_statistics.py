@@ -8,7 +8,7 @@ from mtrouter_rl.evaluation.statistics import (
     Interval,
     clustered_mean_interval,
     mean_interval,
-    paired_difference_interval,
+    paired_difference,
     wilson_interval,
 )
 
@@ -60,23 +60,27 @@ def test_paired_difference_is_narrower_than_its_parts():
     rng = np.random.default_rng(5)
     baseline = drawn(rng, between=2.0)
     better = {key: value + 0.3 + rng.normal(0, 0.2) for key, value in baseline.items()}
-    paired = paired_difference_interval(better, dict(reversed(baseline.items())), rng=rng)
+    found = paired_difference(better, dict(reversed(baseline.items())), rng=rng)
+    paired = found.interval
     alone = mean_interval(better, rng=rng)
     assert paired.is_above_zero
     assert not paired.is_below_zero
     assert paired.mean == pytest.approx(0.3, abs=0.1)
     assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
-    assert paired_difference_interval(baseline, better, rng=rng).is_below_zero
+    assert paired_difference(baseline, better, rng=rng).interval.is_below_zero
+    assert (paired.low, paired.high) == tuple(np.quantile(found.draws, [0.025, 0.975]))
 
 
 def test_unpaired_keys_are_named():
     values = {("a", 0, 0): 1.0, ("b", 1, 2): 2.0}
     with pytest.raises(InvalidConfigError, match=r"2 \(task.*\('b', 1, 2\), \('c', 0, 0\)"):
-        paired_difference_interval(values, {("a", 0, 0): 1.0, ("c", 0, 0): 1.0}, rng=np.random.default_rng(0))
+        paired_difference(values, {("a", 0, 0): 1.0, ("c", 0, 0): 1.0}, rng=np.random.default_rng(0))
 
 
 def test_one_cluster_has_no_interval():
-    interval = mean_interval({("a", 0, 0): 1.0, ("a", 0, 1): 3.0}, rng=np.random.default_rng(0))
+    values = {("a", 0, 0): 1.0, ("a", 0, 1): 3.0}
+    interval = mean_interval(values, rng=np.random.default_rng(0))
+    assert not paired_difference(values, values, rng=np.random.default_rng(0)).draws.size
     assert interval == Interval(mean=2.0, low=None, high=None, n_episodes=2, n_clusters=1)
     assert interval.ends is None
     assert not interval.is_above_zero

@@ -6,6 +6,7 @@ from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.statistics import Interval
 from mtrouter_rl.evaluation.tables import (
     format_interval,
+    format_p_value,
     format_percent,
     format_table,
     format_usd,
@@ -73,6 +74,20 @@ def test_paired_differences_of_the_learned_router(results):
     assert table.rows[0][1].startswith(f"{difference.mean:+.3f} [")
     assert table.rows[0][4] == verdict_word(difference)
     assert "fitted-q - random" in markdown_table(results, "test")
+    paired = results.row("fitted-q", "test").paired["random"]
+    assert table.rows[0][5:] == (format_p_value(paired.p_value), format_p_value(paired.p_value_holm))
+    assert "adjusted for all 3 differences of return of this split" in table.caption
+
+
+def test_p_values_that_were_not_computed_are_said_to_be_so(results):
+    row = results.row("fitted-q", "test")
+    unknown = {"p_value": None, "p_value_holm": None}
+    paired = {name: one.model_copy(update=unknown) for name, one in row.paired.items()}
+    table = paired_table(make_results([row.model_copy(update={"paired": paired})]), "test")
+    assert {cells[5:] for cells in table.rows} == {("not computed", "not computed")}
+    assert table.caption.endswith(
+        "p-values: not computed (fewer than two (task, variation) pairs, or a file of an older version)."
+    )
 
 
 def test_without_learned_routers_and_intervals(results):

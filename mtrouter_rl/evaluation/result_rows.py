@@ -1,0 +1,259 @@
+"""Rows of a results file from episodes: means, intervals, paired differences, and what depends on other rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.errors import ResultsError, unknown_name
+from mtrouter_rl.evaluation.hull import CostScore, hull_gain
+from mtrouter_rl.evaluation.metrics import EpisodeKey, PolicyMetrics, episode_key, policy_metrics
+from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
+from mtrouter_rl.evaluation.selection import bootstrap_p_value, holm
+from mtrouter_rl.evaluation.statistics import (
+    N_RESAMPLES,
+    BootstrapMean,
+    Interval,
+    mean_interval,
+    paired_difference,
+)
+from mtrouter_rl.records import Episode, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `build_rows` needs to know beside the episodes.
+
+    Attributes:
+        split: The split that all episodes are of.
+        reward: Cost weight and unit.
+        model_names: Names of the pool, in pool order.
+        roles: Which of the policies play which part.
+        cost_weight: Written into every row; only for files that compare several.
+        budget_usd: Likewise.
+        n_resamples: Bootstrap resamples of every interval.
+    """
+
+    split: Split
+    reward: RewardCard
+    model_names: tuple[str, ...]
+    roles: PolicyRoles
+    cost_weight: float | None = None
+    budget_usd: float | None = None
+    n_resamples: int = N_RESAMPLES
+
+
+def build_rows(
+    episodes: Mapping[str, Sequence[Episode]], comparison: Comparison, *, rng: np.random.Generator
+) -> tuple[ResultRow, ...]:
+    """One row for every policy of a split.
+
+    A learned router and a baseline must have run the same (task, variation, seed). Where either failed, the pair is
+    left out of their difference; `n_failed` of both rows and `n_episodes` of the interval tell how many.
+
+    Args:
+        episodes: Policy -> its episodes, completed and failed.
+        comparison: Split, reward, pool and roles.
+        rng: Source of the bootstrap draws.
+
+    Returns:
+        Rows in the order of `episodes`.
+
+    Raises:
+        UnknownNameError: If a role names a policy without episodes, or a turn a model outside the pool.
+        ResultsError: If an episode is of another split, a key repeats, or a policy completed no episode.
+        InvalidConfigError: If a learned router and a baseline did not run the same episodes (names them).
+    """
+    for name in comparison.roles.names:
+        if name not in episodes:
+            raise unknown_name("policy in roles", name, episodes, fix="Name only policies whose episodes are given")
+    _check_split(episodes, comparison.split)
+    metrics = {
+        policy: policy_metrics(logged, comparison.reward, model_names=comparison.model_names, policy=policy)
+        for policy, logged in episodes.items()
+    }
+    keys = {policy: frozenset(map(episode_key, logged)) for policy, logged in episodes.items()}
+    rows = []
+    for policy in episodes:
+        row = _row(policy, metrics[policy], comparison, rng=rng)
+        if policy in comparison.roles.learned:
+            rivals = [name for name in comparison.roles.baselines if name != policy]
+            paired = {
+                name: _paired(metrics, keys, names=(policy, name), rng=rng, n_resamples=comparison.n_resamples)
+                for name in rivals
+            }
+            row = row.model_copy(update={"paired": paired})
+        rows.append(row)
+    return _with_references(rows, comparison.roles)
+
+
+def update_rows(results: Results, rows: Iterable[ResultRow], *, roles: PolicyRoles | None = None) -> Results:
+    """Results with further rows: a row of the same key is replaced, others are added.
+
+    Hull gains and savings of all rows are worked out again, so that policies run later are measured against single
+    models run earlier, and the other way round. Paired differences stay as they are: they need the episodes.
+
+    Args:
+        results: What there is.
+        rows: The rows to add.
+        roles: Roles of the added policies; None if they play none.
+
+    Raises:
+        ResultsError: If roles contradict each other, or a row names models of another pool.
+    """
+    merged_roles = results.roles.merge(roles) if roles else results.roles
+    merged = {row.key: row for row in (*results.rows, *rows)}
+    return results.replaced(roles=merged_roles, rows=_with_references(merged.values(), merged_roles))
+
+
+def merge(first: Results, second: Results) -> Results:
+    """Rows of two files of the same setting in one; of two rows with one key, the second's counts.
+
+    Raises:
+        ResultsError: If they differ in environment, pool, reward, seeds per variation, or in whether models are simulated:
+            their numbers cannot stand in one table.
+    """
+    for name in ("env", "pool", "model_names", "is_simulated", "cost_weight", "cost_unit_usd", "n_seeds"):
+        if getattr(first, name) != getattr(second, name):
+            raise ResultsError(
+                f"field '{name}' is {getattr(first, name)!r} in one and {getattr(second, name)!r} in the other, "
+                "must be the same; evaluate both in one setting"
+            )
+    return update_rows(first, second.rows, roles=second.roles)
+
+
+def single_model_points(rows: Iterable[ResultRow], roles: PolicyRoles, *, like: ResultRow) -> list[CostScore]:
+    """(cost per episode, score) of the single models on the split, and under the budget, of a row."""
+    return [
+        (row.cost_usd_mean, row.score_mean)
+        for row in rows
+        if row.policy in roles.single_models and (row.split, row.budget_usd) == (like.split, like.budget_usd)
+    ]
+
+
+def _row(policy: str, metrics: PolicyMetrics, comparison: Comparison, *, rng: np.random.Generator) -> ResultRow:
+    def interval(name: str) -> Interval:
+        return mean_interval(metrics.values(name), rng=rng, n_resamples=comparison.n_resamples)
+
+    score, cost_usd, return_ = interval("score"), interval("cost_usd"), interval("return_")
+    return ResultRow(
+        policy=policy,
+        split=comparison.split,
+        cost_weight=comparison.cost_weight,
+        budget_usd=comparison.budget_usd,
+        n_episodes=len(metrics.episodes),
+        score_mean=score.mean,
+        score_ci95=score.ends,
+        utility_mean=metrics.mean("utility"),
+        cost_usd_mean=cost_usd.mean,
+        cost_usd_ci95=cost_usd.ends,
+        cost_usd_total=sum(metrics.values("cost_usd").values()),
+        return_mean=return_.mean,
+        return_ci95=return_.ends,
+        turns_mean=metrics.mean("n_turns"),
+        switches_mean=metrics.mean("n_switches"),
+        stay_after_error=metrics.stay_after_error,
+        model_share=metrics.model_share,
+        model_share_by_task=metrics.model_share_by_task,
+        score_by_task=metrics.score_by_task,
+        budget_violations=metrics.budget_violations,
+        n_failed=metrics.n_failed,
+        hull_gain=None,
+        cost_saved_share=None,
+    )
+
+
+def _paired(
+    metrics: Mapping[str, PolicyMetrics],
+    keys: Mapping[str, frozenset[EpisodeKey]],
+    *,
+    names: tuple[str, str],
+    rng: np.random.Generator,
+    n_resamples: int,
+) -> PairedDifference:
+    """Differences over the keys that both completed; a key that one of them never ran stays in, and is refused."""
+    policy, baseline = names
+
+    def difference(name: str) -> BootstrapMean:
+        values, others = metrics[policy].values(name), metrics[baseline].values(name)
+        failed = (keys[policy] & keys[baseline]) - (set(values) & set(others))
+        return paired_difference(
+            {key: value for key, value in values.items() if key not in failed},
+            {key: value for key, value in others.items() if key not in failed},
+            rng=rng,
+            n_resamples=n_resamples,
+        )
+
+    score, cost_usd, return_ = difference("score"), difference("cost_usd"), difference("return_")
+    return PairedDifference(
+        score=score.interval,
+        cost_usd=cost_usd.interval,
+        return_=return_.interval,
+        p_value=_p_value(return_),
+        p_value_holm=None,
+    )
+
+
+def _p_value(difference: BootstrapMean) -> float | None:
+    """The bootstrap's p-value, at least what a sign test of the clusters can reach: 2^(1 - clusters).
+
+    With a handful of clusters every resample may lie on one side of 0, and the bootstrap alone would call that certain.
+
+    Source: Lehmann and Romano, Testing Statistical Hypotheses (2005), section 15.2 (randomization tests by sign changes,
+    whose smallest two-sided p-value is this one). Taking it as a floor is ours.
+    """
+    if not difference.draws.size:
+        return None
+    return max(bootstrap_p_value(difference.draws), 2.0 ** (1 - difference.interval.n_clusters))
+
+
+def _with_references(rows: Iterable[ResultRow], roles: PolicyRoles) -> tuple[ResultRow, ...]:
+    """Rows with what depends on other rows: hull gain, savings and adjusted p-values."""
+    known = tuple(rows)
+    return adjust_p_values(
+        row.model_copy(
+            update={"hull_gain": _hull_gain(row, known, roles), "cost_saved_share": _saved(row, known, roles)}
+        )
+        for row in known
+    )
+
+
+def adjust_p_values(rows: Iterable[ResultRow]) -> tuple[ResultRow, ...]:
+    """Rows whose paired differences have Holm's p-values; the family is every difference of return of the split.
+
+    A difference without a p-value counts as one that found nothing, so that the family never shrinks by what is unknown.
+    """
+    known = list(rows)
+    for split in dict.fromkeys(row.split for row in known):
+        members = [(number, name) for number, row in enumerate(known) if row.split == split for name in row.paired]
+        values = [known[number].paired[name].p_value for number, name in members]
+        adjusted = holm([1.0 if value is None else value for value in values])
+        for (number, name), value, p_value_holm in zip(members, values, adjusted, strict=True):
+            row = known[number]
+            changed = row.paired[name].model_copy(update={"p_value_holm": None if value is None else p_value_holm})
+            known[number] = row.model_copy(update={"paired": row.paired | {name: changed}})
+    return tuple(known)
+
+
+def _hull_gain(row: ResultRow, rows: Sequence[ResultRow], roles: PolicyRoles) -> float | None:
+    points = single_model_points(rows, roles, like=row)
+    return hull_gain(row.score_mean, row.cost_usd_mean, points=points) if points else None
+
+
+def _saved(row: ResultRow, rows: Sequence[ResultRow], roles: PolicyRoles) -> float | None:
+    for reference in rows:
+        is_like = (reference.split, reference.budget_usd) == (row.split, row.budget_usd)
+        if reference.policy == roles.strongest and is_like and reference.cost_usd_mean > 0:
+            return 1 - row.cost_usd_mean / reference.cost_usd_mean
+    return None
+
+
+def _check_split(episodes: Mapping[str, Sequence[Episode]], split: str) -> None:
+    for policy, logged in episodes.items():
+        for episode in logged:
+            if episode.split != split:
+                raise ResultsError(
+                    f"policy '{policy}', episode '{episode.episode_id}': split is '{episode.split}', must be "
+                    f"'{split}'; give the episodes of one split at a time"
+                )
