@@ -6,11 +6,12 @@ checks, else nothing: "this log cannot tell", with the reasons.
 The intervals are bootstrapped over (task, variation). Those of DM also hold the spread of the training: the networks of the two
 halves of the log differ, by chance of the data and of the training, and half that difference, once for every repeat, is added
 to the draws with a common normal factor (so that differences of policies stay paired), widened as Student's t with as many
-degrees of freedom as there are repeats. What no interval holds: what the network cannot represent or the history does not
-show, estimated propensities that are wrong, and a router that was trained on the very log that it is estimated from.
+degrees of freedom as there are repeats. To what the history does not show belongs a spread of its own, see `memory_spread`:
+it is told from the log as far as one turn of memory shows it. What no interval holds: what would take more memory than that
+to see, estimated propensities that are wrong, and a router that was trained on the very log that it is estimated from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +52,7 @@ THRESHOLDS = {
     "max_bias": MAX_BIAS,
     "max_half_width": MAX_HALF_WIDTH,
 }
+_MEMORY_STREAM = 3
 _ORDER: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm")
 """The headline is the first of them that may be believed."""
 _FAMILIES: Mapping[str, frozenset[Estimator]] = {"weighting": frozenset(ESTIMATORS) - {"dm"}, "fitted": MODEL_BASED}
@@ -100,8 +102,66 @@ def _with_return(values: FloatArray, reward: RewardCard) -> npt.NDArray[np.float
     return np.concatenate([values, returns[..., None]], axis=-1, dtype=np.float64)
 
 
-def estimate_policy(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstimates:
-    """Estimate one policy, with fitted values if there are any; None leaves out what needs them."""
+def estimate_policies(
+    run: OpeLog, fitted: FqeResult | None
+) -> tuple[dict[str, PolicyEstimates], dict[str, float] | None]:
+    """Estimate all policies.
+
+    Args:
+        run: The log.
+        fitted: Fitted values; None leaves out what needs them.
+
+    Returns:
+        Estimates by policy, and the `memory_spread` by quantity that is in the intervals of DM, None if there are none.
+    """
+    assert run.log is not None
+    parts = {name: _unchecked(run, name, fitted) for name in run.names}
+    spread = None
+    if fitted is not None and any("dm" in part.estimates for part in parts.values()):
+        spread = memory_spread([part.checks for part in parts.values() if _bad_weights(part.diagnosis)])
+    return {
+        name: _checked(run.log, part if spread is None else _with_memory(part, spread, seed=(run.request.seed, number)))
+        for number, (name, part) in enumerate(parts.items())
+    }, spread
+
+
+def memory_spread(checks: Sequence[Mapping[str, BellmanCheck]]) -> dict[str, float]:
+    """How far fitted values of policies unlike the log are off, because the history does not show all: a standard deviation.
+
+    One turn of memory shows a part of it, `BellmanCheck.memory_bias`, with a standard error. What its squares have beyond
+    the squared errors, on average over the policies, is their spread; where they have less, there is none to be seen.
+
+    Args:
+        checks: By quantity, of every such policy.
+
+    Source: the moment estimator of a variance between groups, Hedges and Olkin, Statistical Methods for Meta-Analysis (1985),
+    section 9.3, here around 0.
+    """
+    found = {}
+    for column in COLUMNS:
+        pairs = [(one[column].memory_bias, one[column].memory_bias_error) for one in checks if column in one]
+        excess = [bias**2 - error**2 for bias, error in pairs if np.isfinite(error)]
+        found[column] = float(np.sqrt(max(0.0, np.mean(excess)))) if excess else 0.0
+    return found
+
+
+def _with_memory(part: PolicyEstimates, spread: Mapping[str, float], *, seed: tuple[int, int]) -> PolicyEstimates:
+    """The same with that spread in the draws of DM, by chance of its own for every policy."""
+    if "dm" not in part.estimates:
+        return part
+    dm = part.estimates["dm"]
+    normal = np.random.default_rng([_MEMORY_STREAM, *seed]).normal(size=(len(dm.draws), 1))
+    draws = dm.draws + normal * np.array([spread[column] for column in COLUMNS])
+    return replace(part, estimates=part.estimates | {"dm": replace(dm, draws=draws)})
+
+
+def _checked(log: TurnLog, part: PolicyEstimates) -> PolicyEstimates:
+    refusals = refusals_of(log, part.estimates, part.diagnosis, unsupported=part.unsupported_share, checks=part.checks)
+    return replace(part, refusals=refusals, headline=_headline(part.estimates, refusals))
+
+
+def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstimates:
+    """Estimates of one policy, without refusals and headline."""
     assert run.log is not None
     probabilities = run.probabilities[name]
     values, checks = None, dict[str, BellmanCheck]()
@@ -130,14 +190,13 @@ def estimate_policy(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyE
     unsupported = (
         None if run.behavior is None else float((probabilities * (run.behavior < MIN_SUPPORT)).sum(axis=1).mean())
     )
-    refusals = refusals_of(run.log, estimates, diagnosis, unsupported=unsupported, checks=checks)
     return PolicyEstimates(
         estimates=estimates,
         diagnosis=diagnosis,
         unsupported_share=unsupported,
         checks=checks,
-        refusals=refusals,
-        headline=_headline(estimates, refusals),
+        refusals={},
+        headline=None,
     )
 
 

@@ -124,6 +124,8 @@ class OpeReport(Frozen):
         seed: Seed of everything.
         encoder: Text encoder of the fitted values; None if there are none.
         fqe: Parameters of the fitted values; None likewise.
+        memory_spread: By quantity, what the intervals of DM hold for what the history does not show, as a standard
+            deviation; None if there is no DM.
         thresholds: Behind the refusals.
         policies: In the order that was asked for.
         differences: Between every two policies that have a headline by the same estimator.
@@ -149,6 +151,7 @@ class OpeReport(Frozen):
     seed: int
     encoder: str | None
     fqe: FqeParameters | None
+    memory_spread: dict[str, float] | None = None
     thresholds: dict[str, float]
     policies: tuple[PolicyReport, ...]
     differences: tuple[Difference, ...]

@@ -15,7 +15,7 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.episode_ope import percentile_interval
 from mtrouter_rl.evaluation.ope import ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
-from mtrouter_rl.evaluation.ope_estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policy, fit_values
+from mtrouter_rl.evaluation.ope_estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policies, fit_values
 from mtrouter_rl.evaluation.ope_log import OpeLog, OpeRequest, find_behavior, prepare, turn_away_switching
 from mtrouter_rl.evaluation.ope_report import (
     Difference,
@@ -57,15 +57,20 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     if MODEL_BASED & set(request.estimators) and run.names:
         say(f"fit values of {len(run.names)} policies to {len(run.transitions)} turns")
         values = fit_values(run, show_progress=show_progress)
-    found = {name: estimate_policy(run, name, values) for name in run.names}
-    return _report(run, found, has_values=values is not None, truth=truth)
+    found, spread = estimate_policies(run, values)
+    return _report(run, found, memory_spread=spread, truth=truth)
 
 
 def _report(
-    run: OpeLog, found: Mapping[str, PolicyEstimates], *, has_values: bool, truth: dict[str, dict[str, float]] | None
+    run: OpeLog,
+    found: Mapping[str, PolicyEstimates],
+    *,
+    memory_spread: dict[str, float] | None,
+    truth: dict[str, dict[str, float]] | None,
 ) -> OpeReport:
     assert run.log is not None
     request, info = run.request, run.dataset.info
+    has_values = bool(MODEL_BASED & set(request.estimators)) and bool(run.names)
     policies = tuple(_policy_report(run, name, found.get(name)) for name in run.probabilities)
     trained = [one.policy for one in policies if one.is_trained_on_log]
     if trained:
@@ -92,6 +97,7 @@ def _report(
         seed=request.seed,
         encoder=request.encoder if has_values else None,
         fqe=request.fqe if has_values else None,
+        memory_spread=memory_spread,
         thresholds=THRESHOLDS,
         policies=policies,
         differences=_differences(found),

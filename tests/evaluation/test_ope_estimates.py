@@ -5,7 +5,7 @@ import pytest
 
 from mtrouter_rl.evaluation.bellman import BellmanCheck
 from mtrouter_rl.evaluation.ope import OpeDiagnosis, OpeEstimate, TurnLog
-from mtrouter_rl.evaluation.ope_estimates import COLUMNS, refusals_of
+from mtrouter_rl.evaluation.ope_estimates import COLUMNS, memory_spread, refusals_of
 
 N_EPISODES = 40
 RETURNS = np.where(np.arange(N_EPISODES) % 2, 1.0, -1.0)  # standard deviation 1
@@ -114,3 +114,23 @@ def test_each_threshold_refuses_its_families_and_says_why(arguments, families, m
 def test_without_propensities_weights_are_refused():
     found = refusals_of(make_log(), make_estimates(names=("dm",)), None, unsupported=None, checks=make_checks())
     assert found == {"weighting": ("the log has no propensities",)}
+
+
+def test_memory_spread_is_what_the_biases_have_beyond_their_errors():
+    checks = [make_checks(memory_bias=bias, memory_bias_error=error) for bias, error in ((0.3, 0.1), (-0.1, 0.1))]
+    spread = memory_spread(checks)
+    assert spread["utility"] == pytest.approx(np.sqrt(((0.09 - 0.01) + (0.01 - 0.01)) / 2))
+    assert spread["cost_usd"] == 0  # all 0, within their errors
+    assert memory_spread([]) == dict.fromkeys(COLUMNS, 0.0)
+    unknown = make_checks(memory_bias=0.0, memory_bias_error=np.inf)
+    assert memory_spread([*checks, unknown])["utility"] == spread["utility"]
+
+
+def test_memory_spread_of_mere_chance_is_small():
+    rng = np.random.default_rng(0)
+    checks = [make_checks(memory_bias=bias, memory_bias_error=0.1) for bias in rng.normal(0, 0.1, size=400)]
+    assert memory_spread(checks)["utility"] < 0.05
+    wide = [
+        make_checks(memory_bias=bias, memory_bias_error=0.1) for bias in rng.normal(0, np.hypot(0.1, 0.2), size=400)
+    ]
+    assert memory_spread(wide)["utility"] == pytest.approx(0.2, rel=0.15)
