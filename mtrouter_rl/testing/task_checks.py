@@ -269,7 +269,7 @@ def _expect_order_error(task: Any, method: str, did: str) -> None:  # noqa: ANN4
 
 def transcript(episode: PlayedEpisode) -> list[str]:
     """Everything that was seen in an episode, at reset and after each step, as JSON: equal texts, equal episodes."""
-    return [json.dumps(asdict(seen)) for seen in (episode.start, *episode.steps)]
+    return [json.dumps(asdict(episode.start)), *(json.dumps(asdict(step)) for step in episode.steps)]
 
 
 def check_seeding(subject: Subject) -> str:
