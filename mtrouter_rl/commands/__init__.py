@@ -2,8 +2,10 @@
 
 from mtrouter_rl.commands import (
     behavior,
+    check_env,
     export,
     import_log,
+    new_env,
     one_turn,
     ope,
     report,
@@ -15,6 +17,7 @@ from mtrouter_rl.commands import (
 
 ADDERS = (
     report.add,
+    behavior.add,
     import_log.add,
     validate.add,
     split.add,
@@ -23,6 +26,7 @@ ADDERS = (
     study_log.add,
     one_turn.add,
     ope.add,
-    behavior.add,
+    new_env.add,
+    check_env.add,
 )
 """One function for every command of this package, in the order of `--help`."""
