@@ -34,7 +34,8 @@ def print_task(seed, args):
         n_inside = round(one.coverage * args.logs)
         own = binomtest(n_inside, args.logs).proportion_ci(method="wilson")
         print(
-            f"| {one.estimator} | {one.column} | {one.bias_in_errors:+.1f} | {one.coverage:.1%} [{own.low:.1%}, {own.high:.1%}] "
+            f"| {one.estimator} | {one.column} | {one.bias_in_errors:+.1f} "
+            f"| {one.coverage:.1%} [{own.low:.1%}, {own.high:.1%}] "
             f"| {one.width / abs(one.truth):.2f} |",
             flush=True,
         )
