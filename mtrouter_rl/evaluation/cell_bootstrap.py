@@ -5,15 +5,15 @@ strata's sizes and the models' shares in them are held fixed. Estimates are sums
 an influence z on the estimate, and its variance is V = sum over cells of n / (n - 1) times the sum of squared deviations of z
 from the cell's mean, s = sqrt(V). As in `mtrouter_rl.evaluation.bootstrap`, to which this adds the cells,
 
-    draw = v - c s (v* - v) / s*,
+    draw = v - a c s (v* - v) / s*,
 
 with v* and s* of a resample. Cells are often tiny, so that:
 
 * one unit fewer is drawn than there are, weighted up for it (Rao and Wu, Resampling Inference with Complex Survey Data, 1988),
   else a resample would show too little spread. s* corrects every cell's sum of squares for that, so that its square is V
   on average; a cell of two keeps its own V, since one unit drawn has no spread;
-* a cell of one unit shows no spread. It is taken to have that of the others by weight: V grows by the sum of squared weights
-  over all units, against that over units in larger cells;
+* a cell of one unit shows no spread. It is taken to have that of the others by weight: a is the root of the sum of squared
+  weights over all units, against that over units in larger cells;
 * c = t_nu(0.975) / z(0.975), nu = 2 V^2 / (sum over cells of the variance of its V) (Satterthwaite, 1946), that variance being
   the larger one of what a normal distribution and the squared deviations' own spread give.
 """
@@ -90,12 +90,12 @@ class CellResamples:
         units = _Units.of(ratio, self.unit_of, self.sizes)
         value, influences = units.influences()
         by_cell = units.variances(influences)
-        error = np.sqrt(by_cell.sum(axis=0)) * units.imputed
-        scale = error * units.widening(influences, by_cell)
+        error = np.sqrt(by_cell.sum(axis=0))
+        scale = units.imputed * units.widening(influences, by_cell) * error
         draws = []
         for start in range(0, len(self.counts), _RESAMPLES_PER_BLOCK):
             drawn, errors = units.of_resamples(self.counts[start : start + _RESAMPLES_PER_BLOCK], by_cell)
-            errors = np.maximum(errors * units.imputed, LEAST_ERROR * error)
+            errors = np.maximum(errors, LEAST_ERROR * error)
             distances = np.divide(drawn - value, errors, out=np.zeros_like(drawn), where=errors > 0)
             draws.append(value - scale * distances)
         return np.concatenate(draws)

@@ -20,8 +20,6 @@ from mtrouter_rl.evaluation.turn_log import TurnLog
 from mtrouter_rl.records import FloatArray
 
 COLUMNS = ("utility", "cost_usd", "return")
-_UTILITY_NOISE = 0.2
-_COST_SHAPE = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +35,8 @@ class TabularTask:
         behavior: Probability of every model under the behaviour policy, all above 0, shape (S, M).
         max_turns: Turn limit.
         cost_weight: The return is utility minus this times cost.
+        utility_noise: Standard deviation of the utility gained by a call.
+        cost_noise: Standard deviation of the cost of a call, as a share of its mean.
     """
 
     start: FloatArray
@@ -47,6 +47,8 @@ class TabularTask:
     behavior: FloatArray
     max_turns: int
     cost_weight: float
+    utility_noise: float = 0.2
+    cost_noise: float = 0.5
 
     @classmethod
     def random(
@@ -124,9 +126,11 @@ class TabularTask:
         states, actions = states[is_played], actions[is_played]
         lengths = is_played.sum(axis=1)
         last = (np.arange(n), lengths - 1)
-        utility = self.utility[states, actions] + rng.normal(0, _UTILITY_NOISE, size=len(states))
-        noise = rng.gamma(_COST_SHAPE, 1 / _COST_SHAPE, size=len(states))
-        cost = self.cost_usd[states, actions] * noise
+        utility = self.utility[states, actions] + rng.normal(0, self.utility_noise, size=len(states))
+        cost = self.cost_usd[states, actions]
+        if self.cost_noise > 0:
+            shape_of_noise = self.cost_noise**-2
+            cost = cost * rng.gamma(shape_of_noise, 1 / shape_of_noise, size=len(states))
         return TabularLogs(
             task=self,
             n_logs=n_logs,

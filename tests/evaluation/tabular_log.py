@@ -11,7 +11,7 @@ N_MODELS = 3
 
 
 class TabularMDP:
-    """A random task with uniform logging by 3 models, and policies whose exact values are known."""
+    """A random task with uniform logging by 3 models of fixed prices, and policies whose exact values are known."""
 
     def __init__(self, seed, *, n_states=3, max_turns=6):
         rng = np.random.default_rng(seed)
@@ -26,6 +26,7 @@ class TabularMDP:
             behavior=np.full(size, 1 / N_MODELS),
             max_turns=max_turns,
             cost_weight=1.0,
+            cost_noise=0.0,
         )
         self.policies = {
             "stochastic": rng.dirichlet(3 * np.ones(N_MODELS), size=n_states),

@@ -130,7 +130,7 @@ def test_over_a_thousand_logs_estimates_are_unbiased_and_intervals_cover(over_ma
 def test_intervals_cover_with_cells_of_three_episodes():
     """Plain resampling within cells of three would show a third too little variance."""
     rng = np.random.default_rng(2)
-    n_strata, n_models, n_logs = 40, 3, 300
+    n_strata, n_models, n_logs = 40, 3, 200
     strata = [f"{s:02d}" for s in range(n_strata) for _ in range(3 * n_models)]
     actions = np.tile(np.repeat(np.arange(n_models), 3), n_strata)
     chances = rng.uniform(0.2, 0.8, size=(n_strata, n_models))
@@ -158,7 +158,7 @@ def test_standard_errors_of_cells_by_hand():
     )
     for name in ("ips", "snips"):
         low, high = one.interval("utility", name)
-        assert (high - low) / (2 * 1.96) == pytest.approx(by_hand, rel=0.05)
+        assert (high - low) / (2 * 1.96) == pytest.approx(by_hand, rel=0.1)
 
 
 def test_a_cell_of_one_unit_widens_the_interval_rather_than_counting_as_sure():
@@ -167,7 +167,9 @@ def test_a_cell_of_one_unit_widens_the_interval_rather_than_counting_as_sure():
     pi = choose({"a": 0, "b": 0}, strata)
     alone = np.ptp(estimate(make_log(strata, actions, utilities), pi).interval("utility"))
     without = np.ptp(estimate(make_log(strata[:60], actions[:60], utilities[:60]), pi[:60]).interval("utility"))
-    assert alone > 1.5 * without
+    # one unit of weight 1/3 beside 30 of weight 2/3 / 30, and 2/3 of the spread of those alone
+    widened = np.sqrt(1 + (1 / 3) ** 2 / (30 * (2 / 3 / 30) ** 2))
+    assert alone / without == pytest.approx(2 / 3 * widened, rel=0.1)
 
 
 def test_episodes_of_one_instance_are_drawn_together():
