@@ -56,5 +56,5 @@ def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[
     left_title(figure, f"{title}\nstays (diagonal): {stays:.0f} of {matrix.sum():.0f}, {share:.0%}")
     bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0), shrink=0.8)
     bar.set_label("share of the row")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
