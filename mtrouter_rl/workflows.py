@@ -26,7 +26,9 @@ from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import InvalidConfigError, RouterError
+from mtrouter_rl.evaluation.behavior import BehaviorSetting
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
+from mtrouter_rl.evaluation.behavior_run import update_behavior
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
 from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
 from mtrouter_rl.evaluation.plots import save_plots
@@ -350,7 +352,7 @@ def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
 
 
 def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progress: bool = True) -> Results:
-    """Run policies closed-loop on a split and add their rows to `out/results.json`.
+    """Run policies closed-loop on a split and add their rows to `out/results.json` and `out/behavior.json`.
 
     Raises:
         UnknownNameError, RouterError, PoolMismatchError: If a policy cannot be resolved.
@@ -378,6 +380,14 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
     so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
     results = update_rows(so_far, rows, roles=roles)
     results.save(request.out / RESULTS_FILE)
+    update_behavior(
+        request.out,
+        episodes,
+        setting=BehaviorSetting(split=request.split, model_names=config.pool.model_names, seed=request.seed),
+        results=results,
+        datasets=plan.folder / request.split,
+        overwrite=request.overwrite,
+    )
     return results
 
 
@@ -440,7 +450,9 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     """
     results = Results.load(folder / RESULTS_FILE)
     by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
-    traced = {split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()}
+    traced: dict[str, dict[str, list[TracedEpisode]]] = {
+        split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()
+    }
     save_plots(results, traced, folder / "plots")
     behavior, ope = folder / BEHAVIOR_FILE, folder / OPE_FOLDER / OPE_FILE
     write_evaluation(

@@ -1,6 +1,17 @@
 """Commands, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
 
-from mtrouter_rl.commands import export, import_log, one_turn, ope, report, reprice, split, study_log, validate
+from mtrouter_rl.commands import (
+    behavior,
+    export,
+    import_log,
+    one_turn,
+    ope,
+    report,
+    reprice,
+    split,
+    study_log,
+    validate,
+)
 
 ADDERS = (
     report.add,
@@ -12,5 +23,6 @@ ADDERS = (
     study_log.add,
     one_turn.add,
     ope.add,
+    behavior.add,
 )
 """One function for every command of this package, in the order of `--help`."""

@@ -10,8 +10,8 @@ independent. Where they are not (a policy that stays with a model for a whole ep
 
 **Interval.** It spans two estimates, that with the Miller-Madow correction and that with the bias as the jackknife over
 (task, variation) estimates it, which does not take turns as independent; below the lower and above the higher by what
-the bootstrap over (task, variation) spreads around its mean. In simulations with 16 to 80 episodes of 8 to 40 clusters it
-held the truth in 92% to 100%, and in 74% to 87% where the choice was made once per (task, variation) or episode and a
+the bootstrap over (task, variation) spreads around its mean. In simulations with 16 to 80 episodes of 8 to 60 clusters it
+held the truth in 92% to 100%, and in 74% to 95% where the choice was made once per (task, variation) or episode and a
 task had two or three variations.
 
 **p-value.** Of "no dependence", by shuffling what is exchangeable if there is none, and counting the shuffles that reach

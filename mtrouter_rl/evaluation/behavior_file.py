@@ -4,7 +4,6 @@
 what its choices depend on, whose turns the money and the failures were. `mtrouter_rl.evaluation.behavior` makes its rows.
 """
 
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -242,6 +241,10 @@ class Behavior(FiniteRecord):
                 )
         return self
 
+    def split_rows(self, split: str) -> tuple[BehaviorRow, ...]:
+        """Rows of a split, in the order of the file."""
+        return tuple(row for row in self.rows if row.split == split)
+
     @property
     def splits(self) -> tuple[Split, ...]:
         """Splits that have rows, in order of first appearance."""
@@ -251,10 +254,20 @@ class Behavior(FiniteRecord):
         """The row of a policy on a split, or None."""
         return next((row for row in self.rows if row.key == (policy, split)), None)
 
-    def with_rows(self, rows: Iterable[BehaviorRow]) -> "Behavior":
-        """The file with further rows: a row of the same (policy, split) is replaced, others are added."""
-        merged = {row.key: row for row in (*self.rows, *rows)}
-        return Behavior(env=self.env, pool=self.pool, model_names=self.model_names, rows=tuple(merged.values()))
+    def merge(self, other: "Behavior") -> "Behavior":
+        """Rows of both; of two rows of one (policy, split), the other's counts.
+
+        Raises:
+            ResultsError: If they differ in environment or pool.
+        """
+        for name in ("env", "pool", "model_names"):
+            if getattr(self, name) != getattr(other, name):
+                raise ResultsError(
+                    f"{BEHAVIOR_FILE}, field '{name}': is {getattr(self, name)!r} in one and {getattr(other, name)!r} in the "
+                    "other, must be the same; choose another --out, or give --overwrite"
+                )
+        rows = {row.key: row for row in (*self.rows, *other.rows)}
+        return Behavior(env=self.env, pool=self.pool, model_names=self.model_names, rows=tuple(rows.values()))
 
     def save(self, path: Path) -> None:
         """Write the file under a temporary name, then rename it: a reader never sees half a file."""

@@ -182,7 +182,8 @@ def wilson_interval(n_events: int, n_trials: int, *, confidence: float = CONFIDE
     share, weight = n_events / n_trials, quantile**2 / n_trials
     center = (share + weight / 2) / (1 + weight)
     half = quantile / (1 + weight) * math.sqrt(share * (1 - share) / n_trials + weight / (4 * n_trials))
-    return max(0.0, center - half), min(1.0, center + half)
+    # exact where rounding would leave 1e-17
+    return center - half if n_events else 0.0, center + half if n_events < n_trials else 1.0
 
 
 def paired_difference(

@@ -254,7 +254,7 @@ def format_table(results: Results, split: str) -> str:
         ResultsError: If there are no rows of that split.
     """
     tables = [results_table(results, split), paired_table(results, split, is_short=True)]
-    return "\n\n".join(_plain(table) for table in tables if table is not None)
+    return "\n\n".join(to_plain(table) for table in tables if table is not None)
 
 
 def markdown_table(results: Results, split: str) -> str:
@@ -281,7 +281,8 @@ def to_markdown(table: Table) -> str:
     return "\n".join([line(table.header), rule, *(line(row) for row in rows), "", f"*{table.caption}*"])
 
 
-def _plain(table: Table) -> str:
+def to_plain(table: Table) -> str:
+    """One table as aligned text, caption below."""
     widths = [max(len(cell) for cell in column) for column in zip(table.header, *table.rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

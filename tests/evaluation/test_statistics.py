@@ -9,6 +9,7 @@ from mtrouter_rl.evaluation.statistics import (
     clustered_mean_interval,
     mean_interval,
     paired_difference,
+    wilson_interval,
 )
 
 
@@ -115,3 +116,14 @@ def test_many_resamples_are_fast():
 def test_bad_input(values, clusters, settings, message):
     with pytest.raises(InvalidConfigError, match=message):
         clustered_mean_interval(values, clusters, rng=np.random.default_rng(0), **settings)
+
+
+def test_wilson_interval_of_published_and_extreme_shares():
+    """15 of 148 is the worked example (method 3) of Newcombe, Two-sided Confidence Intervals (1998): 0.0624 to 0.1605."""
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    low, high = wilson_interval(0, 10)
+    assert (low, high) == (0, pytest.approx(0.2775, abs=5e-5))
+    assert wilson_interval(10, 10) == pytest.approx((1 - high, 1))
+    assert wilson_interval(0, 0) is None
+    with pytest.raises(InvalidConfigError, match="n_events is 3 and n_trials 2"):
+        wilson_interval(3, 2)
