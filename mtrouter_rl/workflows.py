@@ -450,7 +450,9 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     """
     results = Results.load(folder / RESULTS_FILE)
     by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
-    traced = {split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()}
+    traced: dict[str, dict[str, list[TracedEpisode]]] = {
+        split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()
+    }
     save_plots(results, traced, folder / "plots")
     behavior, ope = folder / BEHAVIOR_FILE, folder / OPE_FOLDER / OPE_FILE
     write_evaluation(

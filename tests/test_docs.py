@@ -11,6 +11,8 @@ import yaml
 from mtrouter_rl.agents.behavior import POLICY_FORMS
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_env_card, load_pool_card
 from mtrouter_rl.cli import build_parser
+from mtrouter_rl.evaluation.revisit import STATE_COLUMNS
+from mtrouter_rl.metric_names import EVALUATION, OFF_POLICY, TRAINING
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.registry import ENCODERS
 
@@ -95,6 +97,15 @@ def test_scripts_and_examples_that_are_called_exist(page, line):
     words = shlex.split(line, comments=True)
     own = [word for word in words if word.startswith(("./scripts/", "examples/"))]
     assert all((ROOT / word).is_file() for word in own)
+
+
+def test_every_metric_and_column_of_tensorboard_is_explained():
+    named = set(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "read-the-tensorboard.md").read_text(encoding="utf-8")))
+    evaluation = [
+        re.sub(r"/\{name\}", "", name).removeprefix("eval/{split}/").removeprefix("behavior/") for name in EVALUATION
+    ]
+    named |= {name.rpartition("/")[0] for name in named if name.rpartition("/")[2].isupper()}
+    assert not {*TRAINING, *OFF_POLICY, *evaluation, *STATE_COLUMNS} - named
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mtrouter_rl.evaluation.behavior_file import BehaviorRow
-from mtrouter_rl.evaluation.plot_style import left_title, legend_below, model_style, new_figure
+from mtrouter_rl.evaluation.plot_style import OTHER_COLOR, left_title, legend_below, model_style, new_figure
 from mtrouter_rl.evaluation.plots import stacked_bars
 
-_COLOR_MAP = "cividis"
-"""Rises evenly in lightness, and looks the same to the color-blind (Nunez, Anderton and Renslow, 2018)."""
-_DARK_UP_TO = 0.5
+_COLOR_MAP = "Blues"
+"""One hue that darkens, which the color-blind read as well."""
+_LIGHT_UP_TO = 0.55
 _LINE_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 _N_MARKERS = 8
 """About as many markers on a line of budget use."""
@@ -22,7 +23,8 @@ def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[
     """Which model follows which, as a heat map: color and percentage are of the row, the count is below.
 
     Args:
-        counts: Consecutive turns by [model][next model], in pool order, shape (M, M); stays are on the diagonal.
+        counts: Consecutive turns by [model][next model], in pool order, shape (M, M); stays are on the diagonal,
+            which is framed.
         model_names: Names of the pool, in pool order, length M.
         title: Title of the figure.
     """
@@ -41,10 +43,12 @@ def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[
                 ha="center",
                 va="center",
                 fontsize=9,
-                color="white" if shares[row, column] < _DARK_UP_TO else "black",
+                color="black" if shares[row, column] < _LIGHT_UP_TO else "white",
             )
     positions = range(n_models)
-    axes.set_xticks(positions, list(model_names), rotation=30, ha="right")
+    for index in positions:
+        axes.add_patch(Rectangle((index - 0.5, index - 0.5), 1, 1, fill=False, edgecolor=OTHER_COLOR, lw=1.5))
+    axes.set_xticks(positions, list(model_names), rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(
         positions, [f"{name}  ({total:.0f})" for name, total in zip(model_names, totals[:, 0], strict=True)]
     )
@@ -57,7 +61,7 @@ def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[
     left_title(figure, f"{title}\nstays (diagonal): {stays:.0f} of {matrix.sum():.0f}, {share:.0%}")
     bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0), shrink=0.8)
     bar.set_label("share of the row")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 

@@ -93,10 +93,12 @@ def ope_figure(report: OpeReport, results: Results, split: str, quantity: Quanti
     for pair in pairs:
         _draw_pair(axes, pair, kind=kind_of(pair.row, results))
     axes.margins(0.1)
-    axes.autoscale_view()
-    ends = np.array([*axes.get_xlim(), *axes.get_ylim()])
-    low, high = float(ends.min()), float(ends.max())
-    axes.plot([low, high], [low, high], color=OTHER_COLOR, lw=1.2, ls="--", zorder=1, label="estimate = run")
+    # Intervals of estimates are often far wider than those of runs, so each axis keeps a range of its own.
+    limits = axes.get_xlim(), axes.get_ylim()
+    ends = min(map(min, limits)), max(map(max, limits))
+    axes.plot(ends, ends, color=OTHER_COLOR, lw=1.2, ls="--", zorder=1, label="estimate = run")
+    axes.set_xlim(limits[0])
+    axes.set_ylim(limits[1])
     if quantity == "cost_usd":
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"${value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"${value:g}"))

@@ -105,7 +105,7 @@ def clustered_bootstrap(
     counts = np.bincount(index).astype(np.float64)
     low: float | None = None
     high: float | None = None
-    draws = np.empty(0)
+    draws: FloatArray = np.empty(0)
     if len(labels) >= 2:
         draws = _resampled_means(sums, counts, rng=rng, n_resamples=n_resamples)
         tail = (1 - confidence) / 2

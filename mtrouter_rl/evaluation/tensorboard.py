@@ -367,7 +367,7 @@ def _write_transcripts(writer: SummaryWriter, evaluation: _Evaluation, *, split:
 
 
 def _write_comparison(writer: SummaryWriter, evaluation: _Evaluation) -> None:
-    results, behavior = evaluation.results, evaluation.behavior
+    results = evaluation.results
     for split in results.splits:
         figures = {"cost_score": cost_score_figure, "model_share": model_share_figure}
         if any(row.paired for row in results.split_rows(split)):
@@ -379,7 +379,7 @@ def _write_comparison(writer: SummaryWriter, evaluation: _Evaluation) -> None:
         _write_ope(writer, evaluation.ope, results)
     pages = layout(
         results.splits,
-        behavior_splits=() if behavior is None else [split for split in behavior.splits if split in results.splits],
+        behavior=evaluation.behavior,
         calibrated_splits=tuple(dict.fromkeys(split for _, split in evaluation.calibrations)),
         has_ope=evaluation.ope is not None,
     )

@@ -7,7 +7,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+from mtrouter_rl.evaluation.behavior_file import Behavior
 from mtrouter_rl.evaluation.results import ResultRow, Results
+from mtrouter_rl.evaluation.tensorboard_scalars import LABELS
 from mtrouter_rl.metric_names import evaluation_name
 
 HyperParameters = Mapping[str, str | int | float]
@@ -67,13 +69,13 @@ def _put_policy_first(experiment: Summary) -> None:
 
 
 def layout(
-    splits: Sequence[str], *, behavior_splits: Sequence[str], calibrated_splits: Sequence[str], has_ope: bool
+    splits: Sequence[str], *, behavior: Behavior | None, calibrated_splits: Sequence[str], has_ope: bool
 ) -> dict[str, _Charts]:
     """Custom Scalars: one line per chosen run in every chart; intervals are margins.
 
     Args:
         splits: Splits of the results.
-        behavior_splits: Splits of the behaviour file.
+        behavior: The behaviour file, if there is one.
         calibrated_splits: Splits with routers whose Q-values were held against what they achieved.
         has_ope: Whether there are estimates from a log.
     """
@@ -85,8 +87,9 @@ def layout(
             f"{title}, with 95% interval": ["Margin", [f"ope/{quantity}_{end}" for end in ("value", "low", "high")]]
             for quantity, title in _TITLES.items()
         }
-    for split in behavior_splits:
-        pages[f"behavior on {split}"] = _behavior_charts(split)
+    for split in () if behavior is None else behavior.splits:
+        if split in splits:
+            pages[f"behavior on {split}"] = _behavior_charts(behavior, split)
     for split in calibrated_splits:
         tags = [_named(f"q/overestimation_{end}", split) for end in ("mean", "ci95_low", "ci95_high")]
         pages[f"Q-values on {split}"] = {
@@ -107,7 +110,7 @@ def _policy_charts(split: str) -> _Charts:
     return charts
 
 
-def _behavior_charts(split: str) -> _Charts:
+def _behavior_charts(behavior: Behavior, split: str) -> _Charts:
     charts: _Charts = {
         "share of the budget spent, by turn": ["Multiline", [_named("behavior/budget_used_by_turn", split)]]
     }
@@ -116,7 +119,9 @@ def _behavior_charts(split: str) -> _Charts:
         tags = [_named(f"{field}{end}", split) for end in ("", "_ci95_low", "_ci95_high")]
         charts[f"stays after a {kind} error, with 95% interval"] = ["Margin", tags]
     charts["entropy of the models used, bits"] = ["Multiline", [_named("behavior/usage_entropy_bits", split)]]
-    for label in ("task", "phase", "skill"):
+    dependences = [row.mutual_information for row in behavior.rows if row.split == split]
+    known = [label for label in LABELS if any(getattr(one, label) is not None for one in dependences)]
+    for label in known:
         tags = [
             evaluation_name(f"behavior/mutual_information_{end}/{{name}}", split=split, name=label)
             for end in ("bits", "ci95_low", "ci95_high")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mtrouter_rl.evaluation.behavior_file import BehaviorRow
+from mtrouter_rl.evaluation.behavior_file import BehaviorRow, ModelDependence
 from mtrouter_rl.evaluation.calibration import Calibration
 from mtrouter_rl.evaluation.ope_plots import QUANTITIES, headline
 from mtrouter_rl.evaluation.ope_report import PolicyReport
@@ -43,6 +43,9 @@ _ERROR_FIELDS = (
 _ERROR_INTERVALS = ("stay_after_transient_ci95", "stay_after_persistent_ci95")
 _OPE_FIELDS = ("effective_sample_size", "largest_weight_share", "unsupported_share")
 
+LABELS = tuple(ModelDependence.model_fields)
+"""What the choice of model may depend on."""
+
 _Values = Mapping[str, float | int | None]
 
 
@@ -76,7 +79,7 @@ def behavior_scalars(row: BehaviorRow) -> dict[str, float]:
         values |= _ends(f"behavior/{field}", getattr(errors, field), split=split)
     for model, share in row.cost_share.items():
         values[name_of("cost_share/{name}", model)] = share
-    for label in ("task", "phase", "skill"):
+    for label in LABELS:
         found = getattr(row.mutual_information, label)
         if found is not None:
             values[name_of("mutual_information_bits/{name}", label)] = found.bits_corrected

@@ -131,6 +131,27 @@ def test_metrics_are_written_at_the_end_of_every_iteration(algorithm, names, sma
     assert all(np.isfinite(value) for _, value, _ in sink.points)
 
 
+def test_curves_are_of_the_router_that_the_iteration_gave(small_log):
+    """Value of the first states and one-step residual, worked out again from the saved router, turn by turn."""
+    sink, gamma = ListSink(), 0.9
+    router = train("fitted_q", small_log, sink=sink, keep_last=1, gamma=gamma)
+    context = make_context(small_log)
+    starts, residuals = [], []
+    for episode in small_log.completed:
+        rows = context.features.of_episode(episode)
+        masks = np.array([turn.action_mask for turn in episode.turns] + [(False,) * 3], dtype=np.float32)
+        values = router._ensemble(torch.from_numpy(np.concatenate([rows, masks], axis=1)))[0].numpy()
+        starts.append(values[0].max())
+        for turn, logged in enumerate(episode.turns):
+            is_last = logged.terminated or logged.truncated
+            following = 0.0 if is_last else gamma * values[turn + 1].max()
+            reward = context.reward.reward(logged.utility_gain, logged.cost_usd)
+            residuals.append(abs(reward + following - values[turn, router.model_names.index(logged.model)]))
+    last = {name: value for name, value, step in sink.points if step == 20}
+    assert last[trainer.Q_MEAN] == pytest.approx(np.mean(starts), abs=1e-5)
+    assert last[trainer.BELLMAN_RESIDUAL] == pytest.approx(np.mean(residuals), abs=1e-5)
+
+
 def test_learning_rate_schedules():
     loop = LoopParameters(n_iterations=4, learning_rate=1.0, schedule="cosine")
     assert [loop.learning_rate_at(i) for i in range(4)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)

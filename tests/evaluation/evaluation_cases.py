@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.evaluation.behavior import BehaviorSetting, behavior_row
+from mtrouter_rl.evaluation.behavior_file import Behavior
+from mtrouter_rl.evaluation.ope_report import Estimated, OpeReport, PolicyReport
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows
 from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.pools.card import BackendCard, ModelCard, PoolCard, Prices, TokenCounter
@@ -138,3 +141,63 @@ def make_results(rows, *, roles=ROLES, models=MODELS, **changes):
         "rows": tuple(rows),
     }
     return Results(**(fields | changes))
+
+
+def make_ope_policy(policy, *, value=0.2, headline="dm", is_trained_on_log=False):
+    number = Estimated(value=value, low=value - 0.1, high=value + 0.1)
+    return PolicyReport(
+        policy=policy,
+        router=policy,
+        headline=headline,
+        refusals={} if headline else {"weighting": ("effective sample size 1.0, must be at least 30",)},
+        estimates={"dm": {"utility": number, "cost_usd": number, "return": number}} if headline else {},
+        effective_sample_size=1.0,
+        unsupported_share=0.01,
+        is_trained_on_log=is_trained_on_log,
+    )
+
+
+def make_ope_report(policies, *, refused=(), trained=(), **changes):
+    """A report in which the estimates rise by 0.1 from policy to policy, from 0.2 on."""
+    fields = {
+        "dataset_id": "kitchen-uniform-v1",
+        "split": "train",
+        "n_episodes": 40,
+        "n_left_out": 0,
+        "n_turns": 300,
+        "n_clusters": 20,
+        "behavior_policy": "uniform",
+        "propensities": "exact",
+        "logged": {"utility": 0.2, "cost_usd": 0.1, "return": 0.1},
+        "cost_weight": REWARD.cost_weight,
+        "cost_unit_usd": REWARD.cost_unit_usd,
+        "seed": 0,
+        "encoder": None,
+        "fqe": None,
+        "thresholds": {},
+        "policies": tuple(
+            make_ope_policy(policy, value=0.2 + 0.1 * index, is_trained_on_log=policy in trained)
+            for index, policy in enumerate([*policies, *trained])
+        )
+        + tuple(make_ope_policy(policy, headline=None) for policy in refused),
+        "differences": (),
+        "selection": None,
+        "notes": (),
+        "package_version": "0.1.0",
+    }
+    return OpeReport(**(fields | changes))
+
+
+def make_behavior(traced, *, models=MODELS, **changes):
+    """Behaviour of every policy of traced episodes by split."""
+    rows = [
+        behavior_row(
+            policy,
+            [one.episode for one in episodes],
+            BehaviorSetting(split=split, model_names=models, n_resamples=100),
+        )
+        for split, policies in traced.items()
+        for policy, episodes in policies.items()
+    ]
+    fields = {"env": "kitchen", "pool": "tiny-pool", "model_names": models, "rows": tuple(rows)}
+    return Behavior(**(fields | changes))

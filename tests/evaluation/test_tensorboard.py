@@ -5,10 +5,33 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import PoolMismatchError, ResultsError, UnknownNameError
+from mtrouter_rl.evaluation.calibration import ValueMeaning, calibrate
 from mtrouter_rl.evaluation.metrics import cumulative_by_turn
-from mtrouter_rl.evaluation.tensorboard import TensorBoardSink, write_evaluation
-from tests.evaluation.evaluation_cases import MODELS, POLICIES, make_pool, make_results
+from mtrouter_rl.evaluation.revisit import STATE_COLUMNS, HistoryStates
+from mtrouter_rl.evaluation.tensorboard import RouterDetails, TensorBoardSink, write_evaluation
+from mtrouter_rl.metric_names import EVALUATION, OFF_POLICY
+from tests.evaluation.evaluation_cases import (
+    MODELS,
+    POLICIES,
+    make_behavior,
+    make_ope_report,
+    make_pool,
+    make_results,
+)
+
+MEANING = ValueMeaning(gamma=0.9, reward=RewardCard(cost_weight=0.5, cost_unit_usd=2.0))
+STATES = HistoryStates(
+    embeddings=np.arange(10.0).reshape(5, 2),
+    metadata=tuple(("big", "tiny", "boil", "1 of 4", str(turn), "none", "none", "test") for turn in range(1, 6)),
+)
+DETAILS = RouterDetails(
+    hyper_parameters={"learning_rate": 0.001},
+    model_embeddings=np.arange(12.0).reshape(3, 4),
+    history_states=STATES,
+    value_meaning=MEANING,
+)
 
 
 def read(folder):
@@ -22,7 +45,17 @@ def hparams_data(run, tag):
 
 
 @pytest.fixture(scope="module")
-def folder(results, traced, tmp_path_factory):
+def behavior(traced):
+    return make_behavior(traced)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return make_ope_report(["big", "random", "fitted-q"], refused=["tiny"])
+
+
+@pytest.fixture(scope="module")
+def folder(results, traced, behavior, report, tmp_path_factory):
     path = tmp_path_factory.mktemp("tensorboard")
     with TensorBoardSink(path / "fitted-q") as sink:
         sink.scalar("train/td_loss", 0.5, 10)
@@ -30,8 +63,9 @@ def folder(results, traced, tmp_path_factory):
         "results": results,
         "traced": traced,
         "pool": make_pool(),
-        "model_embeddings": {"fitted-q": np.arange(12.0).reshape(3, 4)},
-        "hyper_parameters": {"fitted-q": {"learning_rate": 0.001}},
+        "routers": {"fitted-q": DETAILS},
+        "behavior": behavior,
+        "ope": report,
     }
     earlier = make_results([results.row("fitted-q", "test")])
     write_evaluation(path, **(settings | {"results": earlier, "traced": {}}))
@@ -95,10 +129,13 @@ def test_curves_over_turns(folder, traced):
 
 def test_figures(folder):
     assert set(read(folder / "comparison").Tags()["images"]) == {
-        f"{name}/{split}" for name in ("cost_score", "model_share", "paired_difference") for split in ("test", "ood")
+        f"{name}/{split}"
+        for name in ("cost_score", "model_share", "paired_difference", "ope_score", "ope_cost_usd", "ope_return")
+        for split in ("test", "ood")
     }
+    names = ("model_share_by_task", "model_share_by_turn", "switch_matrix", "calibration")
     assert set(read(folder / "fitted-q").Tags()["images"]) == {
-        f"model_share_by_{what}/{split}" for what in ("task", "turn") for split in ("test", "ood")
+        f"{name}/{split}" for name in names for split in ("test", "ood")
     }
     assert not read(folder / "tiny").Tags()["images"], "a single model's share is no picture"
 
@@ -130,6 +167,7 @@ def test_hparams_stay_in_the_policys_run(folder):
     assert {info.name for info in experiment.hparam_infos if info.differs} == {"policy", "role"}
     metrics = {info.name.tag for info in experiment.metric_infos}
     assert {"eval/test/return_mean", "eval/ood/cost_usd_mean"} <= metrics
+    assert "ope/return_value" in metrics
     assert metrics <= set(read(folder / "fitted-q").Tags()["scalars"])
 
 
@@ -137,9 +175,10 @@ def test_layout_compares_policies(folder):
     run = read(folder / "comparison")
     content = run.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     layout = layout_pb2.Layout.FromString(content)
-    assert [category.title for category in layout.category] == ["policies on test", "policies on ood"]
-    written = set(read(folder / "random").Tags()["scalars"])
-    for chart in layout.category[0].chart:
+    titles = [f"{kind} on {split}" for kind in ("policies", "behavior", "Q-values") for split in ("test", "ood")]
+    assert sorted(category.title for category in layout.category) == sorted([*titles, "estimated from a log"])
+    written = set(read(folder / "fitted-q").Tags()["scalars"])
+    for chart in (chart for category in layout.category for chart in category.chart):
         tags = list(chart.multiline.tag) + [
             tag for one in chart.margin.series for tag in (one.value, one.lower, one.upper)
         ]
@@ -154,20 +193,94 @@ def test_model_embeddings_are_named(folder):
     assert [row[0] for row in rows[1:]] == list(MODELS)
     np.testing.assert_allclose(np.loadtxt(embeddings / "tensors.tsv"), np.arange(12.0).reshape(3, 4))
     config = (folder / "fitted-q" / "projector_config.pbtxt").read_text()
-    assert config.count("tensor_path") == 1
+    assert config.count("tensor_path") == 2
+
+
+def test_history_embeddings_are_told_apart(folder):
+    embeddings = folder / "fitted-q" / "00000" / "history_embeddings"
+    rows = [line.split("\t") for line in (embeddings / "metadata.tsv").read_text().splitlines()]
+    assert tuple(rows[0]) == STATE_COLUMNS
+    assert [tuple(row) for row in rows[1:]] == list(STATES.metadata)
+    np.testing.assert_allclose(np.loadtxt(embeddings / "tensors.tsv"), STATES.embeddings)
+    assert not (folder / "random" / "projector_config.pbtxt").exists()
+
+
+def test_estimates_are_beside_the_truth(folder, report):
+    run = read(folder / "fitted-q")
+    number = report.policies[2].estimates["dm"]["return"]
+    for quantity, factor in (("return", 1), ("cost_usd", 1), ("score", 100)):
+        for end in ("value", "low", "high"):
+            point = run.Scalars(f"ope/{quantity}_{end}")[0]
+            assert point.value == pytest.approx(factor * getattr(number, end), rel=1e-5)
+    assert run.Scalars("ope/effective_sample_size")[0].value == 1.0
+    refused = {tag for tag in read(folder / "tiny").Tags()["scalars"] if tag.startswith("ope/")}
+    assert refused == {"ope/effective_sample_size", "ope/unsupported_share"}
+    assert not [tag for tag in read(folder / "middle").Tags()["scalars"] if tag.startswith("ope/")]
+    text = read(folder / "comparison").Tensors("ope/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "tiny: this log cannot tell: effective sample size 1.0" in text
+
+
+def test_behavior_is_that_of_the_file(folder, behavior):
+    row = behavior.row("fitted-q", "test")
+    run = read(folder / "fitted-q")
+
+    def value(field):
+        return run.Scalars(f"eval/test/behavior/{field}")[0].value
+
+    assert value("usage_entropy_bits") == pytest.approx(row.usage_entropy_bits, rel=1e-5)
+    assert value("error_share") == pytest.approx(row.errors.share_of_turns, rel=1e-5)
+    assert value("stay_after_transient") == pytest.approx(row.errors.stay_after_transient, rel=1e-5)
+    assert value("stay_after_transient_ci95_high") == pytest.approx(row.errors.stay_after_transient_ci95[1], rel=1e-5)
+    assert value("cost_share/big") == pytest.approx(row.cost_share["big"], rel=1e-5)
+    information = row.mutual_information.task
+    assert value("mutual_information_bits/task") == pytest.approx(information.bits_corrected, rel=1e-4, abs=1e-6)
+    assert value("mutual_information_ci95_low/task") == pytest.approx(information.low, rel=1e-4, abs=1e-6)
+    points = run.Scalars("eval/test/behavior/budget_used_by_turn")
+    assert [point.step for point in points] == list(range(1, len(row.budget_use_by_turn) + 1))
+    assert [point.value for point in points] == pytest.approx(row.budget_use_by_turn, rel=1e-5)
+
+
+def test_calibration_is_of_the_routers_own_discount(folder, results, traced):
+    rng = np.random.default_rng(results.seed)
+    expected = calibrate(traced["test"]["fitted-q"], MEANING, model_names=MODELS, rng=rng)
+    run = read(folder / "fitted-q")
+    assert run.Scalars("eval/test/q/overestimation_mean")[0].value == pytest.approx(expected.overestimation.mean)
+    assert run.Scalars("eval/test/q/overestimation_ci95_low")[0].value == pytest.approx(expected.overestimation.low)
+    assert run.Scalars("eval/test/q/calibration_error")[0].value == pytest.approx(expected.error)
+    assert not [tag for tag in read(folder / "random").Tags()["scalars"] if "/q/" in tag]
+
+
+def test_every_metric_of_the_tables_is_written(folder):
+    """Together the runs hold every scalar of the table but those of what this case lacks."""
+    written = {tag for name in POLICIES for tag in read(folder / name).Tags()["scalars"]}
+    absent = {"ope/largest_weight_share"}
+    assert set(OFF_POLICY) - written == absent
+    for template in EVALUATION:
+        prefix = template.format(split="test", name="")
+        assert any(tag.startswith(prefix) for tag in written), template
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"pool": make_pool(("a", "b", "c"))}, PoolMismatchError, r"results are of models \['tiny'"),
-        ({"model_embeddings": {"tiny": np.zeros((2, 4))}}, PoolMismatchError, r"shape \(2, 4\), must be \(3, d\)"),
         (
-            {"model_embeddings": {"tny": np.zeros((3, 4))}},
-            UnknownNameError,
-            "unknown policy 'tny'; did you mean 'tiny'",
+            {"routers": {"tiny": RouterDetails(model_embeddings=np.zeros((2, 4)))}},
+            PoolMismatchError,
+            r"shape \(2, 4\), must be \(3, d\)",
         ),
-        ({"hyper_parameters": {"other": {}}}, UnknownNameError, "unknown policy 'other'"),
+        ({"routers": {"tny": DETAILS}}, UnknownNameError, "unknown policy 'tny'; did you mean 'tiny'"),
+        (
+            {"ope": make_ope_report(["tiny"], cost_weight=0.7)},
+            ResultsError,
+            r"ope.json estimates returns with cost_weight 0.7 and cost_unit_usd 2.0, the results have 0.5 and 2.0",
+        ),
+        ({"ope": make_ope_report(["tiny"], cost_unit_usd=1.0)}, ResultsError, "cost_unit_usd 1.0"),
+        (
+            {"behavior": make_behavior({}, models=("a", "b"))},
+            PoolMismatchError,
+            r"behavior.json is of models \['a', 'b'\]",
+        ),
         ({"traced": {"test": {"other": ()}}}, UnknownNameError, "unknown policy 'other'"),
     ],
 )
