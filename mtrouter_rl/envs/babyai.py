@@ -148,7 +148,9 @@ class BabyAITask:
         try:
             _, reward, is_over, _, _ = self._env.step(action)
         except (AssertionError, ValueError, IndexError, AttributeError) as error:
-            raise SimulatorError(f"MiniGrid failed at '{TEXTS[action.name]}': {type(error).__name__}: {error}") from error
+            raise SimulatorError(
+                f"MiniGrid failed at '{TEXTS[action.name]}': {type(error).__name__}: {error}"
+            ) from error
         return bool(is_over and reward > 0), bool(is_over)
 
     def _describe(self) -> str:

@@ -25,11 +25,7 @@ def pending(instruction: Any) -> tuple[Any, ...]:  # noqa: ANN401 - an instructi
 
 def is_lost(instruction: Any, destroyed: Sequence[Any]) -> bool:  # noqa: ANN401
     """Whether a mission cannot be accomplished any more, since what it wants picked up or moved is destroyed."""
-    wanted = [
-        getattr(part, name).obj_set
-        for part in pending(instruction)
-        for name in _carried_descriptions(part)
-    ]
+    wanted = [getattr(part, name).obj_set for part in pending(instruction) for name in _carried_descriptions(part)]
     return any(things and all(_is_among(thing, destroyed) for thing in things) for things in wanted)
 
 

@@ -112,9 +112,11 @@ def _things(view: Any, is_visible: npt.NDArray[np.bool_], start: tuple[int, int]
 
 
 def _place(n_ahead: int, n_right: int) -> str:
-    """Example:
-    >>> _place(2, -1), _place(0, 3)
-    ('2 steps ahead and 1 step left', '3 steps right')
+    """Place of a thing, seen from the player.
+
+    Example:
+        >>> _place(2, -1), _place(0, 3)
+        ('2 steps ahead and 1 step left', '3 steps right')
     """
     ahead = f"{_steps(n_ahead)} ahead" if n_ahead else ""
     side = f"{_steps(abs(n_right))} {'right' if n_right > 0 else 'left'}" if n_right else ""
@@ -137,7 +139,9 @@ def tell_move(action: str, before: Any, carried: Any, *, is_done: bool) -> str: 
     if action in ("left", "right"):
         return f"You turn {action}."
     if action == "forward":
-        return "You go forward." if is_done else f"You cannot go forward: {with_article(name_of(before))} is in the way."
+        return (
+            "You go forward." if is_done else f"You cannot go forward: {with_article(name_of(before))} is in the way."
+        )
     if action == "pickup":
         return _tell_pickup(before, carried, is_done=is_done)
     if action == "drop":

@@ -24,7 +24,9 @@ _COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9' -]{0,119}")
 _ROOM = re.compile(r"^-= .+? =-", re.MULTILINE)
 _STATUS_LINE = re.compile(r"\n>.*\Z", re.DOTALL)
 _QUESTION = re.compile(r"Would you like to RESTART.*\Z", re.DOTALL)
-_NOT_UNDERSTOOD = re.compile(r"That's not a verb|I didn't understand|I only understood|You can't see any such|You seem to want")
+_NOT_UNDERSTOOD = re.compile(
+    r"That's not a verb|I didn't understand|I only understood|You can't see any such|You seem to want"
+)
 _AMBIGUOUS = re.compile(r"Which do you mean|What do you want|What do you mean")
 _HARMLESS = ("look", "inventory", "examine ")
 _LOSING = ("put ", "insert ", "drop ")
@@ -58,11 +60,11 @@ def make_task(card: EnvCard) -> "TextWorldTask":
 
 
 def readable(text: str) -> str:
-    """What a game prints, without its title, status line and closing question.
+    r"""What a game prints, without its title, status line and closing question.
 
     Example:
-        >>> readable("\\n\\n-= Attic =-\\nA room.\\n\\n\\n\\nA key.\\n\\n>   -= Attic =-0/3")
-        '-= Attic =-\\nA room.\\n\\nA key.'
+        >>> readable("\n\n-= Attic =-\nA room.\n\n\n\nA key.\n\n>   -= Attic =-0/3")
+        '-= Attic =-\nA room.\n\nA key.'
     """
     text = _QUESTION.sub("", _STATUS_LINE.sub("", text))
     lines = [line.strip() for line in text.splitlines()]
@@ -107,7 +109,9 @@ class TextWorldTask:
         try:
             self._view = self._game.start(path)
         except (OSError, ValueError, LookupError) as error:
-            raise SimulatorError(f"game {path} cannot be started ({error}); delete it, it is then made again") from error
+            raise SimulatorError(
+                f"game {path} cannot be started ({error}); delete it, it is then made again"
+            ) from error
         self._is_running = True
         room = _ROOM.search(self._view.text)
         observation = self._view.text[room.start() :] if room else self._view.text
