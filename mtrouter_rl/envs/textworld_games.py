@@ -166,8 +166,12 @@ class GameStore:
         if self._maker is None:
             return
         maker, self._maker = self._maker, None
-        with contextlib.suppress(BrokenPipeError):
-            maker.communicate(timeout=_CLOSE_TIMEOUT_S)
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                maker.communicate(timeout=_CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            maker.kill()
+            maker.communicate()
 
     def _make(self, task: str, variation: int, path: Path) -> None:
         options = self._games[task].model_dump()
