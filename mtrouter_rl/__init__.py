@@ -17,3 +17,13 @@ gymnasium.register(
     entry_point="mtrouter_rl.envs.factory:make_env",
     kwargs={"env": "corridor"},
 )
+gymnasium.register(
+    id="mtrouter_rl/BabyAI-v0",
+    entry_point="mtrouter_rl.envs.factory:make_env",
+    kwargs={"env": "babyai"},
+)
+gymnasium.register(
+    id="mtrouter_rl/TextWorld-v0",
+    entry_point="mtrouter_rl.envs.factory:make_env",
+    kwargs={"env": "textworld"},
+)

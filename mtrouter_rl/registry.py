@@ -77,6 +77,8 @@ TASK_FAMILIES = Registry(
     builtin={
         "scienceworld": "mtrouter_rl.envs.scienceworld:make_task",
         "corridor": "mtrouter_rl.envs.corridor:make_task",
+        "babyai": "mtrouter_rl.envs.babyai:make_task",
+        "textworld": "mtrouter_rl.envs.textworld:make_task",
         "gymnasium_text": "mtrouter_rl.envs.gymnasium_text:make_task",
         "log_only": "mtrouter_rl.envs.logged:make_task",
     },
