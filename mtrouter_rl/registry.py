@@ -6,7 +6,9 @@ nothing and heavy optional packages load where they are needed.
 
 import importlib
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from mtrouter_rl.errors import unknown_name
 
@@ -43,6 +45,22 @@ class Registry:
         loaded: object = getattr(importlib.import_module(module), attribute)
         return loaded
 
+    def make(self, name: str, *arguments: object) -> object:
+        """Call an implementation that is a function; a name that holds a colon is its "module:attribute" itself.
+
+        Raises:
+            UnknownNameError: If nothing is registered under the name, or the module or attribute is not there.
+        """
+        if ":" not in name:
+            function = self.load(name)
+        else:
+            module, _, attribute = name.partition(":")
+            try:
+                function = getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise unknown_name(self.kind, name, self.targets(), fix=f"It cannot be imported: {error}") from error
+        return cast(Callable[..., object], function)(*arguments)
+
 
 TASK_FAMILIES = Registry(
     kind="environment family",
@@ -51,9 +69,24 @@ TASK_FAMILIES = Registry(
         "scienceworld": "mtrouter_rl.envs.scienceworld:make_task",
         "corridor": "mtrouter_rl.envs.corridor:make_task",
         "log_only": "mtrouter_rl.envs.logged:make_task",
+        "hle": "mtrouter_rl.envs.hle.task:make_task",
     },
 )
 """Name -> function (EnvCard) -> TextTask."""
+
+CARD_RESOLVERS = Registry(
+    kind="environment family that counts variations",
+    group="mtrouter_rl.card_resolvers",
+    builtin={"hle": "mtrouter_rl.envs.hle.task:resolve_card"},
+)
+"""Name of a family -> function (EnvCard) -> EnvCard that fills in what only the user's files say; most families have none."""
+
+SEARCH_BACKENDS = Registry(
+    kind="search backend",
+    group="mtrouter_rl.search",
+    builtin={"corpus": "mtrouter_rl.envs.hle.search:make_corpus"},
+)
+"""Name -> function (options) -> `mtrouter_rl.envs.hle.search.SearchBackend`."""
 
 BACKENDS = Registry(
     kind="model backend",
