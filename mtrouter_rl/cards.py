@@ -213,9 +213,15 @@ def card_root() -> Path:
 
 def _plugin_roots() -> Iterable[Path]:
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        spec = importlib.util.find_spec(entry.value)
+        try:
+            spec = importlib.util.find_spec(entry.value)
+        except ImportError:  # a package above it is missing or broken
+            spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise CardError(f"entry point '{entry.name}' of group {ENTRY_POINT_GROUP}: no package '{entry.value}'")
+            raise CardError(
+                f"entry point '{entry.name}' of group {ENTRY_POINT_GROUP}: no package '{entry.value}'; "
+                "name the package that holds envs/, agents/ or datasets/, or reinstall the plug-in"
+            )
         yield from (Path(location) for location in spec.submodule_search_locations)
 
 
@@ -250,17 +256,29 @@ def find_card(kind: CardKind, name_or_path: str | Path) -> Path:
     raise unknown_name(f"{kind.removesuffix('s')} card", text, known, fix="A path to a YAML file is taken as well")
 
 
-def _explain(path: Path, error: ValidationError) -> CardError:
+def _explain(card: str, error: ValidationError, *, inside: tuple[str, ...] = ()) -> CardError:
     lines = []
     for issue in error.errors():
-        where = ".".join(str(part) for part in issue["loc"]) or "(card)"
+        where = ".".join(str(part) for part in (*inside, *issue["loc"])) or "(card)"
         value = "" if issue["type"] == "missing" else f": got {issue['input']!r}"[:120]
         fix = {
             "missing": "add it; there is no default",
             "extra_forbidden": "remove it or correct its spelling",
         }.get(issue["type"], issue["msg"])
         lines.append(f"  field '{where}'{value}: {issue['msg'].rstrip('.')}; {fix}")
-    return CardError(f"card {path} breaks its rules:\n" + "\n".join(lines))
+    return CardError(f"card {card} breaks its rules:\n" + "\n".join(lines))
+
+
+def parse_settings(card: EnvCard, model: type[CardT]) -> CardT:
+    """Settings of an environment card, as its family wants them.
+
+    Raises:
+        CardError: If a setting is missing, unknown or out of range; names every one.
+    """
+    try:
+        return model.model_validate(card.settings)
+    except ValidationError as error:
+        raise _explain(f"'{card.name}'", error, inside=("settings",)) from error
 
 
 def parse_card(path: Path, model: type[CardT]) -> CardT:
@@ -278,7 +296,7 @@ def parse_card(path: Path, model: type[CardT]) -> CardT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explain(path, error) from error
+        raise _explain(str(path), error) from error
 
 
 def load_env_card(name_or_path: str | Path) -> EnvCard:

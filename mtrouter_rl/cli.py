@@ -35,6 +35,10 @@ With logs of your own:
   mtrouter-rl one-turn LOG               the metrics of query x model tables
   mtrouter-rl ope ROUTER... --dataset LOG
                                          what routers would have earned, estimated from the log
+
+With an environment of your own:
+  mtrouter-rl new-env NAME               a plug-in package that works, to be made your own
+  mtrouter-rl check-env NAME             every rule that an environment has to keep
 """
 
 

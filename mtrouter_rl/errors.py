@@ -51,6 +51,10 @@ class DatasetError(MTRouterError):
     """A logged dataset is missing, unreadable or breaks one of its rules."""
 
 
+class ContractError(MTRouterError):
+    """An environment that was plugged in breaks a rule of its contract."""
+
+
 class RouterError(MTRouterError):
     """A saved router is missing, unreadable or was made by something else."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from mtrouter_rl.errors import unknown_name
+from mtrouter_rl.errors import InvalidConfigError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,44 @@ class Registry:
         return plugins | self.builtin
 
     def load(self, name: str) -> object:
-        """Import an implementation.
+        """Import an implementation; a name of the form "module:attribute" is taken at its word, without registration.
 
         Raises:
             UnknownNameError: If nothing is registered under the name.
+            InvalidConfigError: If what the name stands for cannot be imported; names the module and what went wrong.
         """
-        targets = self.targets()
-        if name not in targets:
-            raise unknown_name(self.kind, name, targets, fix=f"Plug-ins register under entry-point group {self.group}")
-        module, _, attribute = targets[name].partition(":")
-        loaded: object = getattr(importlib.import_module(module), attribute)
-        return loaded
+        target = self.builtin.get(name) or self.targets().get(name) or (name if ":" in name else "")
+        if not target:
+            raise unknown_name(
+                self.kind, name, self.targets(), fix=f"Plug-ins register under entry-point group {self.group}"
+            )
+        return load_target(target, what=f"{self.kind} '{name}'")
+
+
+def load_target(target: str, *, what: str) -> object:
+    """Import "module:attribute".
+
+    Args:
+        target: Where it is.
+        what: What it stands for, for error messages.
+
+    Raises:
+        InvalidConfigError: If there is no such module or attribute, or the module needs another one that is missing.
+    """
+    module, _, path = target.partition(":")
+    try:
+        loaded: object = importlib.import_module(module)
+    except ImportError as error:
+        raise InvalidConfigError(
+            f"{what} is '{target}', which cannot be imported: {error}; install the package, or correct the name"
+        ) from error
+    for attribute in path.split("."):
+        if not hasattr(loaded, attribute):
+            raise InvalidConfigError(
+                f"{what} is '{target}', but '{module}' has no '{path}'; correct the name, or reinstall the plug-in"
+            )
+        loaded = getattr(loaded, attribute)
+    return loaded
 
     def make(self, name: str, *arguments: object) -> object:
         """Call an implementation that is a function; a name that holds a colon is its "module:attribute" itself.

@@ -1,6 +1,17 @@
-"""Commands about logs, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
+"""Commands about logs and plug-ins, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
 
-from mtrouter_rl.commands import export, import_log, one_turn, ope, reprice, split, study_log, validate
+from mtrouter_rl.commands import (
+    check_env,
+    export,
+    import_log,
+    new_env,
+    one_turn,
+    ope,
+    reprice,
+    split,
+    study_log,
+    validate,
+)
 
 ADDERS = (
     import_log.add,
@@ -11,5 +22,7 @@ ADDERS = (
     study_log.add,
     one_turn.add,
     ope.add,
+    new_env.add,
+    check_env.add,
 )
 """One function for every command of this package, in the order of `--help`."""

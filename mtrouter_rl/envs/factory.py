@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from mtrouter_rl.cards import EnvCard, find_card, load_env_card, load_pool_card
+from mtrouter_rl.cards import EnvCard, find_card, load_pool_card, parse_card
 from mtrouter_rl.datasets.splits import episode_specs
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
@@ -53,7 +53,33 @@ def resolve_env(
         UnknownNameError: If there is no card of that name.
         InvalidConfigError: If an override is out of range.
     """
-    card = load_env_card(env)
+    path = find_card("envs", env)
+    return resolve_card(
+        parse_card(path, EnvCard),
+        pool,
+        beside=path.parent,
+        cost_weight=cost_weight,
+        budget_usd=budget_usd,
+        max_turns=max_turns,
+    )
+
+
+def resolve_card(
+    card: EnvCard,
+    pool: str | Path | None = None,
+    *,
+    beside: Path | None = None,
+    cost_weight: float | None = None,
+    budget_usd: float | None = None,
+    max_turns: int | None = None,
+) -> EnvConfig:
+    """Apply overrides to a card that is read already; `beside` is the folder in which its pool is looked up first.
+
+    Raises:
+        CardError: If the pool card breaks its rules.
+        UnknownNameError: If there is no pool card of that name.
+        InvalidConfigError: If an override is out of range.
+    """
     limits = EpisodeLimits(
         max_turns=card.limits.max_turns if max_turns is None else max_turns,
         budget_usd=card.limits.budget_usd if budget_usd is None else budget_usd,
@@ -62,14 +88,14 @@ def resolve_env(
     weight = card.reward.cost_weight if cost_weight is None else cost_weight
     if not 0 <= weight < float("inf"):
         raise InvalidConfigError(f"cost_weight is {weight}, must be a finite number of at least 0")
-    chosen = pool or _pool_of(card, find_card("envs", env))
-    return EnvConfig(card=card, pool=load_pool_card(chosen), limits=limits, cost_weight=weight)
+    return EnvConfig(card=card, pool=load_pool_card(pool or _pool_of(card, beside)), limits=limits, cost_weight=weight)
 
 
-def _pool_of(card: EnvCard, path: Path) -> str | Path:
+def _pool_of(card: EnvCard, folder: Path | None) -> str | Path:
     """The pool that an environment card names; a relative path is looked up beside the card first."""
-    beside = path.parent / card.pool
-    return beside if beside.is_file() else card.pool
+    if folder is not None and (folder / card.pool).is_file():
+        return folder / card.pool
+    return card.pool
 
 
 def build_env(config: EnvConfig, *, split: Split = "train", render_mode: str | None = None) -> RoutingEnv:
