@@ -6,9 +6,7 @@ nothing and heavy optional packages load where they are needed.
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 
@@ -72,22 +70,6 @@ def load_target(target: str, *, what: str) -> object:
         loaded = getattr(loaded, attribute)
     return loaded
 
-    def make(self, name: str, *arguments: object) -> object:
-        """Call an implementation that is a function; a name that holds a colon is its "module:attribute" itself.
-
-        Raises:
-            UnknownNameError: If nothing is registered under the name, or the module or attribute is not there.
-        """
-        if ":" not in name:
-            function = self.load(name)
-        else:
-            module, _, attribute = name.partition(":")
-            try:
-                function = getattr(importlib.import_module(module), attribute)
-            except (ImportError, AttributeError) as error:
-                raise unknown_name(self.kind, name, self.targets(), fix=f"It cannot be imported: {error}") from error
-        return cast(Callable[..., object], function)(*arguments)
-
 
 TASK_FAMILIES = Registry(
     kind="environment family",
@@ -101,12 +83,12 @@ TASK_FAMILIES = Registry(
 )
 """Name -> function (EnvCard) -> TextTask."""
 
-CARD_RESOLVERS = Registry(
-    kind="environment family that counts variations",
-    group="mtrouter_rl.card_resolvers",
-    builtin={"hle": "mtrouter_rl.envs.hle.task:resolve_card"},
+CARD_COMPLETERS = Registry(
+    kind="environment family that completes its cards",
+    group="mtrouter_rl.card_completers",
+    builtin={"hle": "mtrouter_rl.envs.hle.task:complete_card"},
 )
-"""Name of a family -> function (EnvCard) -> EnvCard that fills in what only the user's files say; most families have none."""
+"""Name of a family -> function (EnvCard) -> EnvCard that fills in what only a file of the user says; most families have none."""
 
 SEARCH_BACKENDS = Registry(
     kind="search backend",

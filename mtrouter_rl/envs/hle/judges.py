@@ -22,6 +22,7 @@ _NUMBER = re.compile(
     r"(?:\s*/\s*(?P<divisor>\d+(?:\.\d+)?)|e(?P<e>[+-]?\d+)|\s*\*\s*10\s*\^\s*\{?(?P<ten>[+-]?\d+)\}?)?"
     r"\s*(?P<unit>%|[^\d\s(].*)?"
 )
+_MAX_CHARACTERS = 300  # no number that is meant as an answer is longer
 _LETTER = re.compile(r"\(?([a-z])\)?(?:$|[.):,\s].*)")
 
 
@@ -96,7 +97,7 @@ def parse_number(text: str) -> Number | None:
         >>> parse_number("three") is None
         True
     """
-    found = _NUMBER.fullmatch(normalize(text))
+    found = _NUMBER.fullmatch(normalize(text)) if len(text) <= _MAX_CHARACTERS else None
     if found is None:
         return None
     parts = found.groupdict()

@@ -9,7 +9,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol, cast, runtime_checkable
@@ -101,12 +101,14 @@ class SearchCard(Frozen):
 
         Raises:
             UnknownNameError: If no such backend is registered.
+            InvalidConfigError: If it cannot be imported.
             CardError: If the options are wrong, or what is made is no search backend.
         """
-        made = SEARCH_BACKENDS.make(self.backend, self.options)
+        make = cast(Callable[[Mapping[str, object]], object], SEARCH_BACKENDS.load(self.backend))
+        made = make(self.options)
         if not isinstance(made, SearchBackend):
             raise CardError(f"settings.search.backend '{self.backend}' made {type(made).__name__}, which has no search and open")
-        return cast(SearchBackend, made)
+        return made
 
 
 def make_corpus(options: Mapping[str, object]) -> "LocalCorpus":
