@@ -1,6 +1,7 @@
-"""Commands about logs and plug-ins, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
+"""Commands about logs, plug-ins and pools, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
 
 from mtrouter_rl.commands import (
+    calibrate,
     check_env,
     export,
     import_log,
@@ -24,5 +25,6 @@ ADDERS = (
     ope.add,
     new_env.add,
     check_env.add,
+    calibrate.add,
 )
 """One function for every command of this package, in the order of `--help`."""
