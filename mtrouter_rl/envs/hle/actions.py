@@ -13,7 +13,7 @@ Tool = Literal["search", "browse", "python", "bash", "answer"]
 TOOLS: tuple[Tool, ...] = ("search", "browse", "python", "bash", "answer")
 
 _HEAD = re.compile(r"^[ \t]*([A-Za-z_]+)[ \t]*:[ \t]*(.*)$", re.MULTILINE)
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,32 +142,61 @@ def _set_limits(orders: Orders, *, n_present: int) -> None:
         resource.setrlimit(kind, (value, value + 1 if kind == resource.RLIMIT_CPU else value))
 
 
+# Audit events that change files: how many paths they have, and where the folders that these may be relative to stand.
+_CHANGES: dict[str, tuple[int, int | None]] = {
+    "os.remove": (1, 1),
+    "os.rmdir": (1, 1),
+    "os.mkdir": (1, 2),
+    "os.rename": (2, 2),
+    "os.link": (2, 2),
+    "os.symlink": (2, None),
+    "os.truncate": (1, None),
+    "os.chmod": (1, 2),
+    "os.chown": (1, 3),
+    "os.utime": (1, 3),
+    "os.setxattr": (1, None),
+    "os.removexattr": (1, None),
+}
+_FORBIDDEN = ("socket.", "ctypes.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.", "syslog.")
+
+
 def _audit_hook(work: str, hidden: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
     """Refuses, inside the interpreter, what namespaces would refuse in the kernel. It stops accidents, no determined attacker."""
-    forbidden = ("socket.", "ctypes.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.", "syslog.")
-    changes = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "os.utime": 1}
-    changes |= {"os.rename": 2, "os.link": 2, "os.symlink": 2, "os.setxattr": 1, "os.removexattr": 1}
     writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     own_pid = os.getpid
 
-    def is_inside(path: object) -> bool:
+    def is_inside(path: Any, folder: int = -1) -> bool:  # noqa: ANN401 - whatever a program passes
         if isinstance(path, int):
-            return True
-        real = os.path.realpath(os.fsdecode(path))  # type: ignore[arg-type]
+            path = os.readlink(f"/proc/self/fd/{path}")
+        base = os.getcwd() if folder == -1 else os.readlink(f"/proc/self/fd/{folder}")
+        real = os.path.realpath(os.path.join(base, os.fsdecode(path)))
         return real == "/dev/null" or real == work or real.startswith(work + "/")
 
+    def check_change(event: str, arguments: tuple[Any, ...]) -> None:
+        n_paths, first_folder = _CHANGES[event]
+        for index in range(n_paths):
+            folder = -1 if first_folder is None else arguments[min(first_folder + index, len(arguments) - 1)]
+            if not is_inside(arguments[index], folder):
+                raise PermissionError(f"{event} outside the working folder is not allowed in this program")
+
+    def check_open(path: Any, flags: int) -> None:  # noqa: ANN401
+        if isinstance(path, int):
+            return
+        real = os.path.realpath(os.fsdecode(path))
+        if (flags & writes or os.path.isdir(real)) and not is_inside(path):
+            raise PermissionError("writing outside the working folder is not allowed in this program")
+        if real in hidden:
+            raise PermissionError("this file is not for this program")
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event.startswith(forbidden):
+        if event.startswith(_FORBIDDEN):
             raise PermissionError(f"{event} is not allowed in this program")
         if event in ("os.kill", "os.killpg") and arguments[0] != own_pid():
             raise PermissionError("signals to other processes are not allowed in this program")
-        if event in changes and not all(is_inside(path) for path in arguments[: changes[event]]):
-            raise PermissionError(f"{event} outside the working folder is not allowed in this program")
-        if event == "open" and not isinstance(arguments[0], int):
-            if arguments[2] & writes and not is_inside(arguments[0]):
-                raise PermissionError("writing outside the working folder is not allowed in this program")
-            if os.path.realpath(os.fsdecode(arguments[0])) in hidden:
-                raise PermissionError("this file is not for this program")
+        if event in _CHANGES:
+            check_change(event, arguments)
+        elif event == "open":
+            check_open(arguments[0], arguments[2])
 
     return hook
 
