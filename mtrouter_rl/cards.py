@@ -244,10 +244,15 @@ def _plugin_roots() -> Iterable[Path]:
         yield from (Path(location) for location in spec.submodule_search_locations)
 
 
+def card_roots() -> tuple[Path, ...]:
+    """Every folder that holds card folders: the project's own, then those of plug-ins."""
+    return (card_root(), *_plugin_roots())
+
+
 def list_cards(kind: CardKind) -> dict[str, Path]:
     """Every card of a kind that can be named, with its file; the project's own cards first."""
     found: dict[str, Path] = {}
-    for root in (card_root(), *_plugin_roots()):
+    for root in card_roots():
         for path in sorted((root / _FOLDERS[kind]).glob("*.yaml")):
             found.setdefault(path.stem, path)
     return found

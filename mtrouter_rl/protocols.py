@@ -79,7 +79,7 @@ class TextTask(Protocol):
         """
 
     def close(self) -> None:
-        """Release processes and memory. May be called twice."""
+        """Release processes and memory. May be called twice; a later `reset` starts anew."""
 
 
 @runtime_checkable

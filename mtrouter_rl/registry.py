@@ -77,6 +77,7 @@ TASK_FAMILIES = Registry(
     builtin={
         "scienceworld": "mtrouter_rl.envs.scienceworld:make_task",
         "corridor": "mtrouter_rl.envs.corridor:make_task",
+        "gymnasium_text": "mtrouter_rl.envs.gymnasium_text:make_task",
         "log_only": "mtrouter_rl.envs.logged:make_task",
         "hle": "mtrouter_rl.envs.hle.task:make_task",
     },

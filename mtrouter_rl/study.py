@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from mtrouter_rl.cards import EnvCard, card_root
+from mtrouter_rl.cards import EnvCard, card_roots
 from mtrouter_rl.datasets.collect import fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.envs.factory import EnvConfig
@@ -182,7 +182,7 @@ def _collect_log(pool: RolloutPool, request: StudyRequest, *, say: Callable[[str
 
 def shipped_log(config: EnvConfig) -> Path | None:
     """Folder of a log beside the dataset cards that was collected uniformly in just this environment and pool."""
-    for path in sorted((card_root() / "datasets").glob(f"*/{INFO_FILE}")):
+    for path in (path for root in card_roots() for path in sorted((root / "datasets").glob(f"*/{INFO_FILE}"))):
         info = read_info(path.parent)
         is_same = info.created_by.get("cards") == fingerprint_cards(config)
         has_limits = (info.max_turns, info.budget_usd) == (config.limits.max_turns, config.limits.budget_usd)

@@ -3,7 +3,9 @@ import sys
 import pytest
 
 from mtrouter_rl import registry
-from mtrouter_rl.errors import UnknownNameError
+from mtrouter_rl.agents.loading import ROUTER_KINDS
+from mtrouter_rl.cards import card_root, find_card, list_cards, load_env_card
+from mtrouter_rl.errors import CardError, InvalidConfigError, UnknownNameError
 from mtrouter_rl.registry import Registry
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
@@ -56,6 +58,13 @@ def installed(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mtr-plugin-package\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(
         "[mtrouter_rl.envs]\nmaze = mtr_plugin_package:make_task\ncorridor = mtr_plugin_package:make_task\n"
+        "broken = mtr_plugin_package:no_such_function\nlost = mtr_no_such_package:make_task\n"
+        "[mtrouter_rl.agents]\nmaze_agent = mtr_plugin_package:make_task\n"
+        "[mtrouter_rl.backends]\nmaze_backend = mtr_plugin_package:make_task\n"
+        "[mtrouter_rl.encoders]\nmaze_encoder = mtr_plugin_package:make_task\n"
+        "[mtrouter_rl.importers]\nmaze_log = mtr_plugin_package:make_task\n"
+        "[mtrouter_rl.exporters]\nmaze_export = mtr_plugin_package:make_task\n"
+        "[mtrouter_rl.router_kinds]\nmaze_router = mtr_plugin_package:make_task\n"
         "[mtrouter_rl.cards]\nplugin = mtr_plugin_package\n",
         encoding="utf-8",
     )
@@ -71,8 +80,6 @@ def test_a_plug_in_is_found_and_does_not_replace_ours():
 
 
 def test_cards_of_a_plug_in_are_found_and_do_not_replace_ours(installed):
-    from mtrouter_rl.cards import card_root, find_card, list_cards, load_env_card
-
     (installed / "envs").mkdir()
     text = (card_root() / "envs" / "corridor.yaml").read_text(encoding="utf-8")
     for name in ("maze", "corridor"):
@@ -82,3 +89,66 @@ def test_cards_of_a_plug_in_are_found_and_do_not_replace_ours(installed):
     assert find_card("envs", "maze") == installed / "envs" / "maze.yaml"
     assert load_env_card("maze").name == "maze"
     assert list_cards("envs")["corridor"] == card_root() / "envs" / "corridor.yaml"
+
+
+PLUGGED_IN = {
+    "TASK_FAMILIES": "maze",
+    "ALGORITHMS": "maze_agent",
+    "BACKENDS": "maze_backend",
+    "ENCODERS": "maze_encoder",
+    "IMPORTERS": "maze_log",
+    "EXPORTERS": "maze_export",
+}
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("registry_name", "key"), PLUGGED_IN.items())
+def test_every_kind_of_plug_in_is_loaded_and_suggested(registry_name, key):
+    one = REGISTRIES[registry_name]
+    assert one.load(key)("argument") == "argument"
+    with pytest.raises(UnknownNameError, match=f"did you mean '{key}'"):
+        one.load(f"{key}s")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_router_kind_of_a_plug_in_is_loaded():
+    assert ROUTER_KINDS.load("maze_router")("argument") == "argument"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "broken",
+            "'broken' is 'mtr_plugin_package:no_such_function', but 'mtr_plugin_package' has no 'no_such_function'",
+        ),
+        ("lost", "'lost' is 'mtr_no_such_package:make_task', which cannot be imported: No module named"),
+        ("mtr_plugin_package:nothing", "has no 'nothing'; correct the name, or reinstall the plug-in"),
+    ],
+)
+def test_a_broken_plug_in_is_named(name, message):
+    with pytest.raises(InvalidConfigError, match=message):
+        registry.TASK_FAMILIES.load(name)
+
+
+def test_a_name_with_a_colon_is_taken_at_its_word():
+    assert registry.TASK_FAMILIES.load("mtrouter_rl.envs.corridor:make_task") is registry.TASK_FAMILIES.load("corridor")
+
+
+@pytest.mark.parametrize("package", ["mtr_gone", "mtr_gone.cards"])
+def test_cards_of_a_plug_in_that_is_gone(installed, package):
+    entry_points = installed.parent / "mtr_plugin_package-1.0.dist-info" / "entry_points.txt"
+    entry_points.write_text(f"[mtrouter_rl.cards]\nplugin = {package}\n", encoding="utf-8")
+    with pytest.raises(
+        CardError, match=f"entry point 'plugin' of group mtrouter_rl.cards: no package '{package}'; name"
+    ):
+        list_cards("envs")
+
+
+@pytest.mark.parametrize("folder", ["agents", "datasets", "envs/pools"])
+def test_cards_of_every_kind_are_found_beside_the_plug_in(installed, folder):
+    (installed / folder).mkdir(parents=True)
+    path = installed / folder / "of_plugin.yaml"
+    path.write_text("name: of_plugin\n", encoding="utf-8")
+    assert find_card("pools" if folder == "envs/pools" else folder, "of_plugin") == path

@@ -24,6 +24,7 @@ from mtrouter_rl.testing.task_checks import (
     check_close,
     check_endings,
     check_fresh_process,
+    check_members,
     check_protocol,
     check_scores,
     check_seeding,
@@ -52,8 +53,9 @@ class Check:
 
 CHECKS: tuple[Check, ...] = (
     Check(name="splits", run=check_splits),
-    Check(name="variations", run=check_variations, needs=("splits",)),
-    Check(name="protocol", run=check_protocol, needs=("splits", "variations")),
+    Check(name="members", run=check_members, needs=("splits",)),
+    Check(name="variations", run=check_variations, needs=("members",)),
+    Check(name="protocol", run=check_protocol, needs=("variations",)),
     Check(name="texts", run=check_texts, needs=("protocol",)),
     Check(name="scores", run=check_scores, needs=("protocol",)),
     Check(name="endings", run=check_endings, needs=("protocol",)),
@@ -64,7 +66,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="expert", run=check_expert, needs=("protocol",)),
     Check(name="mistakes", run=check_mistakes, needs=("protocol",)),
     Check(name="replanning", run=check_replanning, needs=("expert", "mistakes")),
-    Check(name="gymnasium", run=check_gymnasium, needs=("texts", "seeding")),
+    Check(name="gymnasium", run=check_gymnasium, needs=("texts", "scores", "seeding", "mistakes")),
     Check(name="limits", run=check_limits, needs=("gymnasium",)),
     Check(name="budget", run=check_budget, needs=("gymnasium",)),
 )

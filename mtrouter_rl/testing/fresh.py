@@ -3,13 +3,14 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import cast
 
 from mtrouter_rl.cards import EnvCard
 from mtrouter_rl.protocols import TextTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.registry import TASK_FAMILIES
+from mtrouter_rl.testing.subject import replay_actions
+from mtrouter_rl.testing.task_checks import transcript
 
 
 def main() -> None:
@@ -17,11 +18,10 @@ def main() -> None:
     request = json.load(sys.stdin)
     card = EnvCard.model_validate(request["card"])
     task = cast(Callable[[EnvCard], TextTask], TASK_FAMILIES.load(card.family))(card)
-    seen: list[list[object]] = []
+    seen: list[list[str]] = []
     for episode in request["episodes"]:
         spec = EpisodeSpec(**episode["spec"])
-        start = task.reset(spec.task, spec.variation, spec.seed)
-        seen.append([asdict(start), *(asdict(task.step(action)) for action in episode["actions"])])
+        seen.append(transcript(replay_actions(task, spec, episode["actions"])))
     task.close()
     json.dump(seen, sys.stdout)
 

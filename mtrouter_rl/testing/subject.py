@@ -1,7 +1,7 @@
 """What the contract kit looks at: an environment, a sample of its episodes, and how they were played."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias, cast
@@ -116,10 +116,14 @@ def play(task: TextTask, spec: EpisodeSpec, policy: Policy, *, max_turns: int) -
     return PlayedEpisode(spec=spec, start=start, actions=tuple(actions), steps=tuple(steps))
 
 
+def replay_actions(task: TextTask, spec: EpisodeSpec, actions: Sequence[str]) -> PlayedEpisode:
+    """Play given actions, asking no expert."""
+    return play(task, spec, lambda _task, turn: actions[turn], max_turns=len(actions))
+
+
 def replay(task: TextTask, episode: PlayedEpisode) -> PlayedEpisode:
     """Play the actions of an episode again, asking no expert."""
-    actions = episode.actions
-    return play(task, episode.spec, lambda _task, turn: actions[turn], max_turns=len(actions))
+    return replay_actions(task, episode.spec, episode.actions)
 
 
 def expert_policy(task: TextTask, _turn: int) -> str:
@@ -226,12 +230,8 @@ class Subject:
         rng = self.generator(_EXPLORE_STREAM, number)
 
         def policy(task: TextTask, _turn: int) -> str:
-            if not isinstance(task, ExpertTask):
-                return PLAIN_TEXTS[int(rng.integers(len(PLAIN_TEXTS)))]
-            mistakes = [text for texts in task.mistakes().values() for text in texts]
-            if not mistakes or rng.random() < _P_EXPERT:
-                return task.expert_action()
-            return mistakes[int(rng.integers(len(mistakes)))]
+            options = _options(task, asks_expert=rng.random() < _P_EXPERT) or PLAIN_TEXTS
+            return options[int(rng.integers(len(options)))]
 
         return play(self.task, spec, policy, max_turns=self.max_turns)
 
@@ -259,6 +259,17 @@ class Subject:
             make = cast(Callable[[PoolCard, EnvCard], ModelBackend], BACKENDS.load(SIMULATED))
             return make(self.pool, self.card)
         return ScriptedBackend(pool=self.pool, answer=_plain_answer)
+
+
+def _options(task: TextTask, *, asks_expert: bool) -> list[str]:
+    """What may be played now; nothing if there is no expert, or if it breaks, which is for checks of its own."""
+    if not isinstance(task, ExpertTask):
+        return []
+    try:
+        mistakes = [text for texts in task.mistakes().values() for text in texts]
+        return [task.expert_action()] if asks_expert or not mistakes else mistakes
+    except Exception:
+        return []
 
 
 def _plain_answer(call: ModelCall) -> Reply:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -44,6 +45,7 @@ _ERROR_KIND = re.compile(r"[a-z][a-z0-9_]*")
 _SCORE_TOLERANCE = 1e-9
 _N_REPEATED = 5
 _FRESH_TIMEOUT_S = 300
+_N_BEFORE_DIFFERENCE = 15
 
 
 def check_splits(subject: Subject) -> str:
@@ -74,8 +76,8 @@ def check_splits(subject: Subject) -> str:
     return ", ".join(f"{split} {len(pairs[split])}" for split in SPLITS)
 
 
-def check_protocol(subject: Subject) -> str:
-    """The task has the members of `TextTask`, and plays the sampled episodes with answers of the right types."""
+def check_members(subject: Subject) -> str:
+    """The task has the members of `TextTask`, and a scale for its scores."""
     task = subject.task
     if not isinstance(task, TextTask):
         missing = [name for name in ("max_score", "reset", "step", "close") if not hasattr(task, name)]
@@ -92,6 +94,11 @@ def check_protocol(subject: Subject) -> str:
             rule="max_score is a finite number above 0",
             fix="set it to the score of full success",
         )
+    return f"{type(task).__name__}, max_score {task.max_score:g}"
+
+
+def check_protocol(subject: Subject) -> str:
+    """The sampled episodes are played with answers of the right types."""
     for episode in subject.explored:
         _check_start(episode.start, episode.spec)
         for action, step in zip(episode.actions, episode.steps, strict=True):
@@ -260,9 +267,9 @@ def _expect_order_error(task: Any, method: str, did: str) -> None:  # noqa: ANN4
     )
 
 
-def transcript(episode: PlayedEpisode) -> list[object]:
-    """Everything that was seen in an episode, as plain JSON."""
-    return [asdict(episode.start), *(asdict(step) for step in episode.steps)]
+def transcript(episode: PlayedEpisode) -> list[str]:
+    """Everything that was seen in an episode, at reset and after each step, as JSON: equal texts, equal episodes."""
+    return [json.dumps(asdict(episode.start)), *(json.dumps(asdict(step)) for step in episode.steps)]
 
 
 def check_seeding(subject: Subject) -> str:
@@ -281,7 +288,7 @@ def check_seeding(subject: Subject) -> str:
     return f"{len(episodes)} episodes played twice"
 
 
-def refuse_difference(episode: PlayedEpisode, one: list[object], other: list[object], *, did: str, fix: str) -> None:
+def refuse_difference(episode: PlayedEpisode, one: list[str], other: list[str], *, did: str, fix: str) -> None:
     """Compare two transcripts of the same actions.
 
     Raises:
@@ -289,16 +296,21 @@ def refuse_difference(episode: PlayedEpisode, one: list[object], other: list[obj
     """
     if one == other:
         return
-    turn = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    seen = [
-        show_text(json.dumps(each[turn], ensure_ascii=True)) if turn < len(each) else "nothing" for each in (one, other)
-    ]
+    turn = _first_difference(one, other)
+    texts = [each[turn] if turn < len(each) else "" for each in (one, other)]
+    place = max(_first_difference(*texts) - _N_BEFORE_DIFFERENCE, 0)
+    seen = [show_text(text[place:]) for text in texts]
     raise broken(
         did=f"{show_reset(episode.spec)} and the same actions, {did}",
         saw=f"after {turn} step(s) {seen[0]} and {seen[1]}",
         rule="the same arguments and actions give the same episode",
         fix=fix,
     )
+
+
+def _first_difference(one: Sequence[str], other: Sequence[str]) -> int:
+    n_both = min(len(one), len(other))
+    return next((i for i in range(n_both) if one[i] != other[i]), n_both)
 
 
 def check_fresh_process(subject: Subject) -> str:
@@ -327,10 +339,9 @@ def check_fresh_process(subject: Subject) -> str:
             fix="import what the task needs in its module, and keep no state outside of it",
         )
     for episode, other in zip(episodes, json.loads(done.stdout), strict=True):
-        mine = json.loads(json.dumps(transcript(episode)))
         refuse_difference(
             episode,
-            mine,
+            transcript(episode),
             other,
             did="in this process and in a fresh one",
             fix="use no hash() of texts, no order of sets, no process id, time or global random state",
