@@ -1,12 +1,12 @@
 """Calibration of a simulated pool: a few numbers of its card are fitted so that single models land where a target says.
 
 Free are one ability and one median output length for every model, and, if the target has a row of uniform per-turn random
-routing, one probability of being stuck that all models share. Rows of routers are no part of a target: a pool that was fitted to
-them would show nothing about routers.
+routing, one probability of being stuck that all models share. Rows of routers are no part of a target: a pool that was fitted
+to them would show nothing about routers.
 
-The search is a secant iteration on the logit of the mean utility, on common random numbers: every candidate plays the same episodes,
-so that differences are not noise. Source: Spall, Introduction to Stochastic Search and Optimization (2003), section 14.4 (common
-random numbers in simulation-based optimization).
+The search is a secant iteration on the logit of the mean utility, on common random numbers: every candidate plays the same
+episodes, so that differences are not noise.
+Source: Spall, Introduction to Stochastic Search and Optimization (2003), section 14.4 (common random numbers).
 """
 
 import concurrent.futures
@@ -89,7 +89,9 @@ class CalibrationTarget(Frozen):
 def load_target(path: Path) -> CalibrationTarget:
     """Target of a YAML file. Raises `CardError` if it breaks its rules, `InvalidConfigError` if it is not there."""
     if not path.is_file():
-        raise InvalidConfigError(f"calibration target {path}: no such file; give a YAML file with source, reference, models")
+        raise InvalidConfigError(
+            f"calibration target {path}: no such file; give a YAML file with source, reference, models"
+        )
     return parse_card(path, CalibrationTarget)
 
 
@@ -189,7 +191,8 @@ class Plays:
         """Play episodes of a policy."""
         starts = range(0, len(specs), _EPISODES_PER_JOB)
         jobs = [
-            self._executor.submit(_play_in_worker, pool, policy, specs[start : start + _EPISODES_PER_JOB]) for start in starts
+            self._executor.submit(_play_in_worker, pool, policy, specs[start : start + _EPISODES_PER_JOB])
+            for start in starts
         ]
         rows = np.array([row for job in jobs for row in job.result()])
         return Played(
@@ -318,7 +321,7 @@ class Calibration:
         return min(tried, key=lambda one: one[0])[3]
 
     def _fit_lengths(self, pool: PoolCard, specs: Sequence[EpisodeSpec]) -> PoolCard:
-        """Median output lengths: what a model does does not depend on them, so one play tells the prompt's share of the cost."""
+        """Median output lengths: no model acts otherwise because of them, so one play tells the prompt's share of the cost."""
         reference_usd = self.plays.play(pool, f"single:{self.target.reference}", specs).cost_usd
         for model in pool.model_names:
             if model == self.target.reference:
@@ -381,7 +384,9 @@ def compare(
 
 def format_rows(rows: Sequence[CalibrationRow]) -> str:
     """Table of achieved against target."""
-    lines = [f"{'split':<11}{'policy':<30}{'score [95% CI]':>22}{'target':>8}{'cost/ref.':>11}{'target':>8}{'episodes':>10}"]
+    lines = [
+        f"{'split':<11}{'policy':<30}{'score [95% CI]':>22}{'target':>8}{'cost/ref.':>11}{'target':>8}{'episodes':>10}"
+    ]
     for row in rows:
         low, high = row.utility.ends or (math.nan, math.nan)
         score = f"{100 * row.utility.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -89,7 +89,7 @@ CARD_COMPLETERS = Registry(
     group="mtrouter_rl.card_completers",
     builtin={"hle": "mtrouter_rl.envs.hle.task:complete_card"},
 )
-"""Name of a family -> function (EnvCard) -> EnvCard that fills in what only a file of the user says; most families have none."""
+"""Name of a family -> function (EnvCard) -> EnvCard that fills in what only a file of the user says; most have none."""
 
 SEARCH_BACKENDS = Registry(
     kind="search backend",

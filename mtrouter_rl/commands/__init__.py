@@ -1,4 +1,4 @@
-"""Commands about logs, plug-ins and pools, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
+"""Commands about logs, plug-ins and pools, one file each: `add(commands)` adds the parser. They parse, call and print."""
 
 from mtrouter_rl.commands import (
     calibrate,

@@ -13,15 +13,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description=(
             "Fits one ability and one output length a model, and one shared probability of being stuck, so that the single\n"
             "models (and uniform random routing) of a simulated pool reach the scores and relative costs of a table. Fits on\n"
-            "train and validation, reports every split, prints the numbers and writes nothing: they go into the pool card by hand.\n\n"
+            "train and validation, reports every split and prints the numbers, which go into the pool card by hand.\n\n"
             "example: mtrouter-rl calibrate --env hle --target envs/calibration/paper-hle.yaml"
         ),
     )
     parser.add_argument("--env", required=True, metavar="NAME|PATH", help="environment card")
     parser.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
     parser.add_argument("--target", required=True, type=Path, metavar="FILE", help="YAML file with the table")
-    parser.add_argument("--seeds", type=int, default=2, metavar="K", help="seeds per variation while fitting (default: 2)")
-    parser.add_argument("--report-seeds", type=int, default=6, metavar="K", help="seeds per variation in the report (default: 6)")
+    parser.add_argument(
+        "--seeds", type=int, default=2, metavar="K", help="seeds per variation while fitting (default: 2)"
+    )
+    parser.add_argument(
+        "--report-seeds", type=int, default=6, metavar="K", help="seeds per variation in the report (default: 6)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.set_defaults(run=run)
 

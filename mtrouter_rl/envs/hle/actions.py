@@ -43,14 +43,14 @@ class NoAction:
 
 
 def parse_action(text: str, tools: Sequence[Tool]) -> Action | NoAction:
-    """Read the action out of a reply.
+    r"""Read the action out of a reply.
 
     Args:
         text: The reply.
         tools: Tools that this environment offers.
 
     Example:
-        >>> parse_action("I need a number.\\npython: print(2**10)", TOOLS)
+        >>> parse_action("I need a number.\npython: print(2**10)", TOOLS)
         Action(tool='python', argument='print(2**10)')
         >>> parse_action("I do not know.", TOOLS).error
         'no_action'

@@ -78,7 +78,7 @@ class _Spend:
         )
 
 
-class _Unusable(Exception):
+class _UnusableReplyError(Exception):
     """A call that gave no verdict; may be repeated."""
 
 
@@ -118,7 +118,7 @@ class LlmJudge:
                 reply = self._call(prompt)
                 spend = spend.plus(reply.get("usage"))
                 is_right = _parse_verdict(reply)
-            except _Unusable as problem:
+            except _UnusableReplyError as problem:
                 problems.append(str(problem))
                 continue
             return self._verdict(is_right, spend, n_calls=attempt + 1)
@@ -163,11 +163,11 @@ class LlmJudge:
                     f"judge {self._card.model} at {self._card.base_url} refused the call: HTTP {error.code} {error.reason}; "
                     "check base_url, model and key in settings.judge"
                 ) from error
-            raise _Unusable(f"HTTP {error.code}") from error
+            raise _UnusableReplyError(f"HTTP {error.code}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:  # refused, timed out, broken off, no JSON
-            raise _Unusable(f"{type(error).__name__}: {error}") from error
+            raise _UnusableReplyError(f"{type(error).__name__}: {error}") from error
         if not isinstance(reply, dict):
-            raise _Unusable("the reply is no JSON object")
+            raise _UnusableReplyError("the reply is no JSON object")
         return reply
 
 
@@ -177,8 +177,8 @@ def _parse_verdict(reply: dict[str, object]) -> bool:
         choices = cast("list[dict[str, dict[str, object]]]", reply["choices"])
         content = choices[0]["message"]["content"]
     except (LookupError, TypeError) as error:
-        raise _Unusable("the reply has no choices[0].message.content") from error
+        raise _UnusableReplyError("the reply has no choices[0].message.content") from error
     found = _VERDICT.findall(str(content))
     if len(found) != 1:
-        raise _Unusable(f"the reply holds {len(found)} lines 'correct: yes' or 'correct: no', must hold one")
+        raise _UnusableReplyError(f"the reply holds {len(found)} lines 'correct: yes' or 'correct: no', must hold one")
     return str(found[0]).lower() == "yes"

@@ -63,7 +63,7 @@ class Question:
     @property
     def options(self) -> dict[str, str]:
         """Letter -> text of the options that the question lists."""
-        return {letter: text for letter, text in _OPTION.findall(self.text)}
+        return dict(_OPTION.findall(self.text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,9 @@ def read_questions(path: Path, *, images: Literal["skip", "refuse"] = "skip") ->
         where = f"question file {path}, row {number}"
         question = _question(row, where)
         if question.id in questions:
-            raise InvalidConfigError(f"{where}: id '{question.id}' appears more than once; every question needs its own")
+            raise InvalidConfigError(
+                f"{where}: id '{question.id}' appears more than once; every question needs its own"
+            )
         if row["image"]:
             n_with_image += 1
             if images == "refuse":
@@ -113,9 +115,13 @@ def read_questions(path: Path, *, images: Literal["skip", "refuse"] = "skip") ->
             continue
         questions[question.id] = question
     if not questions:
-        raise InvalidConfigError(f"question file {path} holds no question without an image; give a file with text questions")
+        raise InvalidConfigError(
+            f"question file {path} holds no question without an image; give a file with text questions"
+        )
     if n_with_image:
-        logger.info("%s: %d question(s) with an image left out, %d text questions kept", path, n_with_image, len(questions))
+        logger.info(
+            "%s: %d question(s) with an image left out, %d text questions kept", path, n_with_image, len(questions)
+        )
     return QuestionSet(by_task=_by_task(questions), n_with_image=n_with_image, fingerprint=fingerprint(path))
 
 
@@ -196,7 +202,9 @@ def _question(row: Mapping[str, object], where: str) -> Question:
             f"{where}: column 'answer_type' is {row['answer_type']!r}, must be 'exactMatch' or 'multipleChoice'"
         )
     if row["category"] not in CATEGORIES:
-        raise InvalidConfigError(f"{where}: column 'category': {unknown_name('category', str(row['category']), CATEGORIES)}")
+        raise InvalidConfigError(
+            f"{where}: column 'category': {unknown_name('category', str(row['category']), CATEGORIES)}"
+        )
     return Question(
         id=str(row["id"]),
         text=str(row["question"]),

@@ -1,9 +1,10 @@
 """Runs one untrusted program; started by `mtrouter_rl.envs.hle.sandbox` as a script of its own, never imported by it.
 
 Reads the program from standard input and its orders, as JSON, from the first argument. Three processes at level
-"namespaces": this one, the first process of a new process namespace (when that ends, the kernel kills whatever is left in the
-namespace), and the program. Two at level "audit_hook": this one, which adopts and kills what the program leaves, and the program.
-How the program ended goes as a line of JSON to a descriptor that the program does not have.
+"namespaces": this one, the first process of a new process namespace (when that ends, the kernel kills whatever is left in
+the namespace), and the program. Two at level "audit_hook": this one, which adopts and kills what the program leaves, and the
+program. How the program ended goes as a line of JSON to a descriptor that the program does not have. It starts for every
+program, so it imports little.
 Source: the Linux manual pages namespaces(7), user_namespaces(7), pid_namespaces(7), mount_setattr(2) and capabilities(7).
 """
 
@@ -157,48 +158,56 @@ _CHANGES: dict[str, tuple[int, int | None]] = {
     "os.setxattr": (1, None),
     "os.removexattr": (1, None),
 }
-_FORBIDDEN = ("socket.", "ctypes.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.", "syslog.")
+_FORBIDDEN = (
+    "socket.",
+    "ctypes.",
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "pty.",
+    "syslog.",
+)
 
 
-def _audit_hook(work: str, hidden: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
-    """Refuses, inside the interpreter, what namespaces would refuse in the kernel. It stops accidents, no determined attacker."""
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-    own_pid = os.getpid
+class _AuditHook:
+    """Refuses, inside the interpreter, what namespaces would refuse in the kernel: it stops accidents, no attacker."""
 
-    def is_inside(path: Any, folder: int = -1) -> bool:  # noqa: ANN401 - whatever a program passes
+    def __init__(self, work: str, hidden: list[str]) -> None:
+        self._work, self._hidden = work, hidden
+        self._writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(_FORBIDDEN):
+            raise PermissionError(f"{event} is not allowed in this program")
+        if event in ("os.kill", "os.killpg") and arguments[0] != os.getpid():
+            raise PermissionError("signals to other processes are not allowed in this program")
+        if event in _CHANGES:
+            self._check_change(event, arguments)
+        elif event == "open" and not isinstance(arguments[0], int):
+            self._check_open(arguments[0], arguments[2])
+
+    def _check_change(self, event: str, arguments: tuple[Any, ...]) -> None:
+        n_paths, first_folder = _CHANGES[event]
+        for index in range(n_paths):
+            folder = -1 if first_folder is None else arguments[min(first_folder + index, len(arguments) - 1)]
+            if not self._is_inside(arguments[index], folder):
+                raise PermissionError(f"{event} outside the working folder is not allowed in this program")
+
+    def _check_open(self, path: Any, flags: int) -> None:  # noqa: ANN401 - whatever a program passes
+        real = os.path.realpath(os.fsdecode(path))
+        if (flags & self._writes or os.path.isdir(real)) and not self._is_inside(path):
+            raise PermissionError("writing outside the working folder is not allowed in this program")
+        if real in self._hidden:
+            raise PermissionError("this file is not for this program")
+
+    def _is_inside(self, path: Any, folder: int = -1) -> bool:  # noqa: ANN401
         if isinstance(path, int):
             path = os.readlink(f"/proc/self/fd/{path}")
         base = os.getcwd() if folder == -1 else os.readlink(f"/proc/self/fd/{folder}")
         real = os.path.realpath(os.path.join(base, os.fsdecode(path)))
-        return real == "/dev/null" or real == work or real.startswith(work + "/")
-
-    def check_change(event: str, arguments: tuple[Any, ...]) -> None:
-        n_paths, first_folder = _CHANGES[event]
-        for index in range(n_paths):
-            folder = -1 if first_folder is None else arguments[min(first_folder + index, len(arguments) - 1)]
-            if not is_inside(arguments[index], folder):
-                raise PermissionError(f"{event} outside the working folder is not allowed in this program")
-
-    def check_open(path: Any, flags: int) -> None:  # noqa: ANN401
-        if isinstance(path, int):
-            return
-        real = os.path.realpath(os.fsdecode(path))
-        if (flags & writes or os.path.isdir(real)) and not is_inside(path):
-            raise PermissionError("writing outside the working folder is not allowed in this program")
-        if real in hidden:
-            raise PermissionError("this file is not for this program")
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event.startswith(_FORBIDDEN):
-            raise PermissionError(f"{event} is not allowed in this program")
-        if event in ("os.kill", "os.killpg") and arguments[0] != own_pid():
-            raise PermissionError("signals to other processes are not allowed in this program")
-        if event in _CHANGES:
-            check_change(event, arguments)
-        elif event == "open":
-            check_open(arguments[0], arguments[2])
-
-    return hook
+        return real in ("/dev/null", self._work) or real.startswith(self._work + "/")
 
 
 def _run_python(code: str) -> int:
@@ -256,7 +265,7 @@ def _be_the_program(orders: Orders, code: str, report: Report) -> None:
         if orders["language"] == "bash":
             os.execv("/bin/bash", ["bash", "--noprofile", "--norc", "-c", code])
         if not is_namespaced:
-            sys.addaudithook(_audit_hook(orders["work"], orders["hidden"]))
+            sys.addaudithook(_AuditHook(orders["work"], orders["hidden"]))
         status = _run_python(code)
         sys.stdout.flush()
         sys.stderr.flush()

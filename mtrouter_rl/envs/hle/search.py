@@ -107,7 +107,9 @@ class SearchCard(Frozen):
         make = cast(Callable[[Mapping[str, object]], object], SEARCH_BACKENDS.load(self.backend))
         made = make(self.options)
         if not isinstance(made, SearchBackend):
-            raise CardError(f"settings.search.backend '{self.backend}' made {type(made).__name__}, which has no search and open")
+            raise CardError(
+                f"settings.search.backend '{self.backend}' made {type(made).__name__}, which has no search and open"
+            )
         return made
 
 
@@ -150,7 +152,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfigError(f"document {path} cannot be read as UTF-8 text: {error}; convert or remove it") from error
+        raise InvalidConfigError(
+            f"document {path} cannot be read as UTF-8 text: {error}; convert or remove it"
+        ) from error
 
 
 def _read_lines(path: Path) -> Iterable[Document]:

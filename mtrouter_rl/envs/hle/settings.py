@@ -29,8 +29,8 @@ class HleSettings(Frozen):
 
     Attributes:
         questions: File of questions in the schema of `cais/hle`, relative to the working directory.
-        questions_sha256: SHA-256 of that file; filled in when the card is resolved. A log then knows what it was made from, and a
-            file that has changed since is refused. May be written into the card to pin a file.
+        questions_sha256: SHA-256 of that file; filled in when the card is resolved. A log then knows what it was made from, and
+            a file that has changed since is refused. May be written into the card to pin a file.
         images: Whether questions with an image are left out and counted, or are an error.
         synthetic: The synthetic question set instead of a file.
         tools: Tools that are offered; "answer" is among them.
@@ -70,7 +70,9 @@ class HleSettings(Frozen):
             raise ValueError("give either 'questions' (a file) or 'synthetic' (questions made by code), and not both")
         wants_search = bool({"search", "browse"} & set(self.tools))
         if self.questions is not None and wants_search and self.search is None:
-            raise ValueError("tools 'search' and 'browse' need 'search', which says where; give it, or leave the tools out")
+            raise ValueError(
+                "tools 'search' and 'browse' need 'search', which says where; give it, or leave the tools out"
+            )
         if self.synthetic is not None and self.search is not None:
             raise ValueError("the synthetic questions have a corpus of their own; leave 'search' out")
         return self

@@ -1,8 +1,8 @@
 """A synthetic question set, made by code from a seed: invented things in generated documents, answers that are worked out.
 
-These are NOT questions of Humanity's Last Exam and say nothing about it. They have its categories, its two types of answer and its
-tools, so that the environment can be run, tested and learned in without the gated data set; and each has a known plan, so that
-simulated models have an expert to imitate.
+These are NOT questions of Humanity's Last Exam and say nothing about it. They have its categories, its two types of answer and
+its tools, so that the environment can be run, tested and learned in without the gated data set; and each has a known plan, so
+that simulated models have an expert to imitate.
 """
 
 import functools
@@ -18,7 +18,26 @@ from mtrouter_rl.envs.hle.search import Document
 from mtrouter_rl.envs.hle.synthetic_topics import TOPICS, Formula, Topic
 from mtrouter_rl.errors import InvalidConfigError
 
-_SYLLABLES = ("bar", "cel", "dor", "fen", "gal", "hul", "jor", "kem", "lan", "mir", "nol", "per", "qua", "rin", "sol", "tev", "ulm", "vel")
+_SYLLABLES = (
+    "bar",
+    "cel",
+    "dor",
+    "fen",
+    "gal",
+    "hul",
+    "jor",
+    "kem",
+    "lan",
+    "mir",
+    "nol",
+    "per",
+    "qua",
+    "rin",
+    "sol",
+    "tev",
+    "ulm",
+    "vel",
+)
 _ENDS = ("ax", "eon", "id", "ine", "or", "um", "yx", "ane", "oth", "is")
 _LETTERS = "ABCDE"
 _QUESTION_STREAM, _NAME_STREAM = 0, 1
@@ -105,8 +124,8 @@ class SyntheticSet:
         n_names = len(_SYLLABLES) ** 2 * len(_ENDS) // len(CATEGORIES)
         if n_things > n_names:
             raise InvalidConfigError(
-                f"settings.synthetic.n_per_category is {self.n_per_category}, must be at most {n_names // 2}: there are no more "
-                "names for things"
+                f"settings.synthetic.n_per_category is {self.n_per_category}, must be at most {n_names // 2}: there are no "
+                "more names for things"
             )
         chosen = rng.choice(n_names, size=n_things, replace=False) * len(CATEGORIES) + number
         values = np.stack([rng.integers(one.low, one.high + 1, size=n_things) for one in topic.quantities], axis=1)
@@ -177,7 +196,11 @@ class _Maker:
     def _looked_up(self, formula: Formula, things: tuple[Thing, ...], *, is_choice: bool) -> SyntheticQuestion:
         numbers = self._draw(formula)
         letters = "ab"[: len(things)]
-        variables = {name: value for letter, one in zip(letters, things, strict=True) for name, value in one.variables(letter).items()}
+        variables = {
+            name: value
+            for letter, one in zip(letters, things, strict=True)
+            for name, value in one.variables(letter).items()
+        }
         program, result = _program(formula.program, variables | numbers)
         steps: tuple[PlanStep, ...] = ()
         for thing in things:
@@ -199,7 +222,9 @@ class _Maker:
         )
 
     def _finish(self, text: str, steps: tuple[PlanStep, ...], result: int | float) -> SyntheticQuestion:
-        question = Question(id=self.id, text=text, answer=_show(result), answer_type="exactMatch", category=self.category)
+        question = Question(
+            id=self.id, text=text, answer=_show(result), answer_type="exactMatch", category=self.category
+        )
         return SyntheticQuestion(question=question, steps=steps, wrong_answers=tuple(_distractors(result, n=3)))
 
     def _finish_choice(self, text: str, steps: tuple[PlanStep, ...], result: int | float) -> SyntheticQuestion:

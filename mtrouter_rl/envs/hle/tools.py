@@ -44,7 +44,9 @@ class ToolBox:
         self._search = search
         self._sandbox = sandbox
         self._n_characters = n_characters
-        self._remembered: OrderedDict[tuple[Language, str], ToolResult] | None = OrderedDict() if remembers_programs else None
+        self._remembered: OrderedDict[tuple[Language, str], ToolResult] | None = (
+            OrderedDict() if remembers_programs else None
+        )
         self._tools: dict[Tool, Callable[[str], ToolResult]] = {
             "search": self._find,
             "browse": self._open,

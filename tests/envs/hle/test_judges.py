@@ -92,7 +92,9 @@ def test_no_numbers(text):
     assert parse_number(text) is None or parse_number(text).unit
 
 
-@pytest.mark.parametrize("answer", ["B", "b", "(B)", "B.", "B) dark blue", "B. dark blue", "Dark Blue", "The answer is B."])
+@pytest.mark.parametrize(
+    "answer", ["B", "b", "(B)", "B.", "B) dark blue", "B. dark blue", "Dark Blue", "The answer is B."]
+)
 def test_choices_that_are_right(answer):
     assert verdict("B", answer, kind="multipleChoice", text=CHOICES).is_right
     assert verdict("dark blue", answer, kind="multipleChoice", text=CHOICES).is_right

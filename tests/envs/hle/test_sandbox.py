@@ -3,7 +3,6 @@
 Every hostile program bounds itself: at most some dozens of processes, one file, one address.
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -40,9 +39,7 @@ LEVELS = {level: works(level) for level in ("namespaces", "audit_hook")}
 def sandbox(request):
     if LEVELS[request.param] is None:
         pytest.skip(f"this machine does not allow {request.param}")
-    return lambda limits=LIMITS, **more: Sandbox(
-        limits, level=request.param, interpreter=LEVELS[request.param], **more
-    )
+    return lambda limits=LIMITS, **more: Sandbox(limits, level=request.param, interpreter=LEVELS[request.param], **more)
 
 
 @pytest.fixture

@@ -84,7 +84,9 @@ def test_a_product_that_is_worked_out_by_hand():
     edge_cm, kelvin = (int(word) for word in one.question.text.split() if word.isdecimal())
     density, capacity, _ = thing.values
     assert f"{density} kg/m^3" in thing.document.text
-    assert float(one.question.answer) == pytest.approx(density * (edge_cm / 100) ** 3 * capacity * kelvin / 1000, rel=1e-5)
+    assert float(one.question.answer) == pytest.approx(
+        density * (edge_cm / 100) ** 3 * capacity * kelvin / 1000, rel=1e-5
+    )
 
 
 def test_two_cultures_that_grow_alike_never_meet():

@@ -84,7 +84,9 @@ def toolbox(sandbox=None, *, n_characters=200, remembers=True, text="iron melts 
 
 def a_task(**more):
     source = make_task(synthetic_card())
-    return HleTask(source, tools=more.get("tools", toolbox()), offered=SHIPPED["settings"]["tools"], judge=more["judge"])
+    return HleTask(
+        source, tools=more.get("tools", toolbox()), offered=SHIPPED["settings"]["tools"], judge=more["judge"]
+    )
 
 
 class FixedJudge:
@@ -153,7 +155,12 @@ def test_mistakes_leave_the_question_open():
 
 @pytest.mark.parametrize(
     ("action", "error"),
-    [("", "no_action"), ("bash: ls", "unknown_tool"), ("answer:", "missing_argument"), ("browse: x", "unknown_document")],
+    [
+        ("", "no_action"),
+        ("bash: ls", "unknown_tool"),
+        ("answer:", "missing_argument"),
+        ("browse: x", "unknown_document"),
+    ],
 )
 def test_what_is_not_understood_is_an_error_kind(action, error):
     task = make_task(synthetic_card())
