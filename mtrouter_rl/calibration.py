@@ -170,10 +170,11 @@ def _play_in_worker(pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -
 
 
 class Plays:
-    """Worker processes that play episodes under any pool card. Use as a context manager."""
+    """Worker processes that play episodes under any pool card; with one worker, this process. Use as a context manager."""
 
     def __init__(self, config: EnvConfig, *, n_workers: int) -> None:
         """Create the workers; they start with the first episodes."""
+        self._local = _Player(config) if n_workers == 1 else None
         self._executor = concurrent.futures.ProcessPoolExecutor(
             max_workers=n_workers,
             mp_context=multiprocessing.get_context("spawn"),
@@ -189,18 +190,23 @@ class Plays:
 
     def play(self, pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> Played:
         """Play episodes of a policy."""
-        starts = range(0, len(specs), _EPISODES_PER_JOB)
-        jobs = [
-            self._executor.submit(_play_in_worker, pool, policy, specs[start : start + _EPISODES_PER_JOB])
-            for start in starts
-        ]
-        rows = np.array([row for job in jobs for row in job.result()])
+        rows = np.array(self._rows(pool, policy, specs))
         return Played(
             utilities=rows[:, 0],
             costs_usd=rows[:, 1],
             output_costs_usd=rows[:, 2],
             clusters=tuple((spec.task, spec.variation) for spec in specs),
         )
+
+    def _rows(self, pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> list[tuple[float, float, float]]:
+        if self._local is not None:
+            return self._local.play(pool, policy, specs)
+        starts = range(0, len(specs), _EPISODES_PER_JOB)
+        jobs = [
+            self._executor.submit(_play_in_worker, pool, policy, specs[start : start + _EPISODES_PER_JOB])
+            for start in starts
+        ]
+        return [row for job in jobs for row in job.result()]
 
 
 def _with_ability(pool: PoolCard, model: str, ability: float) -> PoolCard:

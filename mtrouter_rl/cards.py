@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -25,7 +25,17 @@ ENTRY_POINT_GROUP = "mtrouter_rl.cards"
 
 CardT = TypeVar("CardT", bound=Frozen)
 NumberT = TypeVar("NumberT", float, FloatArray)
-NVariations = Annotated[int, Field(gt=0)] | Literal["all"]
+
+
+def _number_or_all(value: object) -> object:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if not is_number and value != "all":
+        raise ValueError("must be a whole number above 0, or 'all' where the family counts its variations itself")
+    return value
+
+
+NVariations = Annotated[int | Literal["all"], BeforeValidator(_number_or_all)]
+"""How many variations a task has; "all" where the family can count them, see `mtrouter_rl.registry.CARD_COMPLETERS`."""
 
 
 class SplitCard(Frozen):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 
@@ -209,6 +209,6 @@ def _question(row: Mapping[str, object], where: str) -> Question:
         id=str(row["id"]),
         text=str(row["question"]),
         answer=str(row["answer"]).strip(),
-        answer_type=cast(AnswerType, row["answer_type"]),
+        answer_type=row["answer_type"],
         category=str(row["category"]),
     )

@@ -231,7 +231,9 @@ def _run_python(code: str) -> int:
 
 def _join_threads() -> None:
     threading = sys.modules.get("threading")
-    for thread in threading.enumerate() if threading else ():
+    if threading is None:
+        return
+    for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
 
