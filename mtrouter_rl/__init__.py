@@ -13,6 +13,11 @@ gymnasium.register(
     kwargs={"env": "scienceworld"},
 )
 gymnasium.register(
+    id="mtrouter_rl/HumanitysLastExam-v0",
+    entry_point="mtrouter_rl.envs.factory:make_env",
+    kwargs={"env": "hle"},
+)
+gymnasium.register(
     id="mtrouter_rl/Corridor-v0",
     entry_point="mtrouter_rl.envs.factory:make_env",
     kwargs={"env": "corridor"},

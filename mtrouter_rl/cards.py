@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -25,7 +25,17 @@ ENTRY_POINT_GROUP = "mtrouter_rl.cards"
 
 CardT = TypeVar("CardT", bound=Frozen)
 NumberT = TypeVar("NumberT", float, FloatArray)
-NVariations = Annotated[int, Field(gt=0)]
+
+
+def _number_or_all(value: object) -> object:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if not is_number and value != "all":
+        raise ValueError("must be a whole number above 0, or 'all' where the family counts its variations itself")
+    return value
+
+
+NVariations = Annotated[int | Literal["all"], BeforeValidator(_number_or_all)]
+"""How many variations a task has; "all" where the family can count them, see `mtrouter_rl.registry.CARD_COMPLETERS`."""
 
 
 class SplitCard(Frozen):
@@ -115,7 +125,8 @@ class EnvCard(Frozen):
         family: Registered name of the text task behind it, such as "scienceworld".
         pool: Default pool card, name or path.
         system_prompt: First message of every conversation; the task text follows it.
-        train_tasks: Task -> number of its variations, split into train, validation and test.
+        train_tasks: Task -> number of its variations (or "all", where the family counts them), split into train, validation
+            and test.
         ood_tasks: Held-out task types, likewise; all their variations are the "ood" split.
         splits: How variations are split.
         limits: Turns, budget, output.
@@ -123,6 +134,7 @@ class EnvCard(Frozen):
         skills: Patterns that tell the skill of an action, in order.
         topics: Topic of every task, such as "heat"; tasks may share topics.
         settings: Checked by the family.
+        study: Sizes of the quick study where the usual ones do not fit: fields of `mtrouter_rl.study.StudySize`.
     """
 
     name: str
@@ -138,6 +150,7 @@ class EnvCard(Frozen):
     skills: tuple[SkillPattern, ...] = ()
     topics: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, object] = Field(default_factory=dict)
+    study: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _tasks_are_unique(self) -> "EnvCard":
@@ -147,6 +160,22 @@ class EnvCard(Frozen):
                 f"task(s) {repeated} are both in train_tasks and ood_tasks; a held-out task must not be trained on"
             )
         return self
+
+    def counted_tasks(self, *, is_ood: bool) -> dict[str, int]:
+        """Training or held-out tasks with their numbers of variations.
+
+        Raises:
+            CardError: If one is "all" still: only the family can tell how many that is.
+        """
+        counted: dict[str, int] = {}
+        for task, number in (self.ood_tasks if is_ood else self.train_tasks).items():
+            if not isinstance(number, int):
+                raise CardError(
+                    f"card '{self.name}': task '{task}' has 'all' variations, which family '{self.family}' has not counted; "
+                    "resolve the card with mtrouter_rl.envs.factory.resolve_env, or write the number"
+                )
+            counted[task] = number
+        return counted
 
 
 class AgentCard(Frozen):

@@ -95,12 +95,17 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--encoder", default=DEFAULT_ENCODER, help=f"text encoder: hashing or minilm (default: {DEFAULT_ENCODER})"
     )
     parser.add_argument(
-        "--episodes", type=int, metavar="N", help="collect a log of N episodes (default: the log that ships, else 600)"
+        "--episodes",
+        type=int,
+        metavar="N",
+        help="collect a log of N episodes (default: the log that ships, else 600 or what the card says)",
     )
     parser.add_argument(
         "--collect", action="store_true", help="collect a log even if a fitting one travels with the cards"
     )
-    parser.add_argument("--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2)")
+    parser.add_argument(
+        "--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2, or what the card says)"
+    )
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: four of them)")
     parser.set_defaults(run=_study)
 
@@ -109,12 +114,15 @@ def _study(args: argparse.Namespace) -> None:
     import dataclasses
 
     from mtrouter_rl.evaluation.tables import format_table
-    from mtrouter_rl.study import QUICK, StudyRequest, run_study
+    from mtrouter_rl.study import StudyRequest, quick_size, run_study
 
     changes = {"n_episodes": args.episodes, "n_test_seeds": args.test_seeds}
-    size = dataclasses.replace(QUICK, **{name: value for name, value in changes.items() if value is not None})
+    config = _config(args)
+    size = dataclasses.replace(
+        quick_size(config.card), **{name: value for name, value in changes.items() if value is not None}
+    )
     request = StudyRequest(
-        config=_config(args),
+        config=config,
         out=args.out,
         size=size,
         seed=args.seed,

@@ -41,12 +41,14 @@ class TaskStep:
         score: Score so far (not the gain), at most `TextTask.max_score`.
         ending: How the task ended with this action; empty while it goes on.
         error: Kind of error that the action was ("unknown_action", "ambiguous", ...); empty if it was understood.
+        hidden: What only the task knows about this step, such as a judge's own cost; logged apart, never shown to a router.
     """
 
     observation: str
     score: float
     ending: Ending = ""
     error: str = ""
+    hidden: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @runtime_checkable

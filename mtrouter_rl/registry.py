@@ -81,9 +81,24 @@ TASK_FAMILIES = Registry(
         "textworld": "mtrouter_rl.envs.textworld:make_task",
         "gymnasium_text": "mtrouter_rl.envs.gymnasium_text:make_task",
         "log_only": "mtrouter_rl.envs.logged:make_task",
+        "hle": "mtrouter_rl.envs.hle.task:make_task",
     },
 )
 """Name -> function (EnvCard) -> TextTask."""
+
+CARD_COMPLETERS = Registry(
+    kind="environment family that completes its cards",
+    group="mtrouter_rl.card_completers",
+    builtin={"hle": "mtrouter_rl.envs.hle.task:complete_card"},
+)
+"""Name of a family -> function (EnvCard) -> EnvCard that fills in what only a file of the user says; most have none."""
+
+SEARCH_BACKENDS = Registry(
+    kind="search backend",
+    group="mtrouter_rl.search",
+    builtin={"corpus": "mtrouter_rl.envs.hle.search:make_corpus"},
+)
+"""Name -> function (options) -> `mtrouter_rl.envs.hle.search.SearchBackend`."""
 
 BACKENDS = Registry(
     kind="model backend",

@@ -7,13 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from mtrouter_rl.cards import card_roots
+from mtrouter_rl.cards import EnvCard, card_roots
 from mtrouter_rl.datasets.collect import fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.records import JsonValue, Split
@@ -67,7 +68,20 @@ class StudySize:
 QUICK = StudySize(
     n_episodes=600, n_validation_seeds=1, validation_per_task=2, n_test_seeds=2, n_ood_seeds=1, ood_per_task=2
 )
-"""Fits into a quarter of an hour on two cores."""
+"""Fits into a quarter of an hour on two cores with ScienceWorld; a card of faster or slower episodes names other sizes."""
+
+
+def quick_size(card: EnvCard) -> StudySize:
+    """Size of the quick study of an environment: `QUICK`, changed by what its card says under `study`.
+
+    Raises:
+        CardError: If the card names a size that there is not.
+    """
+    known = {size.name for size in fields(StudySize)}
+    for name in card.study:
+        if name not in known:
+            raise CardError(f"card '{card.name}', study: {unknown_name('size', name, known)}")
+    return replace(QUICK, **card.study)
 
 
 @dataclass(frozen=True, kw_only=True)

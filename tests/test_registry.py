@@ -21,6 +21,8 @@ def test_there_are_registries():
         "IMPORTERS",
         "EXPORTERS",
         "RESTORERS",
+        "CARD_COMPLETERS",
+        "SEARCH_BACKENDS",
     }
 
 

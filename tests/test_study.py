@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+from mtrouter_rl.cards import load_env_card
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.study import QUICK, StudyRequest, run_study
+from mtrouter_rl.errors import CardError
+from mtrouter_rl.study import QUICK, StudyRequest, quick_size, run_study
 from mtrouter_rl.workflows import RESULTS_FILE
 
 SIZE = replace(QUICK, n_episodes=150, ood_per_task=4)
@@ -48,3 +50,12 @@ def test_the_study_runs_and_its_second_run_does_nothing(request_of_study):
     assert (out / "routers" / "tiny" / "router.json").stat().st_mtime_ns == weights
     assert (out / RESULTS_FILE).read_bytes() == first
     assert said[-1].startswith("done in")
+
+
+def test_a_card_may_name_other_sizes():
+    card = load_env_card("corridor")
+    assert quick_size(card) == QUICK
+    changed = card.model_copy(update={"study": {"n_episodes": 7, "ood_per_task": 3}})
+    assert quick_size(changed) == replace(QUICK, n_episodes=7, ood_per_task=3)
+    with pytest.raises(CardError, match=r"card 'corridor', study: unknown size 'n_episode'; did you mean 'n_episodes'\?"):
+        quick_size(card.model_copy(update={"study": {"n_episode": 7}}))

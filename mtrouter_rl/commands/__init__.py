@@ -2,6 +2,7 @@
 
 from mtrouter_rl.commands import (
     behavior,
+    calibrate,
     check_env,
     export,
     import_log,
@@ -28,5 +29,6 @@ ADDERS = (
     ope.add,
     new_env.add,
     check_env.add,
+    calibrate.add,
 )
 """One function for every command of this package, in the order of `--help`."""

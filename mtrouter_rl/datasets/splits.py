@@ -25,14 +25,13 @@ def episode_specs(card: EnvCard, split: Split) -> tuple[tuple[str, int], ...]:
 
     Raises:
         UnknownNameError: If there is no such split.
-        InvalidConfigError: If the split seed of the card is negative.
+        InvalidConfigError: If the split seed of the card is negative, or the card does not know its variations yet.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    tasks = card.ood_tasks if split == "ood" else card.train_tasks
     return tuple(
         (task, variation)
-        for task, n_variations in tasks.items()
+        for task, n_variations in card.counted_tasks(is_ood=split == "ood").items()
         for variation in _of_split(_drawn(task, n_variations, card.splits), card.splits, split)
     )
 

@@ -1,5 +1,6 @@
 """Builds a `RoutingEnv` from cards; `gymnasium.make` comes through here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import ModelBackend, TextTask
 from mtrouter_rl.records import SPLITS, EpisodeSpec, Split
-from mtrouter_rl.registry import BACKENDS, TASK_FAMILIES
+from mtrouter_rl.registry import BACKENDS, CARD_COMPLETERS, TASK_FAMILIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +74,14 @@ def resolve_card(
     budget_usd: float | None = None,
     max_turns: int | None = None,
 ) -> EnvConfig:
-    """Apply overrides to a card that is read already; `beside` is the folder in which its pool is looked up first.
+    """Complete a card that is read already, and apply overrides; `beside` is the folder in which its pool is looked up first.
 
     Raises:
         CardError: If the pool card breaks its rules.
         UnknownNameError: If there is no pool card of that name.
         InvalidConfigError: If an override is out of range.
     """
+    card = _complete(card)
     limits = EpisodeLimits(
         max_turns=card.limits.max_turns if max_turns is None else max_turns,
         budget_usd=card.limits.budget_usd if budget_usd is None else budget_usd,
@@ -89,6 +91,16 @@ def resolve_card(
     if not 0 <= weight < float("inf"):
         raise InvalidConfigError(f"cost_weight is {weight}, must be a finite number of at least 0")
     return EnvConfig(card=card, pool=load_pool_card(pool or _pool_of(card, beside)), limits=limits, cost_weight=weight)
+
+
+def _complete(card: EnvCard) -> EnvCard:
+    """Let the family fill in what only a file of the user says, such as how many variations there are."""
+    if card.family in CARD_COMPLETERS.targets():
+        complete = cast(Callable[[EnvCard], EnvCard], CARD_COMPLETERS.load(card.family))
+        card = complete(card)
+    for is_ood in (False, True):
+        card.counted_tasks(is_ood=is_ood)
+    return card
 
 
 def _pool_of(card: EnvCard, folder: Path | None) -> str | Path:

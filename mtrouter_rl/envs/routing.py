@@ -317,7 +317,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             "ending": step.ending,
             "latency_s": reply.latency_s,
             "budget_left_usd": self.budget_left_usd,
-            "hidden": dict(reply.hidden),
+            "hidden": {**reply.hidden, **step.hidden},
         }
         reward = self.reward_card.reward(utility_gain, cost_usd)
         return observation, float(reward), terminated, truncated, info

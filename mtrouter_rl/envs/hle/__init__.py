@@ -1,0 +1,1 @@
+"""Humanity's Last Exam: questions that are answered over several turns with search, programs and documents."""
