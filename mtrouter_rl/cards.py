@@ -161,14 +161,15 @@ class EnvCard(Frozen):
             )
         return self
 
-    def counted_tasks(self, *, is_ood: bool) -> dict[str, int]:
-        """Training or held-out tasks with their numbers of variations.
+    def counted_tasks(self, *, is_ood: bool | None = None) -> dict[str, int]:
+        """Tasks with their numbers of variations: the training ones, the held-out ones, or, by default, both.
 
         Raises:
             CardError: If one is "all" still: only the family can tell how many that is.
         """
+        kinds = {True: self.ood_tasks, False: self.train_tasks, None: self.train_tasks | self.ood_tasks}
         counted: dict[str, int] = {}
-        for task, number in (self.ood_tasks if is_ood else self.train_tasks).items():
+        for task, number in kinds[is_ood].items():
             if not isinstance(number, int):
                 raise CardError(
                     f"card '{self.name}': task '{task}' has 'all' variations, which family '{self.family}' has not counted; "

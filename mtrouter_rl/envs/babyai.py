@@ -50,7 +50,7 @@ def make_task(card: EnvCard) -> "BabyAITask":
     Raises:
         CardError: If the card's settings are not those of the family.
     """
-    return BabyAITask(parse_settings(card, BabyAISettings), n_variations=card.train_tasks | card.ood_tasks)
+    return BabyAITask(parse_settings(card, BabyAISettings), n_variations=card.counted_tasks())
 
 
 class BabyAITask:

@@ -52,7 +52,7 @@ def make_task(card: EnvCard) -> "TextWorldTask":
         CardError: If the card's settings are not those of the family, or a task has no game.
     """
     games = parse_settings(card, TextWorldSettings).games
-    tasks = card.train_tasks | card.ood_tasks
+    tasks = card.counted_tasks()
     missing = sorted(set(tasks) - set(games))
     if missing:
         raise CardError(f"card '{card.name}', settings.games has no entry for {missing}; add one for each task")

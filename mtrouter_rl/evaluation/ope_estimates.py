@@ -141,7 +141,7 @@ def memory_spread(checks: Sequence[Mapping[str, BellmanCheck]]) -> dict[str, flo
     for column in COLUMNS:
         pairs = [(one[column].memory_bias, one[column].memory_bias_error) for one in checks if column in one]
         excess = [bias**2 - error**2 for bias, error in pairs if np.isfinite(error)]
-        found[column] = float(np.sqrt(max(0.0, np.mean(excess)))) if excess else 0.0
+        found[column] = float(np.sqrt(max(0.0, float(np.mean(excess))))) if excess else 0.0
     return found
 
 
