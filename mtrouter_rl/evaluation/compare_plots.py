@@ -12,7 +12,7 @@ from mtrouter_rl.evaluation.result_rows import single_model_points
 from mtrouter_rl.evaluation.results import ResultRow, Results
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
-_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+_STYLES = ("--", ":", "-.", "-")
 _INK = "#1a1a1a"
 
 
@@ -80,7 +80,8 @@ def _draw_hulls(axes: Axes, runs: Mapping[str, Results], split: str, *, is_log: 
 
 def _labels(runs: Mapping[str, Results], split: str) -> list[Label]:
     """Names at the points: every learned router of every run, and each other policy once."""
-    learned, others = [], {}
+    learned: list[Label] = []
+    others: dict[str, Label] = {}
     for results in runs.values():
         for row in results.split_rows(split):
             kind = kind_of(row, results)

@@ -80,9 +80,9 @@ def behavior_blocks(run: ReportedRun, split: str, *, plots: Path) -> list[Block]
     if mismatch is not None:
         words = f"There is a `behavior.json`, but it is of another run: {mismatch}; it is not shown."
         return [Paragraph(text=words, is_note=True)] if split == run.splits[0] else []
-    rows = [row for row in run.behavior.rows if row.split == split]
+    rows = run.behavior.split_rows(split)
     mixing = [row for row in rows if is_mixing(row)]
-    blocks: list[Block] = [*behavior_tables(run.behavior, run.results, split)]
+    blocks: list[Block] = [*behavior_tables(run.behavior, split)]
     plots.mkdir(parents=True, exist_ok=True)
     if any(row.cost_share for row in mixing):
         path = plots / f"cost_share_{split}.png"

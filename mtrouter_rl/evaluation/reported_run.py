@@ -109,7 +109,7 @@ def _config(results: Results, path: Path) -> dict[str, JsonValue]:
             raise ResultsError(
                 f"{path} is not valid JSON: {error}; run the study again, or restore the file"
             ) from error
-    own = {
+    own: dict[str, JsonValue] = {
         "env": results.env,
         "pool": results.pool,
         "model_names": list(results.model_names),

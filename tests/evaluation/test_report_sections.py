@@ -95,7 +95,7 @@ def test_everything_beside_the_results_is_shown(run_folder):
     assert not re.findall(r"https?:|//[a-z]|<script|<link|@import|url\(", re.sub(r"base64,[^\"]+", "", page))
     for part in ("Behaviour: test", "Estimates from a log against runs", "the propensities are estimated", "One note."):
         assert part in page
-    for part in ("stay after transient", "first errors", "switches/episode", "regret@3", "other episodes than those"):
+    for part in ("stay, transient", "of first errors", "switches/episode", "regret@3", "other episodes than those"):
         assert part in text
     for stem in ("cost_share_test", "switch_matrix_ood", "budget_use_test", "ope_return_test", "ope_score_test"):
         assert f"plots/{stem}.png" in text
@@ -106,9 +106,9 @@ def test_numbers_of_the_behaviour_are_those_of_its_rows(run_folder, behavior):
     row = behavior.row("fitted-q", "test")
     low, high = row.switches_mean.ends
     text = (run_folder / "report.md").read_text()
-    assert f"| fitted-q | 18 | {row.n_turns} | {row.switches_mean.mean:.1f} [{low:.1f}, {high:.1f}] |" in text
+    assert f"| fitted-q | 18 | 0 | {row.n_turns} | {row.switches_mean.mean:.2f} [{low:.2f}, {high:.2f}] |" in text
     stay, (low, high) = row.errors.stay_after_transient, row.errors.stay_after_transient_ci95
-    assert f"| {stay:.0%} [{100 * low:.0f}, {100 * high:.0f}] of {row.errors.n_transient} |" in text
+    assert f"| {stay:.0%} [{100 * low:.0f}, {100 * high:.0f}] n={row.errors.n_transient} |" in text
 
 
 def test_estimates_stand_beside_runs(ope, results):
@@ -170,7 +170,7 @@ def test_behaviour_of_another_run_is_not_shown(results, behavior, tmp_path):
     behavior.model_copy(update={"pool": "other"}).save(tmp_path / "behavior.json")
     page = write_page([tmp_path], tmp_path / "page.html").read_text()
     assert page.count("is of another run: <code>pool</code> is other there and tiny-pool here") == 1
-    assert "stay after transient" not in page
+    assert "stay, transient" not in page
 
 
 def test_unreadable_files_beside_the_results_are_errors(results, tmp_path):
