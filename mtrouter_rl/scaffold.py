@@ -14,10 +14,10 @@ from mtrouter_rl.registry import TASK_FAMILIES
 TEMPLATES = Path(__file__).resolve().parent / "templates" / "new_env"
 FILES = {
     "pyproject.toml": "pyproject.toml.txt",
-    "${name}/__init__.py": "init.py.txt",
-    "${name}/task.py": "task.py.txt",
-    "${name}/envs/${name}.yaml": "env.yaml.txt",
-    "${name}/envs/pools/${name}-three.yaml": "pool.yaml.txt",
+    "src/${name}/__init__.py": "init.py.txt",
+    "src/${name}/task.py": "task.py.txt",
+    "src/${name}/envs/${name}.yaml": "env.yaml.txt",
+    "src/${name}/envs/pools/${name}-three.yaml": "pool.yaml.txt",
     "tests/test_contract.py": "test_contract.py.txt",
 }
 """File of the plug-in -> file of the templates."""

@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> None:
         f"  pip install -e {folder}\n"
         f"  mtrouter-rl check-env {args.name}\n"
         f"  mtrouter-rl study --env {args.name} --out runs/{args.name}\n"
-        f"Then put your game into {folder / args.name / 'task.py'} and its tasks into the card; check-env says what to mend"
+        f"Put your game into {folder / 'src' / args.name / 'task.py'} and its tasks into the card; check-env says what to mend"
     )
