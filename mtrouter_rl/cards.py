@@ -161,14 +161,15 @@ class EnvCard(Frozen):
             )
         return self
 
-    def counted_tasks(self, *, is_ood: bool) -> dict[str, int]:
-        """Training or held-out tasks with their numbers of variations.
+    def counted_tasks(self, *, is_ood: bool | None = None) -> dict[str, int]:
+        """Training tasks, held-out tasks, or (None) both, with their numbers of variations.
 
         Raises:
             CardError: If one is "all" still: only the family can tell how many that is.
         """
         counted: dict[str, int] = {}
-        for task, number in (self.ood_tasks if is_ood else self.train_tasks).items():
+        both = self.train_tasks | self.ood_tasks
+        for task, number in {None: both, False: self.train_tasks, True: self.ood_tasks}[is_ood].items():
             if not isinstance(number, int):
                 raise CardError(
                     f"card '{self.name}': task '{task}' has 'all' variations, which family '{self.family}' has not counted; "

@@ -57,5 +57,7 @@ def test_a_card_may_name_other_sizes():
     assert quick_size(card) == QUICK
     changed = card.model_copy(update={"study": {"n_episodes": 7, "ood_per_task": 3}})
     assert quick_size(changed) == replace(QUICK, n_episodes=7, ood_per_task=3)
-    with pytest.raises(CardError, match=r"card 'corridor', study: unknown size 'n_episode'; did you mean 'n_episodes'\?"):
+    with pytest.raises(
+        CardError, match=r"card 'corridor', study: unknown size 'n_episode'; did you mean 'n_episodes'\?"
+    ):
         quick_size(card.model_copy(update={"study": {"n_episode": 7}}))

@@ -140,7 +140,7 @@ def check_tasks(card: EnvCard, settings: GymnasiumTextSettings) -> None:
     Raises:
         CardError: If a task is unknown or lacks something; names task and setting.
     """
-    tasks = card.train_tasks | card.ood_tasks
+    tasks = card.counted_tasks()
     for name, named in (
         ("tasks", settings.tasks),
         ("task_texts", settings.task_texts),

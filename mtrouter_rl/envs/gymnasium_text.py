@@ -30,7 +30,7 @@ def make_task(card: EnvCard) -> "GymnasiumTextTask":
     """
     settings = parse_settings(card, GymnasiumTextSettings)
     check_tasks(card, settings)
-    tasks = card.train_tasks | card.ood_tasks
+    tasks = card.counted_tasks()
     return (GymnasiumTextTask if settings.expert is None else GymnasiumExpertTask)(settings, tasks)
 
 

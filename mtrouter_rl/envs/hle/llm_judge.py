@@ -17,6 +17,7 @@ from mtrouter_rl.envs.hle.judges import Verdict
 from mtrouter_rl.envs.hle.questions import Question
 from mtrouter_rl.errors import InvalidConfigError, SimulatorError
 from mtrouter_rl.pools.card import TOKENS_PER_PRICE_UNIT, Frozen, UsdPerMillionTokens
+from mtrouter_rl.records import JsonValue
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class LlmJudge:
 
     def _verdict(self, is_right: bool, spend: _Spend, *, n_calls: int) -> Verdict:
         cost_usd = self._book(spend)
-        hidden = {
+        hidden: dict[str, JsonValue] = {
             "judge_model": self._card.model,
             "judge_calls": n_calls,
             "judge_prompt_tokens": spend.n_prompt,
