@@ -98,8 +98,7 @@ def _complete(card: EnvCard) -> EnvCard:
     if card.family in CARD_COMPLETERS.targets():
         complete = cast(Callable[[EnvCard], EnvCard], CARD_COMPLETERS.load(card.family))
         card = complete(card)
-    for is_ood in (False, True):
-        card.counted_tasks(is_ood=is_ood)
+    card.counted_tasks()
     return card
 
 

@@ -167,7 +167,7 @@ def check_step(step: TaskStep, did: str) -> None:
 
 def check_variations(subject: Subject) -> str:
     """Every task of the card has the number of variations that the card says: the first and the last can be reset."""
-    tasks = subject.card.counted_tasks(is_ood=False) | subject.card.counted_tasks(is_ood=True)
+    tasks = subject.card.counted_tasks()
     for name, n_variations in tasks.items():
         for variation in sorted({0, n_variations - 1}):
             spec = EpisodeSpec(task=name, variation=variation, seed=subject.seed, split="train")

@@ -56,9 +56,9 @@ def normalize(text: str) -> str:
     r"""Text for comparison: Unicode form, case, white space, LaTeX wrappers, quotes and punctuation at the end.
 
     Example:
-        >>> normalize(r"The answer is $\\boxed{\\text{ Blue  Whale}}$.")
+        >>> normalize(r"The answer is $\boxed{\text{ Blue  Whale}}$.")
         'blue whale'
-        >>> normalize(r"\\frac{3}{4}")
+        >>> normalize(r"\frac{3}{4}")
         '3/4'
     """
     text = unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
