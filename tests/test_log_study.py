@@ -132,7 +132,9 @@ def test_at_equal_score_the_promise_is_beside_what_came_of_it(run):
     _, _, results, _ = run
     kept = results.config["equal_score"]["task-table@equal-score"]
     low, high = kept["cost_saved_ci95"]
-    assert low - 1e-9 <= kept["cost_saved"] <= high + 1e-9  # where all resamples agree, the ends are it but for rounding
+    assert (
+        low - 1e-9 <= kept["cost_saved"] <= high + 1e-9
+    )  # where all resamples agree, the ends are it but for rounding
     assert kept["promised_cost_saved"] == pytest.approx(
         0.5, abs=0.1
     )  # half of the tasks go to a model that costs little
