@@ -143,7 +143,7 @@ def widening(influences: FloatArray) -> FloatArray:
     Example:
         >>> light, heavy = np.tile([1.0, -1.0], 50), np.append(np.zeros(98), [1.0, -1.0])
         >>> widening(np.stack([light, heavy], axis=1)).round(2)
-        array([1.  , 2.12])
+        array([1.  , 1.41])
     """
     squares = influences**2
     totals = squares.sum(axis=0)

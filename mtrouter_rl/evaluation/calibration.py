@@ -140,7 +140,7 @@ def _bins(
     for number in np.unique(numbers):
         inside = np.flatnonzero(numbers == number)
         interval = clustered_mean_interval(
-            achieved[inside], [clusters[index] for index in inside], rng=rng, n_resamples=N_RESAMPLES
+            achieved[inside], [clusters[index] for index in inside.tolist()], rng=rng, n_resamples=N_RESAMPLES
         )
         bins.append(CalibrationBin(predicted=float(predicted[inside].mean()), achieved=interval))
         members.append(len(inside))

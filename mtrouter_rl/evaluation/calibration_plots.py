@@ -1,6 +1,5 @@
 """Figure of how far a router's Q-values come true."""
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from mtrouter_rl.evaluation.calibration import Calibration
@@ -29,8 +28,8 @@ def calibration_figure(calibration: Calibration, *, title: str) -> Figure:
         markeredgecolor="white",
         label=f"mean of about {calibration.n_turns // len(calibration.bins)} turns, 95% interval",
     )
-    ends = np.array([*axes.get_xlim(), *axes.get_ylim()])
-    low, high = float(ends.min()), float(ends.max())
+    limits = (*axes.get_xlim(), *axes.get_ylim())
+    low, high = min(limits), max(limits)
     axes.plot([low, high], [low, high], color=OTHER_COLOR, lw=1.2, ls="--", zorder=1, label="prediction comes true")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)

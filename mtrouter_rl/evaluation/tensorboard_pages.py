@@ -87,9 +87,9 @@ def layout(
             f"{title}, with 95% interval": ["Margin", [f"ope/{quantity}_{end}" for end in ("value", "low", "high")]]
             for quantity, title in _TITLES.items()
         }
-    for split in () if behavior is None else behavior.splits:
-        if split in splits:
-            pages[f"behavior on {split}"] = _behavior_charts(behavior, split)
+    if behavior is not None:
+        shown = [split for split in behavior.splits if split in splits]
+        pages |= {f"behavior on {split}": _behavior_charts(behavior, split) for split in shown}
     for split in calibrated_splits:
         tags = [_named(f"q/overestimation_{end}", split) for end in ("mean", "ci95_low", "ci95_high")]
         pages[f"Q-values on {split}"] = {
