@@ -106,8 +106,9 @@ def test_threads_are_waited_for(sandbox):
 
 def test_every_program_starts_in_a_fresh_folder(sandbox):
     box = sandbox()
-    code = "import os\nprint(os.listdir('.'))\nopen('a', 'w').write('x')\nprint(open('a').read())"
-    assert box.run(code).output == box.run(code).output == "[]\nx\n"
+    # A Python installation below the temporary folder shows in it as a mount point, so the listing need not be empty.
+    code = "import os\nprint('a' in os.listdir('.'))\nopen('a', 'w').write('x')\nprint(open('a').read())"
+    assert box.run(code).output == box.run(code).output == "False\nx\n"
 
 
 def test_it_reads_nothing_from_stdin(sandbox):
