@@ -38,6 +38,23 @@ class TabularMDP:
         """Exact utility and cost of a policy."""
         return self.task.value(self.policies[policy])[:2]
 
+    def estimated(self, policy, n_episodes, seed):
+        """Utility and cost of a policy in the tabular model of a log's own counts, by turn: what a perfect fit reaches."""
+        logs = self.simulate(n_episodes, seed)
+        turns, states, actions = logs.turns, logs.states, logs.actions
+        n_states = len(self.task.start)
+        counts = np.zeros((self.max_turns, n_states, N_MODELS))
+        rewards, following = np.zeros((*counts.shape, 2)), np.zeros((*counts.shape, n_states))
+        np.add.at(counts, (turns, states, actions), 1)
+        np.add.at(rewards, (turns, states, actions), logs.rewards[:, :2])
+        goes_on = np.flatnonzero(turns[1:] > 0)
+        np.add.at(following, (turns[goes_on], states[goes_on], actions[goes_on], states[goes_on + 1]), 1)
+        values = np.zeros((n_states, 2))
+        for turn in reversed(range(self.max_turns)):
+            q_values = (rewards[turn] + following[turn] @ values) / np.maximum(counts[turn], 1)[..., None]
+            values = (self.policies[policy][..., None] * q_values).sum(axis=1)
+        return values[0]
+
     def simulate(self, n_episodes, seed):
         """One log of the task."""
         return self.task.simulate(1, n_episodes, rng=np.random.default_rng(seed))
