@@ -42,13 +42,14 @@ class TreasureHunter(Frozen):
 class Cooking(Frozen):
     """Gather ingredients, prepare them by the recipe, cook and eat the meal.
 
+    TextWorld's limit on the inventory ("drop") is no setting here: with it its tracker has no plan, so there is no expert.
+
     Attributes:
         recipe: Number of ingredients.
         take: How many of them have to be fetched.
         open: Whether containers and doors are closed.
         cook: Whether ingredients have to be cooked.
         cut: Whether ingredients have to be cut.
-        drop: Whether the inventory is limited.
         go: Number of rooms.
     """
 
@@ -58,7 +59,6 @@ class Cooking(Frozen):
     open: bool = False
     cook: bool = False
     cut: bool = False
-    drop: bool = False
     go: Literal[1, 6, 9, 12] = 1
 
 
