@@ -286,9 +286,14 @@ def _train_config(args: argparse.Namespace) -> EnvConfig:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from mtrouter_rl.errors import InvalidConfigError
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent, train_router
 
+    if args.evaluate_episodes is not None and args.evaluate_every is None:
+        raise InvalidConfigError(
+            "--evaluate-episodes is for --evaluate-every N, which is missing; give both or neither"
+        )
     config = _train_config(args)
     request = TrainRequest(
         agent=load_agent(args.agent),

@@ -166,3 +166,20 @@ def test_importing_starts_nothing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
+
+
+def test_episodes_of_an_evaluation_that_is_never_run_are_refused(tmp_path, capsys):
+    words = [
+        "train",
+        "--env",
+        "corridor",
+        "--agent",
+        "random",
+        "--evaluate-episodes",
+        "5",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    assert main(words) == 1
+    assert "--evaluate-episodes is for --evaluate-every N, which is missing" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
