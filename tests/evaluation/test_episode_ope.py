@@ -109,7 +109,7 @@ def over_many_logs():
         )
         q_values = 0.8 * np.stack([base, np.broadcast_to(prices, base.shape), base - prices], axis=2)[index]
         pi = distribution(logits[0, index] + 3 * logits[1, index] * (context[:, None] - 0.5))
-        one = estimate_policies(log, {"pi": pi}, q_values=q_values, seed=number, n_resamples=300)["pi"]
+        one = estimate_policies(log, {"pi": pi}, q_values=q_values, seed=number, n_resamples=200)["pi"]
         for name in found:
             found[name].append(getattr(one, name) - truth)
             ends = np.array([one.interval(outcome, name) for outcome in OUTCOMES])
@@ -130,7 +130,7 @@ def test_over_a_thousand_logs_estimates_are_unbiased_and_intervals_cover(over_ma
 def test_intervals_cover_with_cells_of_three_episodes():
     """Plain resampling within cells of three would show a third too little variance."""
     rng = np.random.default_rng(2)
-    n_strata, n_models, n_logs = 40, 3, 200
+    n_strata, n_models, n_logs = 40, 3, 150
     strata = [f"{s:02d}" for s in range(n_strata) for _ in range(3 * n_models)]
     actions = np.tile(np.repeat(np.arange(n_models), 3), n_strata)
     chances = rng.uniform(0.2, 0.8, size=(n_strata, n_models))

@@ -60,7 +60,7 @@ def test_episodes_differ_in_length_and_some_ends_are_both_terminated_and_truncat
         task.simulate(1, 61, rng=np.random.default_rng(0), cluster_size=3)
 
 
-@pytest.mark.parametrize(("seed", "distortion"), [(0, 1.0), (1, 0.0), (2, 1.7), (3, 1.0), (4, 0.0), (5, 1.7)])
+@pytest.mark.parametrize(("seed", "distortion"), [(0, 1.0), (1, 0.0), (2, 1.7), (3, 1.7)])
 def test_unbiased_estimators_are_within_three_standard_errors_over_a_thousand_logs(seed, distortion):
     design = make_design(seed, n_logs=1000, n_episodes=40, max_turns=5, distortion=distortion)
     for one in measure(design, seed=0, n_resamples=1, estimators=UNBIASED):

@@ -41,9 +41,10 @@ def large(mdp):
 def found(large):
     parameters = FqeParameters(
         **SMALL,
-        n_iterations=30,
+        n_iterations=60,
         steps_per_iteration=50,
         learning_rate=5e-3,
+        keep_last=20,
         schedule="cosine",
         batch_size=512,
         n_repeats=1,
@@ -51,24 +52,24 @@ def found(large):
     return fitted_q_evaluation(large, parameters, seed=0)
 
 
-@pytest.mark.parametrize("policy", ["stochastic", "greedy", "always-2"])
-def test_values_are_within_two_percent_of_dynamic_programming(mdp, large, found, policy):
+# By chance of the log alone, exact tabular estimation from it is off by up to 3% for the greedy policy (1% for the others).
+@pytest.mark.parametrize(("policy", "tolerance"), [("stochastic", 0.02), ("always-2", 0.02), ("greedy", 0.03)])
+def test_values_are_near_those_of_dynamic_programming(mdp, large, found, policy, tolerance):
     starts = large.transitions.turns == 0
     values = found.values.states[starts, found.names.index(policy)].mean(axis=0)
-    np.testing.assert_allclose(values, mdp.truth(policy), rtol=0.02)
+    np.testing.assert_allclose(values, mdp.truth(policy), rtol=tolerance)
 
 
 @pytest.mark.parametrize("estimator", ["dm", "dr", "wdr"])
-@pytest.mark.parametrize("policy", ["stochastic"])
-def test_estimates_on_top_of_it_are_within_two_percent_for_utility_cost_and_return(mdp, found, policy, estimator):
-    log = mdp.simulate(5000, seed=0).log(0)
-    number = found.names.index(policy)
+def test_estimates_on_top_of_it_are_within_two_percent_for_utility_cost_and_return(mdp, found, estimator):
+    policy, logs = "stochastic", mdp.simulate(5000, seed=0)
+    log, number = logs.log(0), found.names.index(policy)
     logged, states = (
         np.append(of, of[:, :1] - mdp.task.cost_weight * of[:, 1:], axis=1)
         for of in (found.values.logged[:, number], found.values.states[:, number])
     )
     values = Values(logged=logged, states=states)
-    pi = mdp.policies[policy][mdp.simulate(5000, seed=0).states]
+    pi = mdp.policies[policy][logs.states]
     one = estimate(log, pi, values=values, seed=0, estimators=(estimator,), n_resamples=100)[estimator]
     truth = mdp.task.value(mdp.policies[policy])
     assert (truth > 0.03).all()
