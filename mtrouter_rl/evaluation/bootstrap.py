@@ -71,7 +71,8 @@ class RatioSum:
 
     def value(self) -> FloatArray:
         """Shape (K,)."""
-        return self._scaled().numerators.sum(axis=(0, 1))
+        value: FloatArray = self._scaled().numerators.sum(axis=(0, 1))
+        return value
 
     def draws(self, rng: np.random.Generator, n_resamples: int) -> FloatArray:
         """Studentised draws; see the module.
@@ -142,7 +143,7 @@ def widening(influences: FloatArray) -> FloatArray:
     Example:
         >>> light, heavy = np.tile([1.0, -1.0], 50), np.append(np.zeros(98), [1.0, -1.0])
         >>> widening(np.stack([light, heavy], axis=1)).round(2)
-        array([1.  , 2.12])
+        array([1.  , 1.41])
     """
     squares = influences**2
     totals = squares.sum(axis=0)

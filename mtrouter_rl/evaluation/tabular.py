@@ -197,7 +197,7 @@ class TabularLogs:
         return TurnLog(
             lengths=self.lengths[episodes],
             actions=actions,
-            propensities=self.task.behavior[states, actions],
+            propensities=np.asarray(self.task.behavior[states, actions], dtype=np.float64),
             rewards=self.rewards[part],
             clusters=self.clusters[episodes],
             n_models=self.task.stop.shape[1],
