@@ -85,8 +85,8 @@ class CellResamples:
             counts=np.concatenate(drawn, axis=1, dtype=np.float32, casting="unsafe"),
         )
 
-    def draws(self, ratio: StratifiedRatio) -> FloatArray:
-        """Studentised draws of an estimate, shape (R, K); see the module."""
+    def draws(self, ratio: StratifiedRatio, estimate: FloatArray) -> FloatArray:
+        """Studentised draws, laid off from an estimate of shape (K,), which is what `ratio` comes to; shape (R, K)."""
         units = _Units.of(ratio, self.unit_of, self.sizes)
         value, influences = units.influences()
         by_cell = units.variances(influences)
@@ -97,7 +97,7 @@ class CellResamples:
             drawn, errors = units.of_resamples(self.counts[start : start + _RESAMPLES_PER_BLOCK], by_cell)
             errors = np.maximum(errors, LEAST_ERROR * error)
             distances = np.divide(drawn - value, errors, out=np.zeros_like(drawn), where=errors > 0)
-            draws.append(value - scale * distances)
+            draws.append(estimate - scale * distances)
         return np.concatenate(draws)
 
 
@@ -131,7 +131,9 @@ class _Units:
         groups[cells[unit_of]] = ratio.groups
         return cls(
             numerators=numerators,
-            denominators=np.bincount(unit_of, weights=ratio.denominators, minlength=n_units).astype(np.float64),
+            denominators=np.asarray(
+                np.bincount(unit_of, weights=ratio.denominators, minlength=n_units), dtype=np.float64
+            ),
             groups=groups,
             shares=ratio.shares,
             cells=cells,

@@ -275,13 +275,15 @@ def _estimate(log: EpisodeLog, pi: FloatArray, *, q_values: FloatArray | None, r
         expected = (pi[:, :, None] * q_values).sum(axis=1)
         logged = q_values[np.arange(n), log.actions]
         scores = expected + ratios[:, None] * (log.outcomes - logged)
-        dr, dr_draws = scores.mean(axis=0), resamples.draws(_mean(scores))
+        dr = scores.mean(axis=0)
+        dr_draws = resamples.draws(_mean(scores), dr)
+    ips, snips_value = weighted.mean(axis=0), weights @ log.outcomes
     return Estimate(
-        ips=weighted.mean(axis=0),
-        snips=weights @ log.outcomes,
+        ips=ips,
+        snips=snips_value,
         dr=dr,
-        draws=resamples.draws(self_normalised),
-        ips_draws=resamples.draws(_mean(weighted)),
+        draws=resamples.draws(self_normalised, snips_value),
+        ips_draws=resamples.draws(_mean(weighted), ips),
         dr_draws=dr_draws,
         diagnosis=_diagnose(ratios, pi, counts[index] == 0, n_dead=_n_dead(ratios, index)),
         weights=weights,

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from mtrouter_rl.evaluation.episode_ope import percentile_interval
 from mtrouter_rl.evaluation.ope import ESTIMATORS, Estimator, Values, diagnose, estimate
+from mtrouter_rl.evaluation.ope_estimates import training_noise
 from mtrouter_rl.evaluation.tabular import COLUMNS, TabularLogs, TabularTask
 from mtrouter_rl.records import FloatArray
 
@@ -107,6 +110,78 @@ def measure(
         for row, name in enumerate(estimators)
         for column, quantity in enumerate(COLUMNS)
     )
+
+
+def difference_coverage(
+    design: Design, other: Design, *, seed: int, n_resamples: int, estimator: Estimator
+) -> FloatArray:
+    """Share of logs whose interval of the difference of two policies holds the exact difference, shape (3,).
+
+    Args:
+        design: One policy and its values.
+        other: The other, on the same logs.
+        seed: Of the first log's bootstrap; both policies share it.
+        n_resamples: Bootstrap resamples.
+        estimator: Which.
+    """
+    truth = design.task.value(design.policy) - other.task.value(other.policy)
+    inside = np.zeros(len(COLUMNS))
+    for number in range(design.logs.n_logs):
+        one, two = (
+            estimate(
+                each.logs.log(number),
+                each.probabilities(number),
+                values=each.values(number),
+                seed=seed + number,
+                estimators=(estimator,),
+                n_resamples=n_resamples,
+            )[estimator]
+            for each in (design, other)
+        )
+        ends = [percentile_interval(column) for column in (one.draws - two.draws).T]
+        inside += [low <= value <= high for (low, high), value in zip(ends, truth, strict=True)]
+    return inside / design.logs.n_logs
+
+
+def fitted_dm_coverage(design: Design, *, seed: int, n_resamples: int, n_repeats: int = 2) -> FloatArray:
+    """Share of logs whose DM interval holds the exact value, with values fitted to halves of the log, shape (3,).
+
+    As `mtrouter_rl.evaluation.ope_run` does it with networks: every episode's values come from a tabular fit to the half of the
+    clusters that it is not in, and the gap between the halves is added to the draws.
+
+    Args:
+        design: Task, policy and logs; its model of the values is not used.
+        seed: Of halves and bootstrap.
+        n_resamples: Bootstrap resamples.
+        n_repeats: How often a log is halved anew.
+    """
+    truth, inside = design.task.value(design.policy), np.zeros(len(COLUMNS))
+    rng = np.random.default_rng(seed)
+    for number in range(design.logs.n_logs):
+        log, pi = design.logs.log(number), design.probabilities(number)
+        states = np.zeros((len(log.actions), len(COLUMNS)))
+        gaps = np.zeros((n_repeats, len(COLUMNS)))
+        for repeat in range(n_repeats):
+            half = rng.permutation(np.arange(log.clusters.max() + 1) % 2)[log.clusters]
+            for part in (0, 1):
+                found = _fitted_values(design, number, half != part)
+                states += np.where(np.repeat(half == part, log.lengths)[:, None], found, 0.0) / n_repeats
+                gaps[repeat] += (1 - 2 * part) * found[log.starts].mean(axis=0)
+        values = Values(logged=np.zeros_like(states), states=states)
+        one = estimate(log, pi, values=values, seed=seed + number, estimators=("dm",), n_resamples=n_resamples)["dm"]
+        draws = one.draws + training_noise(gaps, n_resamples=n_resamples, seed=seed + number)
+        ends = [percentile_interval(column) for column in draws.T]
+        inside += [low <= value <= high for (low, high), value in zip(ends, truth, strict=True)]
+    return inside / design.logs.n_logs
+
+
+def _fitted_values(design: Design, number: int, members: npt.NDArray[np.bool_]) -> FloatArray:
+    """Values of a log's states by a tabular fit to some of its episodes, shape (N, 3)."""
+    part = design.logs.turns_of(number)
+    q_values = design.logs.fitted_task(number, members).q_values(design.policy)
+    of_turns = q_values[design.logs.turns[part], design.logs.states[part]]
+    values: FloatArray = (design.probabilities(number)[:, :, None] * of_turns).sum(axis=1)
+    return values
 
 
 def effective_sample_sizes(design: Design) -> FloatArray:

@@ -10,7 +10,7 @@ Many logs are drawn at once, turn by turn over all their episodes: a thousand lo
 Source: Sutton and Barto, Reinforcement Learning (2018), chapter 4 (policy evaluation).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -197,8 +197,50 @@ class TabularLogs:
         return TurnLog(
             lengths=self.lengths[episodes],
             actions=actions,
-            propensities=self.task.behavior[states, actions].astype(np.float64),
+            propensities=np.asarray(self.task.behavior[states, actions], dtype=np.float64),
             rewards=self.rewards[part],
             clusters=self.clusters[episodes],
             n_models=self.task.stop.shape[1],
         )
+
+    def fitted_task(self, number: int, members: npt.NDArray[np.bool_]) -> TabularTask:
+        """The task as the shares and means over some of a log's episodes have it; start and behaviour are taken over.
+
+        Every pair of state and model counts one turn more, with the mean over all of them, so that one that was never logged
+        has values too.
+
+        Args:
+            number: Which log.
+            members: Which of its episodes, shape (E,).
+        """
+        log, part = self.log(number), self.turns_of(number)
+        chosen = np.flatnonzero(np.repeat(members, log.lengths))
+        states, actions = self.states[part], self.actions[part]
+        rewards = self.rewards[part][chosen, :2]
+        is_last = np.append(log.turns[1:] == 0, True)
+        ended = np.zeros(len(states), dtype=bool)
+        ended[is_last] = self.terminated[number * self.n_episodes : (number + 1) * self.n_episodes]
+        pair = (states[chosen], actions[chosen])
+        goes_on = chosen[~is_last[chosen]]
+        counts = _table(self.task, pair, np.ones(len(chosen)))
+        means = [(_table(self.task, pair, one) + one.mean()) / (counts + 1) for one in rewards.T]
+        ends = ended[chosen].astype(np.float64)
+        following = np.zeros_like(self.task.following)
+        np.add.at(following, (states[goes_on], actions[goes_on], states[goes_on + 1]), 1.0)
+        following += following.sum(axis=(0, 1)) / max(len(goes_on), 1)
+        return replace(
+            self.task,
+            utility=means[0],
+            cost_usd=means[1],
+            stop=(_table(self.task, pair, ends) + ends.mean()) / (counts + 1),
+            following=following / following.sum(axis=2, keepdims=True),
+        )
+
+
+def _table(
+    task: TabularTask, pairs: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], values: FloatArray
+) -> FloatArray:
+    """Sums of numbers of turns by state and model, shape (S, M)."""
+    sums = np.zeros(task.stop.shape)
+    np.add.at(sums, pairs, values)
+    return sums

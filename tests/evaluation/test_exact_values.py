@@ -1,11 +1,13 @@
 """Estimators and their intervals against the exact values of random tabular tasks, over a thousand logs each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.ope import ESTIMATORS
-from mtrouter_rl.evaluation.ope_coverage import UNBIASED, Design, measure
+from mtrouter_rl.evaluation.ope_coverage import UNBIASED, Design, difference_coverage, fitted_dm_coverage, measure
 from mtrouter_rl.evaluation.tabular import COLUMNS, TabularTask
 
 
@@ -87,3 +89,28 @@ def test_intervals_cover_the_exact_value_as_often_as_they_say(covered, estimator
 def test_bias_of_the_consistent_estimators_is_far_below_their_intervals(covered, estimator):
     for column in COLUMNS:
         assert abs(covered[estimator, column].bias) < 0.1 * covered[estimator, column].width
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make_design(1, n_logs=300, n_episodes=200, max_turns=3)
+
+
+def test_intervals_of_values_that_were_fitted_to_the_log_cover(small):
+    coverage = fitted_dm_coverage(small, seed=0, n_resamples=300)
+    assert (coverage >= 0.92).all(), coverage  # wider than need be: two repeats leave few degrees of freedom
+
+
+def test_intervals_of_differences_cover(small):
+    policy = small.task.random_policy(np.random.default_rng(7))
+    other = replace(small, policy=policy, q_values=small.task.q_values(policy))
+    coverage = difference_coverage(small, other, seed=0, n_resamples=300, estimator="wdr")
+    assert ((coverage >= 0.92) & (coverage <= 0.98)).all(), coverage
+
+
+def test_a_task_fitted_to_a_large_log_is_near_the_task():
+    design = make_design(2, n_logs=1, n_episodes=20_000, max_turns=4)
+    fitted = design.logs.fitted_task(0, np.ones(20_000, dtype=bool))
+    np.testing.assert_allclose(fitted.value(design.policy), design.task.value(design.policy), rtol=0.02)
+    np.testing.assert_allclose(fitted.stop, design.task.stop, atol=0.04)
+    np.testing.assert_allclose(fitted.following.sum(axis=2), 1)
