@@ -93,6 +93,43 @@ class TabularTask:
         value: FloatArray = self.start @ by_state
         return value
 
+    def least_standard_error(self, policy: FloatArray, *, n_episodes: int) -> FloatArray:
+        """Standard error that no regular unbiased estimate of a policy's values from a log can be below, shape (3,).
+
+        The log is of the behaviour policy, and the estimate may know that the task is a Markov decision process with these states:
+
+            n Var >= Var[V(s_0)] + sum_t E[(d_pi(s_t, m_t) / d_b(s_t, m_t))^2 Var[r_t + V(s_{t+1}) | s_t, m_t]],
+
+        d being the chance to be in a state at turn t and to call a model there.
+
+        Args:
+            policy: Probabilities, shape (S, M).
+            n_episodes: Episodes of the log.
+
+        Source: Jiang and Li, Doubly Robust Off-policy Value Evaluation for Reinforcement Learning (2016), theorem 3.
+        """
+        q_values = self.q_values(policy)
+        values = (policy[None, :, :, None] * q_values).sum(axis=2)
+        following = (1 - self.stop)[..., None] * self.following
+        variance = self.start @ (values[0] - self.start @ values[0]) ** 2
+        noise = self._reward_variances()
+        of_policy = of_behavior = self.start
+        for turn in range(self.max_turns):
+            after = values[turn + 1] if turn + 1 < self.max_turns else np.zeros_like(values[0])
+            spread = noise + following @ after**2 - (following @ after) ** 2
+            pairs, logged = of_policy[:, None] * policy, of_behavior[:, None] * self.behavior
+            weights = np.divide(pairs**2, logged, out=np.zeros_like(pairs), where=logged > 0)
+            variance = variance + np.einsum("sm,smk->k", weights, spread)
+            of_policy = np.einsum("sm,smk->k", pairs, following)
+            of_behavior = np.einsum("sm,smk->k", logged, following)
+        errors: FloatArray = np.sqrt(variance / n_episodes)
+        return errors
+
+    def _reward_variances(self) -> FloatArray:
+        utility = np.full(self.stop.shape, self.utility_noise**2)
+        cost = (self.cost_noise * self.cost_usd) ** 2
+        return np.stack([utility, cost, utility + self.cost_weight**2 * cost], axis=2)
+
     def simulate(
         self, n_logs: int, n_episodes: int, *, rng: np.random.Generator, cluster_size: int = 1
     ) -> "TabularLogs":

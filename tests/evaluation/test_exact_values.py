@@ -9,6 +9,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.ope import ESTIMATORS
 from mtrouter_rl.evaluation.ope_coverage import UNBIASED, Design, difference_coverage, fitted_dm_coverage, measure
 from mtrouter_rl.evaluation.tabular import COLUMNS, TabularTask
+from tests.evaluation.tabular_log import TabularMDP
 
 
 def make_design(seed, *, n_logs, n_episodes, max_turns, distortion=1.0):
@@ -114,3 +115,12 @@ def test_a_task_fitted_to_a_large_log_is_near_the_task():
     np.testing.assert_allclose(fitted.value(design.policy), design.task.value(design.policy), rtol=0.02)
     np.testing.assert_allclose(fitted.stop, design.task.stop, atol=0.04)
     np.testing.assert_allclose(fitted.following.sum(axis=2), 1)
+
+
+def test_least_standard_error_is_that_of_the_tabular_model_of_a_log():
+    """Counts of the log as model of the task are efficient: over many logs they spread as the bound says, and not less."""
+    mdp = TabularMDP(3)
+    for policy, probabilities in mdp.policies.items():
+        found = np.array([mdp.estimated(policy, 1000, seed) for seed in range(300)])
+        least = mdp.task.least_standard_error(probabilities, n_episodes=1000)[:2]
+        np.testing.assert_allclose(found.std(axis=0), least, rtol=0.15)

@@ -61,11 +61,16 @@ def test_values_are_within_two_percent_of_dynamic_programming(mdp, large, found,
 
 
 @pytest.mark.parametrize("policy", ["stochastic", "always-2", "greedy"])
-def test_values_are_within_two_percent_of_what_the_log_itself_says(mdp, large, found, policy):
-    """The greedy policy follows few logged turns: the counts of this log are themselves 2% off the truth for it.
+def test_values_are_within_two_standard_errors_of_the_best_possible_estimate(mdp, large, found, policy):
+    """For the greedy policy that error is 2.2% of the value: no estimate from 5,000 episodes is reliably within 2%."""
+    starts = large.transitions.turns == 0
+    values = found.values.states[starts, found.names.index(policy)].mean(axis=0)
+    errors = mdp.task.least_standard_error(mdp.policies[policy], n_episodes=5000)[:2]
+    assert (np.abs(values - mdp.truth(policy)) < 2 * errors).all()
 
-    Over the logs 0 to 7 they are off by up to 3.6%, and the fitted values by up to 3.3%.
-    """
+
+@pytest.mark.parametrize("policy", ["stochastic", "always-2", "greedy"])
+def test_values_are_within_two_percent_of_what_the_log_itself_says(mdp, large, found, policy):
     starts = large.transitions.turns == 0
     values = found.values.states[starts, found.names.index(policy)].mean(axis=0)
     np.testing.assert_allclose(values, mdp.estimated(policy, 5000, seed=0), rtol=0.02)
