@@ -96,7 +96,7 @@ class TabularTask:
     def least_standard_error(self, policy: FloatArray, *, n_episodes: int) -> FloatArray:
         """Standard error that no regular unbiased estimate of a policy's values from a log can be below, shape (3,).
 
-        The log is of the behaviour policy, and the estimate may know that the task is a Markov decision process with these states:
+        The log is of the behaviour policy. The estimate may know that the task is a Markov decision process with these states:
 
             n Var >= Var[V(s_0)] + sum_t E[(d_pi(s_t, m_t) / d_b(s_t, m_t))^2 Var[r_t + V(s_{t+1}) | s_t, m_t]],
 
