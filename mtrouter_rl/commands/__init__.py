@@ -5,6 +5,7 @@ from mtrouter_rl.commands import (
     calibrate,
     check_env,
     export,
+    headroom,
     import_log,
     new_env,
     one_turn,
@@ -30,5 +31,6 @@ ADDERS = (
     new_env.add,
     check_env.add,
     calibrate.add,
+    headroom.add,
 )
 """One function for every command of this package, in the order of `--help`."""

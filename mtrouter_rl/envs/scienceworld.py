@@ -108,7 +108,6 @@ class ScienceWorldTask:
         self._jvm: ScienceWorldJvm | None = None
         self._gold_paths: GoldPaths | None = None
         self._n_variations: dict[str, int] = {}
-        self._gold_gains: dict[tuple[str, int], tuple[float, ...]] = {}
         self._is_running = False
 
     def reset(self, task: str, variation: int, seed: int) -> TaskStart:
@@ -156,15 +155,14 @@ class ScienceWorldTask:
     def expert_plan(self) -> ExpertPlan:
         """Repairs that are due, then the rest of the gold path, with the score that each action brings on the path itself.
 
-        What the path's actions bring is found by playing it once a variation. That reloads the game, which is then played
-        again up to here.
+        What the path's actions bring is found by playing it, once a variation, and kept. That reloads the game, which is then
+        played again up to here.
         """
         engine = self._running_engine()
         key = (self._task_name, self._variation)
         path = self._store().get(*key, lambda: self._make_gold_path_in_game(engine))
-        if key not in self._gold_gains:
-            self._gold_gains[key] = self._play_gold_path(engine, path)
-        actions, gains = self._expert().actions_left(self._gold_gains[key])
+        gains_of_path = self._store().gains(*key, lambda: self._play_gold_path(engine, path))
+        actions, gains = self._expert().actions_left(gains_of_path)
         return ExpertPlan(actions=actions, gains=gains, fatal_score=self.fatal_score)
 
     def mistakes(self) -> dict[str, tuple[str, ...]]:
@@ -280,7 +278,7 @@ class ScienceWorldTask:
             self._call(engine.step, action)
             scores.append(100 * float(self._call(engine.getScore)))
         self._replay(engine)
-        gains = [after - before for before, after in itertools.pairwise(scores)]
+        gains = [round(after - before, 6) for before, after in itertools.pairwise(scores)]
         return (*gains, *(0.0,) * (len(path) - len(gains)))
 
     def _replay(self, engine: Any) -> None:  # noqa: ANN401

@@ -117,15 +117,22 @@ class ReferenceRef:
 
     Attributes:
         text: One of `REFERENCE_TEXTS`.
-        cost_weight: Cost weight that it plans for; None takes that of the environment it is made for.
+        reward: Cost weight and unit that it plans for.
+        is_named_by_weight: Whether its name tells the cost weight, where several are compared.
     """
 
     text: str
-    cost_weight: float | None = None
+    reward: RewardCard
+    is_named_by_weight: bool = False
 
     @classmethod
     def of(cls, text: str, config: EnvConfig, *, cost_weight: float | None = None) -> "ReferenceRef":
-        """Reference, checked against an environment.
+        """Reference for an environment.
+
+        Args:
+            text: One of `REFERENCE_TEXTS`.
+            config: The environment; decides the reward.
+            cost_weight: Cost weight to plan for, then part of the name; None takes the environment's.
 
         Raises:
             UnknownNameError: If there is no such reference.
@@ -138,18 +145,21 @@ class ReferenceRef:
                 f"'{text}' sees the hidden state of simulated models, and pool '{config.pool.name}' has the backend "
                 f"'{config.pool.backend.kind}'; leave it out, or take a simulated pool"
             )
-        return cls(text=text, cost_weight=cost_weight)
+        weight = config.cost_weight if cost_weight is None else cost_weight
+        reward = config.card.reward.model_copy(update={"cost_weight": weight})
+        return cls(text=text, reward=reward, is_named_by_weight=cost_weight is not None)
 
     @property
     def policy(self) -> str:
-        """Name of the policy, with its cost weight where it is not the environment's."""
+        """Name of the policy."""
         name = _POLICIES[self.text.removeprefix(REFERENCE_PREFIX)][0]
-        return name if self.cost_weight is None else f"{name}@{self.cost_weight:g}"
+        return f"{name}@{self.reward.cost_weight:g}" if self.is_named_by_weight else name
 
     @property
     def key(self) -> str:
-        """What tells references apart: the policy, and after '#' the version of how it decides."""
-        return f"{self.policy}#reference-{_VERSION}"
+        """What tells references apart: the policy, and after '#' what else its decisions depend on."""
+        weight, unit_usd = self.reward.cost_weight, self.reward.cost_unit_usd
+        return f"{self.policy}#version {_VERSION}, {weight!r} x cost / {unit_usd!r} USD"
 
     @property
     def name(self) -> str:
@@ -159,6 +169,4 @@ class ReferenceRef:
     def __call__(self, config: EnvConfig) -> HiddenStatePolicy:
         """Make the policy for an environment."""
         _, make = _POLICIES[self.text.removeprefix(REFERENCE_PREFIX)]
-        weight = config.cost_weight if self.cost_weight is None else self.cost_weight
-        reward = config.card.reward.model_copy(update={"cost_weight": weight})
-        return make(name=self.policy, pool=config.pool, reward=reward)
+        return make(name=self.policy, pool=config.pool, reward=self.reward)

@@ -223,7 +223,8 @@ class SimulatedBackend:
         """Success at making up for a mistake, which is taken to need the mistake's skill; being stuck is not drawn yet."""
         skill = self.skill_of(mistakes[0]) if mistakes else OTHER_SKILL
         free = np.array([1 - self._card.models[name].stuck for name in self._pool.model_names])
-        return self._successes(skill) * free
+        successes: FloatArray = self._successes(skill) * free
+        return successes
 
     def success_probability(self, model: str, *, skill: str, topic: str) -> float:
         """Probability that a model that is not stuck does the right thing; a logistic model of ability and difficulty."""
