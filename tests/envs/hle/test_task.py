@@ -13,7 +13,7 @@ from mtrouter_rl.envs.hle.search import Document, LocalCorpus
 from mtrouter_rl.envs.hle.task import FileQuestions, HleTask, SyntheticTask, make_task
 from mtrouter_rl.envs.hle.tools import ToolBox
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, SimulatorError, UnknownNameError
-from mtrouter_rl.protocols import ExpertTask, TextTask
+from mtrouter_rl.protocols import ExpertTask, PlanningTask, TextTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.rollout import run_episode
 from mtrouter_rl.testing import ScriptedRouter
@@ -121,6 +121,19 @@ def test_the_expert_solves_a_question_step_by_step():
     for call in (lambda: task.step("answer: 1"), task.expert_action, task.mistakes):
         with pytest.raises(CallOrderError, match=r"no question is open; call reset\(\) first"):
             call()
+
+
+def test_the_plan_is_what_the_expert_does():
+    task = make_task(synthetic_card())
+    assert isinstance(task, PlanningTask)
+    task.reset("physics", 0, 0)
+    plan = task.expert_plan()
+    assert (plan.gains[-1], sum(plan.gains), plan.fatal_score) == (1.0, 1.0, 0.0)
+    for number, action in enumerate(plan.actions):
+        assert task.expert_plan().actions == plan.actions[number:]
+        task.step("search: nothing like it")
+        ending = task.step(action).ending
+    assert ending == "solved"
 
 
 def test_the_expert_goes_on_after_any_deviation():
