@@ -183,12 +183,12 @@ _worker: _Worker | None = None
 
 def _start_worker(config: EnvConfig) -> None:
     global _worker
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     _worker = _Worker(config)
     multiprocessing.util.Finalize(None, _worker.close, exitpriority=10)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Without it, the workers of a command that was killed would play on, with their simulators, for nobody."""
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from mtrouter_rl.calibration import (
+    CalibrationRequest,
     CalibrationTarget,
-    Plays,
     compare,
     find_root,
     fitted_numbers,
@@ -14,6 +14,7 @@ from mtrouter_rl.calibration import (
     load_target,
     run_calibration,
 )
+from mtrouter_rl.calibration_plays import Plays
 from mtrouter_rl.cards import card_root, load_pool_card
 from mtrouter_rl.datasets.splits import evaluation_specs
 from mtrouter_rl.envs.factory import resolve_env
@@ -65,14 +66,10 @@ def test_a_share_of_nothing_still_gives_a_direction():
 def test_a_toy_pool_is_fitted(write):
     """With one worker: single models of the corridor come near made-up utilities and costs, and the report says so."""
     said = []
-    pool, rows = run_calibration(
-        resolve_env("corridor"),
-        load_target(write(TARGET)),
-        n_seeds=3,
-        n_report_seeds=3,
-        n_workers=1,
-        say=said.append,
+    request = CalibrationRequest(
+        config=resolve_env("corridor"), target=load_target(write(TARGET)), n_seeds=3, n_report_seeds=3
     )
+    pool, rows = run_calibration(request, say=said.append)
     by_key = {(row.split, row.policy): row for row in rows}
     assert {split for split, _ in by_key} == {"train", "validation", "test", "ood"}
     for model, row in TARGET["models"].items():
@@ -116,14 +113,13 @@ def test_a_target_of_another_pool(write):
     with pytest.raises(
         InvalidConfigError, match=r"target has the models \['large', 'middle'\], pool 'corridor-three' has"
     ):
-        run_calibration(
-            resolve_env("corridor"),
-            load_target(write(TARGET | {"models": models})),
+        request = CalibrationRequest(
+            config=resolve_env("corridor"),
+            target=load_target(write(TARGET | {"models": models})),
             n_seeds=1,
             n_report_seeds=1,
-            n_workers=1,
-            say=lambda _: None,
         )
+        run_calibration(request, say=lambda _: None)
 
 
 def test_a_target_that_is_not_there(tmp_path):
