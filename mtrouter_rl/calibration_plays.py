@@ -57,15 +57,6 @@ class Played:
         """Mean cost, USD."""
         return float(self.costs_usd.mean())
 
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean utility, from the means of the clusters."""
-        by_cluster: dict[tuple[str, int], list[float]] = {}
-        for cluster, utility in zip(self.clusters, self.utilities, strict=True):
-            by_cluster.setdefault(cluster, []).append(float(utility))
-        means = [float(np.mean(values)) for values in by_cluster.values()]
-        return float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
-
 
 Row = tuple[float, float, float]
 """Utility, cost in USD, and cost of the output in USD of an episode."""
@@ -200,11 +191,11 @@ class Plays:
                 if batch.is_pure:
                     self._keep(keys[number], batch.rows)
                 bar.update(len(batch.rows))
-        rows = np.array([row for number in range(len(batches)) for row in found[number]])
+        table = np.array([row for number in range(len(batches)) for row in found[number]])
         return Played(
-            utilities=rows[:, 0],
-            costs_usd=rows[:, 1],
-            output_costs_usd=rows[:, 2],
+            utilities=table[:, 0],
+            costs_usd=table[:, 1],
+            output_costs_usd=table[:, 2],
             clusters=tuple((spec.task, spec.variation) for spec in specs),
         )
 

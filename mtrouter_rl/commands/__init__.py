@@ -6,6 +6,7 @@ from mtrouter_rl.commands import (
     check_env,
     export,
     headroom,
+    hindsight_gap,
     import_log,
     new_env,
     one_turn,
@@ -32,5 +33,6 @@ ADDERS = (
     check_env.add,
     calibrate.add,
     headroom.add,
+    hindsight_gap.add,
 )
 """One function for every command of this package, in the order of `--help`."""

@@ -68,7 +68,7 @@ def action_values(problem: PlanningProblem) -> FloatArray:
     values = np.zeros((n_actions + 1, n_last))  # V(i, last) with the turns left of the loop
     undone = {kind: np.zeros((n_actions, n_last)) for kind in _UNDONE}
     called = np.arange(n_models) if n_last > 1 else np.zeros(n_models, dtype=int)
-    due = np.zeros((n_actions, n_last, n_models))
+    due: FloatArray = np.zeros((n_actions, n_last, n_models))
     for price in problem.prices:
         due = _due(problem, price, values=values[:, called], undone={k: v[:, called] for k, v in undone.items()})
         undone = {
@@ -88,9 +88,11 @@ def _due(
     problem: PlanningProblem, price: FloatArray, *, values: FloatArray, undone: dict[str, FloatArray]
 ) -> FloatArray:
     """Value of each model before each action, shape (L, K, M); `values` (L + 1, M) are those of the state after the call."""
-    after_failure = sum(problem.failures[kind] * values[:-1] for kind in _HARMLESS)
-    after_failure = after_failure + sum(problem.failures[kind] * undone[kind] for kind in _UNDONE)
-    after_failure = after_failure + problem.failures["fatal"] * problem.fatal_gain[:, None]
+    after_failure = problem.failures["fatal"] * problem.fatal_gain[:, None]
+    for kind in _HARMLESS:
+        after_failure = after_failure + problem.failures[kind] * values[:-1]
+    for kind in _UNDONE:
+        after_failure = after_failure + problem.failures[kind] * undone[kind]
     after_success = problem.gains[:, None] + values[1:]
     expected = problem.success * after_success + (1 - problem.success) * after_failure
     result: FloatArray = expected[:, None, :] - price
@@ -165,4 +167,4 @@ def _is_cacheable(pool: PoolCard, n_tokens: int) -> bool:
 def _price(pool: PoolCard, model: int, *, hidden: HiddenState, n_prompt: int, n_cached: int) -> float:
     prices = pool.models[model].prices
     usage = billed_usage(pool.prompt_cache, prices, n_prompt=n_prompt, n_cached=n_cached, n_output=0)
-    return prices.cost_usd(usage) + hidden.n_output_tokens[model] * prices.output / TOKENS_PER_PRICE_UNIT
+    return prices.cost_usd(usage) + float(hidden.n_output_tokens[model]) * prices.output / TOKENS_PER_PRICE_UNIT
