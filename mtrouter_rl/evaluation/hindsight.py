@@ -176,7 +176,7 @@ def _gaps_by_task(chosen_on: FloatArray, judged_on: FloatArray) -> FloatArray:
     """Gap of every task, shape (T,), of choices made on one table of means, shape (T, M), and judged on another."""
     is_known = ~(np.isnan(chosen_on) | np.isnan(judged_on))
     kept = is_known.any(axis=1)
-    gaps = np.full(len(kept), np.nan)
+    gaps = np.full(len(chosen_on), np.nan)
     single = _best_single(chosen_on[kept], judged_on[kept])
     if single is not None:
         choices = np.where(is_known[kept], chosen_on[kept], -np.inf).argmax(axis=1)
