@@ -4,53 +4,48 @@ Free are one ability and one median output length for every model, and, if the t
 routing, one probability of being stuck that all models share. Rows of routers are no part of a target: a pool that was fitted
 to them would show nothing about routers.
 
-The search is a secant iteration on the logit of the mean utility, on common random numbers: every candidate plays the same
-episodes, so that differences are not noise.
+The search is a secant iteration on the logit of the mean utility (as a share of the way from the worst end to full success), on
+common random numbers: every candidate plays the same episodes, so that differences are not noise.
 Source: Spall, Introduction to Stochastic Search and Optimization (2003), section 14.4 (common random numbers).
 """
 
-import concurrent.futures
 import copy
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self, cast
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from mtrouter_rl.agents.resolve import RouterRef
-from mtrouter_rl.cards import EnvCard, parse_card
+from mtrouter_rl.calibration_plays import SINGLE, Plays
+from mtrouter_rl.cards import parse_card
 from mtrouter_rl.datasets.splits import evaluation_specs
 from mtrouter_rl.envs.factory import EnvConfig
-from mtrouter_rl.envs.routing import RoutingEnv
-from mtrouter_rl.errors import InvalidConfigError, SimulatorError
+from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.statistics import Interval, clustered_mean_interval
 from mtrouter_rl.pools.card import Frozen, PoolCard
-from mtrouter_rl.protocols import ModelBackend, TextTask
+from mtrouter_rl.pools.simulated_model import OutputTokens, expected_length
 from mtrouter_rl.records import EpisodeSpec, Split
-from mtrouter_rl.registry import BACKENDS, TASK_FAMILIES
-from mtrouter_rl.rollout import run_episode
 
 RANDOM = "uniform"
 _MAX_STEP = 1.5
+_MAX_STUCK_STEP = 0.05
 _N_STEPS = 5
 _N_ROUNDS = 4
-_UTILITY_TOLERANCE = 0.004
-_EPISODES_PER_JOB = 48
+UTILITY_TOLERANCE = 0.004
 
 
 class TargetRow(Frozen):
     """What one policy should reach.
 
     Attributes:
-        utility: Mean utility, 1 is full success.
+        utility: Mean utility, 1 is full success; below 0 where the environment punishes.
         cost_usd: Total cost in any unit: only its ratio to that of the reference counts.
     """
 
-    utility: Annotated[float, Field(gt=0, lt=1)]
+    utility: Annotated[float, Field(lt=1, allow_inf_nan=False)]
     cost_usd: Annotated[float, Field(gt=0)]
 
 
@@ -62,12 +57,24 @@ class CalibrationTarget(Frozen):
         reference: Model whose output length stays as it is; costs are compared with its cost.
         models: Row of every model of the pool.
         random: Row of uniform per-turn random routing; None leaves the probability of being stuck as it is.
+        lowest_utility: Utility of the worst end of an episode, below every row: 0, or below where the environment punishes.
     """
 
     source: str
     reference: str
     models: dict[str, TargetRow]
     random: TargetRow | None = None
+    lowest_utility: Annotated[float, Field(le=0, allow_inf_nan=False)] = 0.0
+
+    @model_validator(mode="after")
+    def _rows_are_above_the_lowest(self) -> Self:
+        for policy, row in (*self.models.items(), *([(RANDOM, self.random)] if self.random else [])):
+            if row.utility <= self.lowest_utility:
+                raise ValueError(
+                    f"utility of '{policy}' is {row.utility}, must be above lowest_utility, {self.lowest_utility}; where an "
+                    "environment punishes, say what its worst end is"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_reference(self) -> "CalibrationTarget":
@@ -79,7 +86,11 @@ class CalibrationTarget(Frozen):
         """Row of "single:MODEL" or of the random policy."""
         if policy == RANDOM and self.random is not None:
             return self.random
-        return self.models[policy.removeprefix("single:")]
+        return self.models[policy.removeprefix(SINGLE)]
+
+    def share(self, utility: float) -> float:
+        """Utility as a share of the way from the worst end to full success, in [0, 1]."""
+        return (utility - self.lowest_utility) / (1 - self.lowest_utility)
 
     def relative_cost(self, policy: str) -> float:
         """Cost over that of the reference."""
@@ -93,120 +104,6 @@ def load_target(path: Path) -> CalibrationTarget:
             f"calibration target {path}: no such file; give a YAML file with source, reference, models"
         )
     return parse_card(path, CalibrationTarget)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Played:
-    """Episodes of one policy, arrays of shape (n,).
-
-    Attributes:
-        utilities: Utility of each.
-        costs_usd: Cost of each, USD.
-        output_costs_usd: Part of it that output tokens cost, USD.
-        clusters: (task, variation) of each.
-    """
-
-    utilities: np.ndarray
-    costs_usd: np.ndarray
-    output_costs_usd: np.ndarray
-    clusters: tuple[tuple[str, int], ...]
-
-    @property
-    def utility(self) -> float:
-        """Mean utility."""
-        return float(self.utilities.mean())
-
-    @property
-    def cost_usd(self) -> float:
-        """Mean cost, USD."""
-        return float(self.costs_usd.mean())
-
-
-class _Player:
-    """Plays episodes under any pool card; keeps the task, whatever the pool."""
-
-    def __init__(self, config: EnvConfig) -> None:
-        self._config = config
-        make_task = cast("Callable[[EnvCard], TextTask]", TASK_FAMILIES.load(config.card.family))
-        self._task = make_task(config.card)
-
-    def play(self, pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> list[tuple[float, float, float]]:
-        """(utility, cost, cost of output) of every episode."""
-        make_backend = cast("Callable[[PoolCard, EnvCard], ModelBackend]", BACKENDS.load(pool.backend.kind))
-        env = RoutingEnv(
-            task=self._task,
-            backend=make_backend(pool, self._config.card),
-            pool=pool,
-            specs=specs,
-            system_prompt=self._config.card.system_prompt,
-            limits=self._config.limits,
-            reward=self._config.card.reward,
-        )
-        router = RouterRef.of(policy, None)(replace(self._config, pool=pool))
-        rows = []
-        for spec in specs:
-            episode = run_episode(env, router, spec).episode
-            if episode.status != "completed":
-                raise SimulatorError(f"calibration, episode {spec.key} of {policy}: {episode.status_detail}")
-            output = sum(
-                turn.usage.n_output * pool.model(turn.served_model).prices.output / 1_000_000 for turn in episode.turns
-            )
-            rows.append((episode.utility, episode.cost_usd, output))
-        return rows
-
-
-_player: _Player | None = None
-"""The player of this process; set once by `_start` in a process that does nothing else."""
-
-
-def _start(config: EnvConfig) -> None:
-    global _player
-    _player = _Player(config)
-
-
-def _play_in_worker(pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> list[tuple[float, float, float]]:
-    assert _player is not None
-    return _player.play(pool, policy, specs)
-
-
-class Plays:
-    """Worker processes that play episodes under any pool card; with one worker, this process. Use as a context manager."""
-
-    def __init__(self, config: EnvConfig, *, n_workers: int) -> None:
-        """Create the workers; they start with the first episodes."""
-        self._local = _Player(config) if n_workers == 1 else None
-        self._executor = concurrent.futures.ProcessPoolExecutor(
-            max_workers=n_workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start,
-            initargs=(config,),
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def play(self, pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> Played:
-        """Play episodes of a policy."""
-        rows = np.array(self._rows(pool, policy, specs))
-        return Played(
-            utilities=rows[:, 0],
-            costs_usd=rows[:, 1],
-            output_costs_usd=rows[:, 2],
-            clusters=tuple((spec.task, spec.variation) for spec in specs),
-        )
-
-    def _rows(self, pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> list[tuple[float, float, float]]:
-        if self._local is not None:
-            return self._local.play(pool, policy, specs)
-        starts = range(0, len(specs), _EPISODES_PER_JOB)
-        jobs = [
-            self._executor.submit(_play_in_worker, pool, policy, specs[start : start + _EPISODES_PER_JOB])
-            for start in starts
-        ]
-        return [row for job in jobs for row in job.result()]
 
 
 def _with_ability(pool: PoolCard, model: str, ability: float) -> PoolCard:
@@ -236,13 +133,20 @@ def _entry(settings: dict[str, object], model: str) -> dict[str, object]:
     return cast("dict[str, dict[str, dict[str, object]]]", settings)["models"][model]
 
 
+def entry_of(pool: PoolCard, model: str) -> dict[str, object]:
+    """A model's entry in the settings of a simulated pool."""
+    return _entry(pool.backend.settings, model)
+
+
 def _logit(share: float, *, n: int) -> float:
     """Logit of a mean of n; a mean of 0 or 1 is taken for half an episode more or less."""
     inside = min(max(share, 0.5 / n), 1 - 0.5 / n)
     return math.log(inside / (1 - inside))
 
 
-def find_root(measure: Callable[[float], float], *, start: float, target: float, n: int) -> float:
+def find_root(
+    measure: Callable[[float], float], *, start: float, target: float, n: int, tolerance: float = UTILITY_TOLERANCE
+) -> float:
     """Argument at which an increasing, noisy share in (0, 1) comes near a target: secant steps between the logits.
 
     Args:
@@ -250,6 +154,7 @@ def find_root(measure: Callable[[float], float], *, start: float, target: float,
         start: First argument.
         target: Wanted share, in (0, 1).
         n: Number of trials behind a share.
+        tolerance: How near is near enough.
 
     Returns:
         The argument whose share came nearest.
@@ -259,13 +164,32 @@ def find_root(measure: Callable[[float], float], *, start: float, target: float,
     for _ in range(_N_STEPS):
         share = measure(argument)
         tried.append((abs(share - target), argument, _logit(share, n=n)))
-        if abs(share - target) <= _UTILITY_TOLERANCE:
+        if abs(share - target) <= tolerance:
             break
         if len(tried) > 1 and abs(tried[-1][1] - tried[-2][1]) > 0.01:
             slope = min(max((tried[-1][2] - tried[-2][2]) / (tried[-1][1] - tried[-2][1]), 0.3), 3.0)
         step = (_logit(target, n=n) - tried[-1][2]) / slope
         argument += min(max(step, -_MAX_STEP), _MAX_STEP)
     return min(tried)[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    """What came out of one value of `stuck`: the pool, the utility of random routing, and how far all rows are missed."""
+
+    pool: PoolCard
+    stuck: float
+    random: float
+    miss: float
+
+
+def _next_stuck(tried: Sequence[_Round], wanted: float) -> float:
+    """Secant step in the utility of random routing, of `_MAX_STUCK_STEP` at most: far off, single models are out of reach."""
+    last, slope = tried[-1], 1.0
+    if len(tried) > 1 and last.stuck != tried[-2].stuck:
+        slope = max((last.random - tried[-2].random) / (last.stuck - tried[-2].stuck), 0.3)
+    step = min(max((wanted - last.random) / slope, -_MAX_STUCK_STEP), _MAX_STUCK_STEP)
+    return round(min(max(last.stuck + step, 0.0), 0.5), 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,12 +201,15 @@ class Calibration:
         target: What is fitted to.
         plays: Who plays.
         say: Told what was found.
+        tolerance: How near a single model's utility has to come to its row, as a share of the way from the worst end to full
+            success; random routing is held to twice as much.
     """
 
     config: EnvConfig
     target: CalibrationTarget
     plays: Plays
     say: Callable[[str], None]
+    tolerance: float = UTILITY_TOLERANCE
 
     def fit(self, specs: Sequence[EpisodeSpec]) -> PoolCard:
         """Fitted pool card."""
@@ -300,50 +227,77 @@ class Calibration:
             wanted = self.target.models[model].utility
 
             def measure(ability: float, model: str = model, pool: PoolCard = pool) -> float:
-                return self.plays.play(_with_ability(pool, model, ability), f"single:{model}", specs).utility
+                return self.target.share(self._utility(_with_ability(pool, model, ability), f"{SINGLE}{model}", specs))
 
-            start = cast(float, _entry(pool.backend.settings, model)["ability"])
-            pool = _with_ability(pool, model, find_root(measure, start=start, target=wanted, n=len(specs)))
+            start = cast(float, entry_of(pool, model)["ability"])
+            root = find_root(
+                measure, start=start, target=self.target.share(wanted), n=len(specs), tolerance=self.tolerance
+            )
+            pool = _with_ability(pool, model, root)
+            utility = self._utility(pool, f"{SINGLE}{model}", specs)
+            self.say(f"{model}: ability {root:.3f}, score {100 * utility:.1f}, target {100 * wanted:.1f}")
         return pool
+
+    def _utility(self, pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> float:
+        return self.plays.play(pool, policy, specs).utility
 
     def _fit_stuck(self, pool: PoolCard, specs: Sequence[EpisodeSpec]) -> PoolCard:
         """Abilities, and the shared probability of being stuck: the more models are stuck, the more a change of model helps."""
         if self.target.random is None:
             return self._fit_abilities(pool, specs)
         wanted = self.target.random.utility
-        stuck = cast(float, _entry(pool.backend.settings, pool.model_names[0])["stuck"])
-        tried: list[tuple[float, float, float, PoolCard]] = []
+        stuck = cast(float, entry_of(pool, pool.model_names[0])["stuck"])
+        tried: list[_Round] = []
         for _ in range(_N_ROUNDS):
             pool = self._fit_abilities(_with_stuck(pool, stuck), specs)
-            utility = self.plays.play(pool, RANDOM, specs).utility
-            self.say(f"stuck {stuck:.3f}: random {100 * utility:.1f}, target {100 * wanted:.1f}")
-            tried.append((abs(utility - wanted), stuck, utility, pool))
-            if abs(utility - wanted) <= 2 * _UTILITY_TOLERANCE:
+            utility = self._utility(pool, RANDOM, specs)
+            self.say(f"stuck {stuck:.4f}: random {100 * utility:.1f}, target {100 * wanted:.1f}")
+            tried.append(_Round(pool=pool, stuck=stuck, random=utility, miss=self._miss(pool, specs)))
+            if abs(self.target.share(utility) - self.target.share(wanted)) <= 2 * self.tolerance:
                 break
-            slope = 1.0
-            if len(tried) > 1 and tried[-1][1] != tried[-2][1]:
-                slope = max((tried[-1][2] - tried[-2][2]) / (tried[-1][1] - tried[-2][1]), 0.3)
-            stuck = min(max(stuck + (wanted - utility) / slope, 0.0), 0.5)
-        return min(tried, key=lambda one: one[0])[3]
+            stuck = _next_stuck(tried, wanted)
+        return min(tried, key=lambda one: one.miss).pool
+
+    def _miss(self, pool: PoolCard, specs: Sequence[EpisodeSpec]) -> float:
+        """Sum of squared differences to the rows: a pool in which random routing lands by missing single models is no fit."""
+        policies = [RANDOM, *(f"{SINGLE}{model}" for model in pool.model_names)]
+        return sum((self._utility(pool, policy, specs) - self.target.row(policy).utility) ** 2 for policy in policies)
 
     def _fit_lengths(self, pool: PoolCard, specs: Sequence[EpisodeSpec]) -> PoolCard:
         """Median output lengths: no model acts otherwise because of them, so one play tells the prompt's share of the cost."""
-        reference_usd = self.plays.play(pool, f"single:{self.target.reference}", specs).cost_usd
+        reference_usd = self.plays.play(pool, f"{SINGLE}{self.target.reference}", specs).cost_usd
         for model in pool.model_names:
             if model == self.target.reference:
                 continue
-            for _ in range(2):  # twice, since the output limit cuts long replies
-                played = self.plays.play(pool, f"single:{model}", specs)
-                output_usd = float(played.output_costs_usd.mean())
-                wanted_usd = reference_usd * self.target.relative_cost(model) - (played.cost_usd - output_usd)
-                if wanted_usd <= 0:
-                    raise InvalidConfigError(
-                        f"model '{model}': its prompts alone cost more than the target says; give '{self.target.reference}' a "
-                        "longer median output, or the task shorter texts"
-                    )
-                lengths = cast("dict[str, float]", _entry(pool.backend.settings, model)["output_tokens"])
-                pool = _with_median(pool, model, max(lengths["median"] * wanted_usd / output_usd, 1.0))
+            played = self.plays.play(pool, f"{SINGLE}{model}", specs)
+            output_usd = float(played.output_costs_usd.mean())
+            wanted_usd = reference_usd * self.target.relative_cost(model) - (played.cost_usd - output_usd)
+            if wanted_usd <= 0:
+                raise InvalidConfigError(
+                    f"model '{model}': its prompts alone cost more than the target says; give '{self.target.reference}' a "
+                    "longer median output, or the task shorter texts"
+                )
+            pool = self._with_length(pool, model, factor=wanted_usd / output_usd)
         return pool
+
+    def _with_length(self, pool: PoolCard, model: str, *, factor: float) -> PoolCard:
+        """Pool in which a model's replies are, on average and cut at its limit, so many times as long."""
+        tokens = OutputTokens.model_validate(entry_of(pool, model)["output_tokens"])
+        limit = min(pool.model(model).max_output_tokens, self.config.limits.max_output_tokens)
+        wanted = factor * expected_length(tokens, limit=limit)
+        if wanted >= limit:
+            raise InvalidConfigError(
+                f"model '{model}': to cost what the target says its replies would have to be {wanted:.0f} tokens long on "
+                f"average, and {limit} is the limit; give '{self.target.reference}' a shorter median output, or raise the limit"
+            )
+        low, high = 0.0, math.log(wanted)  # a median above what is wanted would have to be cut on average
+        while expected_length(tokens.model_copy(update={"median": math.exp(high)}), limit=limit) < wanted:
+            low, high = high, high + 1
+        for _ in range(50):
+            middle = (low + high) / 2
+            is_short = expected_length(tokens.model_copy(update={"median": math.exp(middle)}), limit=limit) < wanted
+            low, high = (middle, high) if is_short else (low, middle)
+        return _with_median(pool, model, max(math.exp(high), 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,42 +361,77 @@ def fitted_numbers(pool: PoolCard) -> str:
     """The fitted numbers, one model a line, to be written into the pool card."""
     lines = []
     for model in pool.model_names:
-        entry = _entry(pool.backend.settings, model)
+        entry = entry_of(pool, model)
         median = cast("dict[str, float]", entry["output_tokens"])["median"]
         lines.append(f"{model}: {{ ability: {entry['ability']}, stuck: {entry['stuck']}, median: {median:g} }}")
     return "\n".join(lines)
 
 
-def run_calibration(
-    config: EnvConfig,
-    target: CalibrationTarget,
-    *,
-    n_seeds: int,
-    n_report_seeds: int,
-    n_workers: int,
-    say: Callable[[str], None],
-) -> tuple[PoolCard, list[CalibrationRow]]:
-    """Fit a pool on the train and validation splits, then play it on these and on every other split.
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRequest:
+    """What `mtrouter-rl calibrate` is asked for.
 
-    Args:
+    Attributes:
         config: Environment, and the pool to start from.
         target: What to fit to.
         n_seeds: Seeds of every variation while fitting.
         n_report_seeds: Seeds of every variation in the report; 0 to `n_seeds` - 1 are those of the fit.
+        per_task: At most this many variations of a task and split, while fitting and in the report; None takes all.
+        tolerance: See `Calibration`.
         n_workers: Worker processes.
+        folder: Where episodes are kept, so that a killed fit goes on; None keeps none.
+        show_progress: Whether to draw progress bars.
+    """
+
+    config: EnvConfig
+    target: CalibrationTarget
+    n_seeds: int
+    n_report_seeds: int
+    per_task: int | None = None
+    tolerance: float = UTILITY_TOLERANCE
+    n_workers: int = 1
+    folder: Path | None = None
+    show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the tolerance."""
+        if not 0 < self.tolerance < 1:
+            raise InvalidConfigError(f"tolerance is {self.tolerance}, must be in (0, 1), such as {UTILITY_TOLERANCE}")
+
+
+def run_calibration(
+    request: CalibrationRequest, *, say: Callable[[str], None]
+) -> tuple[PoolCard, list[CalibrationRow]]:
+    """Fit a pool on the train and validation splits, then play it on these and on every other split.
+
+    Args:
+        request: What to fit, to what.
         say: Told what is going on.
 
     Returns:
         The fitted pool card, and achieved against target.
     """
+    config, target = request.config, request.target
     fitted_on: tuple[Split, ...] = ("train", "validation")
     others: tuple[Split, ...] = ("test", "ood") if config.card.ood_tasks else ("test",)
-    with Plays(config, n_workers=n_workers) as plays:
-        specs = [spec for split in fitted_on for spec in evaluation_specs(config.card, split, n_seeds)]
+    with Plays(
+        config, n_workers=request.n_workers, folder=request.folder, show_progress=request.show_progress
+    ) as plays:
+        specs = _specs(request, fitted_on, request.n_seeds)
         say(f"fitting on {len(specs)} episodes of train and validation, of every model at every step")
-        pool = Calibration(config=config, target=target, plays=plays, say=say).fit(specs)
+        n_plays = len(config.pool.models) * _N_STEPS + 1
+        say(
+            f"at most {n_plays * (_N_ROUNDS if target.random else 1)} times as many episodes, usually less than half of that"
+        )
+        calibration = Calibration(config=config, target=target, plays=plays, say=say, tolerance=request.tolerance)
+        pool = calibration.fit(specs)
         rows: list[CalibrationRow] = []
         for split in (*fitted_on, *others):
-            chosen = evaluation_specs(config.card, split, n_report_seeds)
+            chosen = _specs(request, (split,), request.n_report_seeds)
             rows += compare(pool, target, plays, split=split, specs=chosen)
     return pool, rows
+
+
+def _specs(request: CalibrationRequest, splits: Sequence[Split], n_seeds: int) -> list[EpisodeSpec]:
+    card = request.config.card
+    return [spec for split in splits for spec in evaluation_specs(card, split, n_seeds, per_task=request.per_task)]

@@ -7,7 +7,7 @@ the copy that travels inside the wheel; a third party adds folders through the e
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -22,6 +22,8 @@ CardKind = Literal["envs", "pools", "agents", "datasets"]
 _FOLDERS: dict[CardKind, str] = {"envs": "envs", "pools": "envs/pools", "agents": "agents", "datasets": "datasets"}
 _PACKAGE_ROOT = Path(__file__).resolve().parent
 ENTRY_POINT_GROUP = "mtrouter_rl.cards"
+EXTENDS = "extends"
+"""Field of a pool card that names the card it changes."""
 
 CardT = TypeVar("CardT", bound=Frozen)
 NumberT = TypeVar("NumberT", float, FloatArray)
@@ -322,16 +324,71 @@ def parse_card(path: Path, model: type[CardT]) -> CardT:
     Raises:
         CardError: If the file is no YAML mapping, or a field is missing, unknown or out of range; names every one.
     """
+    return _validated(path, _read_mapping(path), model)
+
+
+def _read_mapping(path: Path) -> dict[str, object]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CardError(f"card {path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise CardError(f"card {path} holds {type(data).__name__}, must be a mapping of fields to values")
+    return data
+
+
+def _validated(path: Path, data: dict[str, object], model: type[CardT]) -> CardT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise _explain(str(path), error) from error
+
+
+def _pool_data(path: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, object]:
+    """Fields of a pool card; one that `extends` another states only what differs, see `load_pool_card`."""
+    data = _read_mapping(path)
+    if EXTENDS not in data:
+        return data
+    base = data.pop(EXTENDS)
+    if not isinstance(base, str):
+        raise CardError(f"card {path}, field '{EXTENDS}': is {base!r}, must be the name or path of a pool card")
+    if path.resolve() in extended_by:
+        raise CardError(
+            f"card {path}, field '{EXTENDS}': it extends itself, by way of '{base}'; let one card stand alone"
+        )
+    for field in ("name", "description"):
+        if field not in data:
+            raise CardError(
+                f"card {path} extends '{base}' and has no '{field}'; a card that differs says so itself: add it"
+            )
+    beside = path.parent / base
+    base_path = beside if beside.is_file() else find_card("pools", base)
+    return _merged(_pool_data(base_path, extended_by=(*extended_by, path.resolve())), data, card=path)
+
+
+def _merged(base: Mapping[str, object], changes: Mapping[str, object], *, card: Path) -> dict[str, object]:
+    """Fields of a card with changes: mappings go key by key, the list of models model by model, anything else is replaced."""
+    result = dict(base)
+    for key, change in changes.items():
+        there = result.get(key)
+        if isinstance(there, dict) and isinstance(change, dict):
+            result[key] = _merged(there, change, card=card)
+        elif key == "models" and isinstance(there, list) and isinstance(change, list):
+            result[key] = _merged_models(there, change, card=card)
+        else:
+            result[key] = change
+    return result
+
+
+def _merged_models(base: list[object], changes: list[object], *, card: Path) -> list[object]:
+    by_name = {str(model["name"]): model for model in base if isinstance(model, dict) and "name" in model}
+    for change in changes:
+        name = change.get("name") if isinstance(change, dict) else None
+        if not isinstance(change, dict) or name not in by_name:
+            unknown = unknown_name("model of the card that is extended", str(name), by_name)
+            raise CardError(f"card {card}, field 'models': {unknown}; changes are told by the model's name")
+        by_name[str(name)] = _merged(by_name[str(name)], change, card=card)
+    return list(by_name.values())
 
 
 def load_env_card(name_or_path: str | Path) -> EnvCard:
@@ -340,8 +397,18 @@ def load_env_card(name_or_path: str | Path) -> EnvCard:
 
 
 def load_pool_card(name_or_path: str | Path) -> PoolCard:
-    """Pool card by name or path. Raises `CardError` or `UnknownNameError`."""
-    return parse_card(find_card("pools", name_or_path), PoolCard)
+    """Pool card by name or path.
+
+    A card may extend another one (`extends: NAME`, or a file beside it) and then states its own name and description, and what
+    differs: mappings are merged key by key, `models` by the models' names, anything else is replaced. The result is checked as
+    a whole, so a misspelt field is an error there as well.
+
+    Raises:
+        CardError: If a card breaks its rules, or extends itself.
+        UnknownNameError: If there is no card of that name.
+    """
+    path = find_card("pools", name_or_path)
+    return _validated(path, _pool_data(path), PoolCard)
 
 
 def load_agent_card(name_or_path: str | Path) -> AgentCard:

@@ -25,6 +25,7 @@ The usual order:
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
   mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
+  mtrouter-rl headroom --out RUN         what could be gained at all: a reference that sees the hidden state
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
 
 With logs of your own:
@@ -107,6 +108,9 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2, or what the card says)"
     )
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: four of them)")
+    parser.add_argument(
+        "--reference", action="store_true", help="show the reference that sees the simulator's hidden state as well"
+    )
     parser.set_defaults(run=_study)
 
 
@@ -129,6 +133,7 @@ def _study(args: argparse.Namespace) -> None:
         n_workers=args.workers,
         encoder=args.encoder,
         collects=args.collect or args.episodes is not None,
+        shows_reference=args.reference,
     )
     if args.agents:
         request = dataclasses.replace(request, agents=tuple(args.agents))
@@ -324,7 +329,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         formatter_class=_formatter,
         help="run routers closed-loop on a split and compare them",
         description=(
-            "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | single:MODEL. All run the same\n"
+            "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | single:MODEL; where models are\n"
+            "simulated also reference:hidden, which sees the simulator's hidden state and is no router. All run the same\n"
             "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n\n"
             "example: mtrouter-rl evaluate --router routers/fitted-q random single:gpt-5 --split test --seeds 2 --out runs/mine"
         ),

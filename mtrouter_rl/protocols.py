@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.records import FloatArray, JsonValue, Message, Observation, TokenUsage
+from mtrouter_rl.records import BoolArray, FloatArray, JsonValue, Message, Observation, TokenUsage
 
 Ending = Literal["", "solved", "failed", "handed_in"]
 """How the task itself ended; empty while it goes on. A limit outside the task is no ending."""
@@ -101,6 +101,33 @@ class ExpertTask(TextTask, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertPlan:
+    """What an expert still has to do from the present state, if nothing goes wrong.
+
+    Attributes:
+        actions: Its actions, the one that is due first; at least one.
+        gains: Score that each of them brings, same length, same unit as `TaskStep.score`; None where nobody knows.
+        fatal_score: Score at which a fatal mistake ends the task; None where it stays as it is.
+    """
+
+    actions: tuple[str, ...]
+    gains: tuple[float, ...] | None = None
+    fatal_score: float | None = None
+
+
+@runtime_checkable
+class PlanningTask(ExpertTask, Protocol):
+    """A task whose expert also tells its whole plan. Reference policies plan along it; nothing else needs it."""
+
+    def expert_plan(self) -> ExpertPlan:
+        """Plan from the present state to the end of the task; its first action is `expert_action()`.
+
+        Raises:
+            CallOrderError: If called before `reset` or after the task ended.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     """What a model call gives.
 
@@ -139,6 +166,79 @@ class ModelBackend(Protocol):
             UnknownNameError: If the model is not in the pool.
             BackendError: If the call failed; a failed call is neither free nor a zero score.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenState:
+    """What only a simulator knows of the present state. No router sees it: it is for reference policies alone.
+
+    It holds probabilities, not luck: whether the call of this turn would succeed is not in it. L is the number of planned
+    actions, M the number of models in pool order.
+
+    Attributes:
+        actions: What the expert has to do, the action that is due first, length L >= 1.
+        skills: Skill of each action.
+        topic: Topic of the task.
+        is_whole_plan: Whether the actions reach the end of the task; else only the one that is due is known.
+        gains: Utility that each action brings, shape (L,); None where nobody knows.
+        utility: Utility so far.
+        fatal_utility: Utility at which a fatal failure ends the task; None where it stays as it is.
+        success: Probability that a model does an action if it is not stuck at it, shape (L, M).
+        stuck: Which models are stuck at which action in this episode, and so never do it, shape (L, M).
+        failures: Share of every kind of failure among the failures of a model at an action, kind -> shape (L, M).
+        repairs: Probability that a model does the action that makes up for a failure of that kind, kind -> shape (M,).
+        n_output_tokens: Expected length of a reply, shape (M,).
+        n_prompt_tokens: Length of the next prompt.
+        n_cached_tokens: Part of it that a model would read from its prompt cache, shape (M,).
+    """
+
+    actions: tuple[str, ...]
+    skills: tuple[str, ...]
+    topic: str
+    is_whole_plan: bool
+    gains: FloatArray | None
+    utility: float
+    fatal_utility: float | None
+    success: FloatArray
+    stuck: BoolArray
+    failures: Mapping[str, FloatArray]
+    repairs: Mapping[str, FloatArray]
+    n_output_tokens: FloatArray
+    n_prompt_tokens: int
+    n_cached_tokens: FloatArray
+
+
+@runtime_checkable
+class HiddenStateBackend(ModelBackend, Protocol):
+    """A backend that knows what is hidden from routers: simulated models do, an endpoint cannot."""
+
+    def hidden_state(self, *, utility: float, n_prompt_tokens: int, output_limits: Sequence[int]) -> HiddenState:
+        """The hidden state before the next call.
+
+        Args:
+            utility: Utility so far, which the environment knows.
+            n_prompt_tokens: Length of the next prompt.
+            output_limits: Output limit of the next call, by model in pool order.
+
+        Raises:
+            CallOrderError: If no episode has been started.
+        """
+
+
+@runtime_checkable
+class HiddenStatePolicy(Protocol):
+    """A policy that sees the hidden state. It is no `Router`, on purpose: nobody could deploy it.
+
+    Attributes:
+        name: Name in tables.
+        model_names: Names of the pool that it was made for, in pool order, length M.
+    """
+
+    name: str
+    model_names: tuple[str, ...]
+
+    def privileged_propensities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
+        """Probability of every model, shape (M,); sums to 1, and masked models have probability 0."""
 
 
 @runtime_checkable

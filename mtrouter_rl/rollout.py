@@ -18,21 +18,25 @@ import numpy as np
 from mtrouter_rl.envs.factory import EnvConfig, build_env
 from mtrouter_rl.envs.routing import MONEY_TOLERANCE_USD, RoutingEnv
 from mtrouter_rl.errors import BackendError, InvalidConfigError, SimulatorError
-from mtrouter_rl.protocols import Router
+from mtrouter_rl.protocols import HiddenStatePolicy, Router
 from mtrouter_rl.records import Episode, EpisodeSpec, FloatArray, JsonValue, Observation, TracedEpisode, Turn
 
 _ROUTER_STREAM = 2
 _PROPENSITY_TOLERANCE = 1e-6
 
 
+Policy = Router | HiddenStatePolicy
+"""Who chooses: a router, which sees observations alone, or a reference policy that sees the hidden state as well."""
+
+
 class RouterFactory(Protocol):
-    """Makes a router inside a worker process; has to be picklable."""
+    """Makes a router, or a reference policy, inside a worker process; has to be picklable."""
 
     @property
     def name(self) -> str:
         """What tells routers apart inside a worker: the same name is the same router."""
 
-    def __call__(self, config: EnvConfig) -> Router:
+    def __call__(self, config: EnvConfig) -> Policy:
         """Make the router for an environment."""
 
 
@@ -61,7 +65,7 @@ def choose(propensities: FloatArray, rng: np.random.Generator) -> int:
     return min(drawn, int(np.flatnonzero(propensities)[-1]))
 
 
-def run_episode(env: RoutingEnv, router: Router, spec: EpisodeSpec) -> TracedEpisode:
+def run_episode(env: RoutingEnv, router: Policy, spec: EpisodeSpec) -> TracedEpisode:
     """Run one episode.
 
     An episode that breaks for outside reasons (a failed call, a broken simulator) comes back with status "failed" and
@@ -111,12 +115,20 @@ def _unlogged_spend(env: RoutingEnv, log: _Log) -> str:
     return f" (and {spent_usd:.6f} USD were spent on a call that has no turn)"
 
 
-def _run_turns(env: RoutingEnv, router: Router, spec: EpisodeSpec, observation: Observation, log: _Log) -> None:
+def _propensities(env: RoutingEnv, policy: Policy, observation: Observation) -> FloatArray:
+    """What a policy makes of a state. The hidden state is shown to those alone that are declared to see it."""
+    if isinstance(policy, HiddenStatePolicy):
+        return policy.privileged_propensities(observation, env.hidden_state())
+    row: FloatArray = policy.propensities([observation])[0]
+    return row
+
+
+def _run_turns(env: RoutingEnv, router: Policy, spec: EpisodeSpec, observation: Observation, log: _Log) -> None:
     entropy = [spec.seed, zlib.crc32(spec.task.encode()), spec.variation, _ROUTER_STREAM]
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
     is_over = not observation["action_mask"].any()
     while not is_over:
-        propensities = router.propensities([observation])[0]
+        propensities = _propensities(env, router, observation)
         action = choose(propensities, rng)
         before = observation
         observation, _, terminated, truncated, info = env.step(action)
@@ -151,7 +163,7 @@ class _Worker:
     def __init__(self, config: EnvConfig) -> None:
         self._config = config
         self._env: RoutingEnv | None = None
-        self._routers: dict[str, Router] = {}
+        self._routers: dict[str, Policy] = {}
 
     def run(self, factory: RouterFactory, specs: Sequence[EpisodeSpec]) -> list[TracedEpisode]:
         if self._env is None:  # built by the first job, whose caller then sees the error of a wrong card
@@ -171,12 +183,12 @@ _worker: _Worker | None = None
 
 def _start_worker(config: EnvConfig) -> None:
     global _worker
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     _worker = _Worker(config)
     multiprocessing.util.Finalize(None, _worker.close, exitpriority=10)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Without it, the workers of a command that was killed would play on, with their simulators, for nobody."""
     parent = multiprocessing.parent_process()
     if parent is not None:

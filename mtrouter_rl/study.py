@@ -97,6 +97,7 @@ class StudyRequest:
         agents: Agent cards that are trained from the log.
         encoder: Registered name of the text encoder.
         collects: Collect a log of its own even if one of this environment and pool travels with the cards.
+        shows_reference: Run the reference that sees the simulator's hidden state as well; it is no router and not ranked.
     """
 
     config: EnvConfig
@@ -112,6 +113,7 @@ class StudyRequest:
     )
     encoder: str = DEFAULT_ENCODER
     collects: bool = False
+    shows_reference: bool = False
 
     @property
     def cache(self) -> Path:
@@ -218,8 +220,9 @@ def _evaluate(pool: RolloutPool, request: StudyRequest, split: Split, *, show_pr
     strongest = Contestant.of(str(request.router(STRONGEST)), config, cache=request.cache)
     compared = {f"single:{one.first_model}" for one in (strongest, Contestant.of("cheapest", config, cache=None))}
     trained = [str(request.router(agent)) for agent in request.agents]
+    references = ["reference:hidden"] if request.shows_reference else []
     plan = EvaluateRequest(
-        routers=(*sorted(compared), "random", "cheapest", str(request.router(STRONGEST)), *trained),
+        routers=(*sorted(compared), "random", "cheapest", str(request.router(STRONGEST)), *trained, *references),
         split=split,
         n_seeds=n_seeds,
         out=request.out,

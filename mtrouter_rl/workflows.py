@@ -30,6 +30,7 @@ from mtrouter_rl.evaluation.behavior import BehaviorSetting
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import update_behavior
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
+from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
 from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
 from mtrouter_rl.evaluation.plots import save_plots
 from mtrouter_rl.evaluation.report import write_report
@@ -347,7 +348,9 @@ def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
         single_models=singles,
         strongest=strongest,
         learned=learned,
-        baselines=tuple(one.name for one in contestants if one.name not in singles),
+        baselines=tuple(
+            one.name for one in contestants if one.name not in singles and not isinstance(one.ref, ReferenceRef)
+        ),
     )
 
 
@@ -449,7 +452,8 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
         The report's HTML page.
     """
     results = Results.load(folder / RESULTS_FILE)
-    by_name = {router.name: router for router in (RouterRef.of(text, cache)(config) for text in routers)}
+    asked = [RouterRef.of(text, cache)(config) for text in routers if not is_reference(text)]
+    by_name = {router.name: router for router in asked}
     traced: dict[str, dict[str, list[TracedEpisode]]] = {
         split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()
     }

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 import yaml
 
 from mtrouter_rl.calibration import (
+    CalibrationRequest,
     CalibrationTarget,
-    Plays,
     compare,
     find_root,
     fitted_numbers,
@@ -14,10 +15,12 @@ from mtrouter_rl.calibration import (
     load_target,
     run_calibration,
 )
+from mtrouter_rl.calibration_card import calibrated_card
+from mtrouter_rl.calibration_plays import Plays
 from mtrouter_rl.cards import card_root, load_pool_card
 from mtrouter_rl.datasets.splits import evaluation_specs
 from mtrouter_rl.envs.factory import resolve_env
-from mtrouter_rl.errors import CardError, InvalidConfigError
+from mtrouter_rl.errors import CardError, InvalidConfigError, SimulatorError
 
 TARGET = {
     "source": "a test",
@@ -65,14 +68,10 @@ def test_a_share_of_nothing_still_gives_a_direction():
 def test_a_toy_pool_is_fitted(write):
     """With one worker: single models of the corridor come near made-up utilities and costs, and the report says so."""
     said = []
-    pool, rows = run_calibration(
-        resolve_env("corridor"),
-        load_target(write(TARGET)),
-        n_seeds=3,
-        n_report_seeds=3,
-        n_workers=1,
-        say=said.append,
+    request = CalibrationRequest(
+        config=resolve_env("corridor"), target=load_target(write(TARGET)), n_seeds=3, n_report_seeds=3
     )
+    pool, rows = run_calibration(request, say=said.append)
     by_key = {(row.split, row.policy): row for row in rows}
     assert {split for split, _ in by_key} == {"train", "validation", "test", "ood"}
     for model, row in TARGET["models"].items():
@@ -104,6 +103,12 @@ def test_costs_are_compared_with_the_reference():
         ({"reference": "larg"}, CardError, "reference 'larg' is none of the models"),
         ({"models": {"large": {"utility": 1.5, "cost_usd": 1}}}, CardError, "models.large.utility"),
         ({"routers": {}}, CardError, "routers"),
+        (
+            {"models": {"large": {"utility": -0.1, "cost_usd": 1}}},
+            CardError,
+            "'large' is -0.1, must be above lowest_utility",
+        ),
+        ({"lowest_utility": 0.5}, CardError, "lowest_utility"),
     ],
 )
 def test_broken_targets(write, change, error, message):
@@ -113,17 +118,16 @@ def test_broken_targets(write, change, error, message):
 
 def test_a_target_of_another_pool(write):
     models = {name: row for name, row in TARGET["models"].items() if name != "small"}
+    request = CalibrationRequest(
+        config=resolve_env("corridor"),
+        target=load_target(write(TARGET | {"models": models})),
+        n_seeds=1,
+        n_report_seeds=1,
+    )
     with pytest.raises(
         InvalidConfigError, match=r"target has the models \['large', 'middle'\], pool 'corridor-three' has"
     ):
-        run_calibration(
-            resolve_env("corridor"),
-            load_target(write(TARGET | {"models": models})),
-            n_seeds=1,
-            n_report_seeds=1,
-            n_workers=1,
-            say=lambda _: None,
-        )
+        run_calibration(request, say=lambda _: None)
 
 
 def test_a_target_that_is_not_there(tmp_path):
@@ -131,8 +135,96 @@ def test_a_target_that_is_not_there(tmp_path):
         load_target(tmp_path / "nothing.yaml")
 
 
-def test_the_shipped_target_is_of_the_shipped_pool_and_holds_no_router():
-    target = load_target(card_root() / "envs/calibration/paper-hle.yaml")
-    assert set(target.models) == set(load_pool_card("paper-hle").model_names)
+# --- scores below 0, resuming, and the card that comes out
+
+PUNISHING = {
+    "source": "another test",
+    "reference": "large",
+    "lowest_utility": -1.0,
+    "models": {
+        "small": {"utility": -0.3, "cost_usd": 1.0},
+        "middle": {"utility": 0.6, "cost_usd": 4.0},
+        "large": {"utility": 0.9, "cost_usd": 20.0},
+    },
+    "random": {"utility": 0.28, "cost_usd": 8.0},
+}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Folder, request and outcome of a fit to a table with scores below 0."""
+    folder = tmp_path_factory.mktemp("calibration")
+    request = CalibrationRequest(
+        config=resolve_env("corridor"),
+        target=CalibrationTarget.model_validate(PUNISHING),
+        n_seeds=2,
+        n_report_seeds=2,
+        tolerance=0.02,
+        folder=folder,
+    )
+    return folder, request, run_calibration(request, say=lambda _: None)
+
+
+def test_a_score_below_0_can_be_fitted(fitted):
+    _, _, (pool, rows) = fitted
+    both = {}
+    for row in rows:
+        if row.split in ("train", "validation"):
+            both.setdefault(row.policy, []).append(row.utility)
+    for model, wanted in PUNISHING["models"].items():
+        total = sum(one.n_episodes for one in both[f"single:{model}"])
+        mean = sum(one.mean * one.n_episodes for one in both[f"single:{model}"]) / total
+        assert mean == pytest.approx(wanted["utility"], abs=0.1)
+    assert len({entry["stuck"] for entry in pool.backend.settings["models"].values()}) == 1
+
+
+def test_a_fit_that_is_run_again_plays_nothing_again(fitted, monkeypatch):
+    _, request, (pool, rows) = fitted
+    monkeypatch.setattr("mtrouter_rl.calibration_plays.run_episode", lambda *_: pytest.fail("played again"))
+    assert run_calibration(request, say=lambda _: None) == (pool, rows)
+
+
+def test_the_card_extends_the_pool_and_holds_the_table(fitted, tmp_path):
+    _, request, (pool, rows) = fitted
+    text = calibrated_card(
+        pool, rows, name="fitted", target=request.target, extends="corridor-three", command="mtrouter-rl calibrate"
+    )
+    path = tmp_path / "fitted.yaml"
+    path.write_text(text, encoding="utf-8")
+    loaded = load_pool_card(path)
+    assert loaded.backend.settings == pool.backend.settings
+    assert loaded.models == pool.models
+    assert (loaded.name, loaded.description.startswith("SIMULATED")) == ("fitted", True)
+    assert all(f"# {line}" in text for line in format_rows(rows).splitlines())
+
+
+def test_a_broken_file_of_episodes_is_named(fitted, tmp_path):
+    _, request, (pool, _) = fitted
+    specs = evaluation_specs(request.config.card, "test", 1)
+    with Plays(request.config, n_workers=1, folder=tmp_path) as plays:
+        plays.play(pool, "uniform", specs)
+    next(tmp_path.glob("*.json")).write_text("[[1]]", encoding="utf-8")
+    with Plays(request.config, n_workers=1, folder=tmp_path) as plays, pytest.raises(SimulatorError, match="delete it"):
+        plays.play(pool, "uniform", specs)
+
+
+def test_what_a_single_model_does_is_not_asked_of_the_others(fitted, monkeypatch):
+    """Episodes of a single model are kept whatever the other entries say; those of random routing are not."""
+    _, request, _ = fitted
+    pool, specs = request.config.pool, evaluation_specs(request.config.card, "test", 1)
+    settings = copy.deepcopy(pool.backend.settings)
+    settings["models"]["small"]["ability"] = -5.0
+    changed = pool.model_copy(update={"backend": pool.backend.model_copy(update={"settings": settings})})
+    with Plays(request.config, n_workers=1) as plays:
+        kept = plays.play(pool, "single:large", specs), plays.play(pool, "uniform", specs)
+        assert plays.play(changed, "uniform", specs).utility < kept[1].utility
+        monkeypatch.setattr("mtrouter_rl.calibration_plays.run_episode", lambda *_: pytest.fail("played again"))
+        assert plays.play(changed, "single:large", specs).utility == kept[0].utility
+
+
+@pytest.mark.parametrize("name", ["paper-hle", "paper-scienceworld"])
+def test_shipped_targets_are_of_their_pools_and_hold_no_router(name):
+    target = load_target(card_root() / f"envs/calibration/{name}.yaml")
+    assert set(target.models) == set(load_pool_card(name).model_names)
     assert target.relative_cost("single:gpt-5") == 1.0
-    assert target.row("uniform").utility == 0.2
+    assert target.row("uniform").utility == {"paper-hle": 0.2, "paper-scienceworld": 0.217}[name]

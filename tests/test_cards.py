@@ -228,3 +228,84 @@ def test_reward_by_hand():
     gains, costs = np.array([0.0, 1.0]), np.array([0.2, 0.0])
     assert reward.reward(gains, costs) == pytest.approx([-0.1, 1.0])
     assert RewardCard(cost_weight=0.0, cost_unit_usd=1.0).reward(0.3, 1e9) == 0.3
+
+
+# --- pool cards that extend others
+
+
+@pytest.fixture
+def extend(tmp_path):
+    """Function (fields) -> path of a card that extends the corridor's pool by them."""
+
+    def write(fields, *, name="mine", base="corridor-three"):
+        path = tmp_path / f"{name}.yaml"
+        data = {"name": name, "extends": base, "description": "a test"} | fields
+        path.write_text(
+            yaml.safe_dump({key: value for key, value in data.items() if value is not None}), encoding="utf-8"
+        )
+        return path
+
+    return write
+
+
+def test_a_card_that_extends_states_what_differs(extend):
+    base = load_pool_card("corridor-three")
+    fields = {
+        "models": [{"name": "large", "prices": {"cached_input": 1.0}}],
+        "backend": {"settings": {"models": {"small": {"skills": {"walk": 2.0}, "stuck": 0.5}}}},
+    }
+    card = load_pool_card(extend(fields))
+    assert (card.name, card.description, card.model_names) == ("mine", "a test", base.model_names)
+    assert card.model("large").prices == base.model("large").prices.model_copy(update={"cached_input": 1.0})
+    assert card.model("small") == base.model("small")
+    small = card.backend.settings["models"]["small"]
+    assert small["skills"] == {"think": -3.0, "walk": 2.0}
+    assert (small["stuck"], small["ability"]) == (0.5, 2.0)
+    assert card.backend.settings["models"]["large"] == base.backend.settings["models"]["large"]
+
+
+def test_a_card_may_extend_a_file_beside_it_that_extends_another(extend):
+    extend({"prompt_cache": {"min_tokens": 7}}, name="first")
+    card = load_pool_card(extend({"prompt_cache": {"ttl_s": 5}}, name="second", base="first.yaml"))
+    assert (card.prompt_cache.ttl_s, card.prompt_cache.min_tokens) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"description": None}, CardError, "extends 'corridor-three' and has no 'description'; .* add it"),
+        ({"extends": 5}, CardError, "field 'extends': is 5, must be the name or path of a pool card"),
+        ({"extends": "corridor-thre"}, UnknownNameError, "corridor-three"),
+        ({"extends": "mine.yaml"}, CardError, "it extends itself, by way of 'mine.yaml'"),
+        ({"models": [{"name": "larg"}]}, CardError, "field 'models': .*'larg'.*large.*told by the model's name"),
+        ({"prompt_cach": {}}, CardError, "field 'prompt_cach'.*remove it or correct its spelling"),
+        ({"models": [{"name": "large", "prices": {"cached": 1}}]}, CardError, "prices.cached"),
+    ],
+)
+def test_cards_that_extend_badly(extend, fields, error, message):
+    path = extend(fields)
+    with pytest.raises(error, match=f"(?s){message}"):
+        load_pool_card(path)
+
+
+def test_the_cached_pool_differs_in_what_a_warm_prompt_costs():
+    base, cached = load_pool_card("paper-scienceworld"), load_pool_card("paper-scienceworld-cached")
+    assert cached.backend == base.backend
+    assert cached.prompt_cache is not None
+    for one, other in zip(base.models, cached.models, strict=True):
+        assert other.prices.cached_input == pytest.approx(one.prices.input / 4)
+        assert other.model_copy(update={"prices": one.prices}) == one
+
+
+def test_the_shifted_pool_gives_every_model_the_strengths_of_the_next():
+    base, shifted = load_pool_card("paper-scienceworld"), load_pool_card("paper-scienceworld-shifted")
+    assert shifted.models == base.models
+    names = base.model_names
+    for name, following in zip(names, (*names[1:], names[0]), strict=True):
+        mine, theirs = shifted.backend.settings["models"][name], base.backend.settings["models"][following]
+        for kind in ("skills", "topics"):
+            assert {key: value for key, value in mine[kind].items() if value} == theirs[kind]
+        old = base.backend.settings["models"][name]
+        assert {key: mine[key] for key in mine if key not in ("skills", "topics")} == {
+            key: old[key] for key in old if key not in ("skills", "topics")
+        }

@@ -95,12 +95,17 @@ def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> R
 
     Raises:
         UnknownNameError: If it is none of these; lists what there is.
-        InvalidConfigError: If the agent has to be trained first.
+        InvalidConfigError: If the agent has to be trained first, or the text asks for a reference policy, which is no router.
         RouterError: If the saved router cannot be read.
         PoolMismatchError: If it was made for another pool.
     """
     if is_router_folder(text):
         return load_router(Path(text), pool=pool, make_features=lambda config: make_features(config, pool, cache))
+    if text.startswith("reference:"):
+        raise InvalidConfigError(
+            f"'{text}' is no router: it sees the simulator's hidden state; only the commands evaluate, study and headroom run "
+            "it, to show what could be gained"
+        )
     if text.partition(":")[0] in POLICY_FORMS:
         return parse_policy(text, pool=pool, load_router=lambda folder: resolve_router(folder, pool, cache=cache))
     if text in list_cards("agents") or Path(text).suffix == ".yaml":

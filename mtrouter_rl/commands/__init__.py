@@ -5,6 +5,8 @@ from mtrouter_rl.commands import (
     calibrate,
     check_env,
     export,
+    headroom,
+    hindsight_gap,
     import_log,
     new_env,
     one_turn,
@@ -30,5 +32,7 @@ ADDERS = (
     new_env.add,
     check_env.add,
     calibrate.add,
+    headroom.add,
+    hindsight_gap.add,
 )
 """One function for every command of this package, in the order of `--help`."""

@@ -13,8 +13,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description=(
             "Fits one ability and one output length a model, and one shared probability of being stuck, so that the single\n"
             "models (and uniform random routing) of a simulated pool reach the scores and relative costs of a table. Fits on\n"
-            "train and validation, reports every split and prints the numbers, which go into the pool card by hand.\n\n"
-            "example: mtrouter-rl calibrate --env hle --target envs/calibration/paper-hle.yaml"
+            "train and validation, reports every split, prints the numbers and writes them as a pool card. With --out, what\n"
+            "was played is kept there: run the same command again after a kill, and it goes on.\n\n"
+            "example: mtrouter-rl calibrate --env hle --target envs/calibration/paper-hle.yaml --out runs/calibration"
         ),
     )
     parser.add_argument("--env", required=True, metavar="NAME|PATH", help="environment card")
@@ -26,21 +27,70 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--report-seeds", type=int, default=6, metavar="K", help="seeds per variation in the report (default: 6)"
     )
+    parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="SHARE",
+        help="how near is near enough, as a share of the way from the worst end to full success (default: 0.004)",
+    )
+    parser.add_argument(
+        "--complementarity", type=float, metavar="C", help="fit at this complementarity (default: the pool card's)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep what is played there, and write the card there")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="write the card there (default: OUT/calibrated.yaml)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mtrouter_rl.calibration import fitted_numbers, format_rows, load_target, run_calibration
-    from mtrouter_rl.envs.factory import resolve_env
+    import dataclasses
+    import shlex
 
-    pool, rows = run_calibration(
-        resolve_env(args.env, args.pool),
-        load_target(args.target),
+    from mtrouter_rl.calibration import (
+        UTILITY_TOLERANCE,
+        CalibrationRequest,
+        fitted_numbers,
+        format_rows,
+        load_target,
+        run_calibration,
+    )
+    from mtrouter_rl.calibration_card import calibrated_card, with_complementarity
+    from mtrouter_rl.envs.factory import resolve_env
+    from mtrouter_rl.envs.gold_paths import write_atomically
+
+    config = resolve_env(args.env, args.pool)
+    target = load_target(args.target)
+    request = CalibrationRequest(
+        config=dataclasses.replace(config, pool=with_complementarity(config.pool, args.complementarity)),
+        target=target,
         n_seeds=args.seeds,
         n_report_seeds=args.report_seeds,
+        per_task=args.per_task,
+        tolerance=UTILITY_TOLERANCE if args.tolerance is None else args.tolerance,
         n_workers=args.workers,
-        say=lambda text: print(text, flush=True),
+        folder=None if args.out is None else args.out / "plays",
+        show_progress=True,
     )
+    pool, rows = run_calibration(request, say=lambda text: print(text, flush=True))
     print(f"\n{format_rows(rows)}\n\n{fitted_numbers(pool)}")
+    path = args.card or (None if args.out is None else args.out / "calibrated.yaml")
+    if path is not None:
+        card = calibrated_card(
+            pool,
+            rows,
+            name=path.stem,
+            target=target,
+            extends=config.pool.name,
+            command=shlex.join(["mtrouter-rl", "calibrate", *_told(args)]),
+        )
+        write_atomically(path, card.encode())
+        print(f"\ncard: {path}")
+
+
+def _told(args: argparse.Namespace) -> list[str]:
+    """Options that decide the numbers, as they were given."""
+    names = ("env", "pool", "target", "seeds", "report_seeds", "per_task", "tolerance", "complementarity")
+    values = [(name, getattr(args, name)) for name in names]
+    return [word for name, value in values if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mtrouter_rl.cards import EnvCard
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.protocols import TaskStart, TaskStep
+from mtrouter_rl.protocols import ExpertPlan, TaskStart, TaskStep
 
 _OBSTACLES = {
     "walk north": "The corridor goes on to the north.",
@@ -21,6 +21,7 @@ _OBSTACLES = {
     "solve riddle": "A stone face asks you a riddle.",
 }
 _PIT = "jump into pit"
+_PIT_SCORE = -100.0
 
 
 class CorridorSettings(Frozen):
@@ -76,7 +77,7 @@ class CorridorTask:
         self._refuse_if_over()
         if action_text == _PIT:
             self._is_over = True
-            return TaskStep(observation="You fall into the pit.", score=-100.0, ending="failed")
+            return TaskStep(observation="You fall into the pit.", score=_PIT_SCORE, ending="failed")
         error = "" if action_text in _OBSTACLES or action_text == "wait" else "unknown_action"
         if action_text == self._plan[self._n_passed]:
             self._n_passed += 1
@@ -92,6 +93,13 @@ class CorridorTask:
         """The action that passes the obstacle in front."""
         self._refuse_if_over()
         return self._plan[self._n_passed]
+
+    def expert_plan(self) -> ExpertPlan:
+        """What passes the obstacles that are left; every one brings the same score."""
+        self._refuse_if_over()
+        left = self._plan[self._n_passed :]
+        gains = (self.max_score / len(self._plan),) * len(left)
+        return ExpertPlan(actions=left, gains=gains, fatal_score=_PIT_SCORE)
 
     def mistakes(self) -> dict[str, tuple[str, ...]]:
         """Actions that lose time ("idle") or the game ("fatal")."""

@@ -10,8 +10,11 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from mtrouter_rl.errors import SimulatorError
+
+ElementT = TypeVar("ElementT")
 
 CACHE_VARIABLE = "MTROUTER_RL_CACHE"
 """Environment variable that moves the user's cache folder."""
@@ -53,6 +56,7 @@ class GoldPaths:
         self._version = version
         self._folder = (folder or cache_folder()) / f"gold-paths-{version}"
         self._known: dict[str, list[str]] = {}
+        self._gains: dict[str, tuple[float, ...]] = {}
         if shipped is not None:
             self._known = self._read_shipped(shipped)
 
@@ -63,6 +67,18 @@ class GoldPaths:
             self._known[key] = self._read_cached(task, variation) or self._make(task, variation, make)
         return self._known[key]
 
+    def gains(self, task: str, variation: int, play: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+        """Score that each action of a path brings; calls `play` if it is not known yet, and keeps what it gives."""
+        key = f"{task}/{variation}"
+        if key not in self._gains:
+            path = self._folder / f"{task}-{variation}-gains.json"
+            if path.is_file():
+                self._gains[key] = tuple(float(gain) for gain in _read_list(path, float, what="numbers"))
+            else:
+                self._gains[key] = play()
+                write_atomically(path, json.dumps(self._gains[key]).encode())
+        return self._gains[key]
+
     def _path(self, task: str, variation: int) -> Path:
         return self._folder / f"{task}-{variation}.json"
 
@@ -70,13 +86,7 @@ class GoldPaths:
         path = self._path(task, variation)
         if not path.is_file():
             return None
-        try:
-            actions = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise SimulatorError(f"gold path {path} is broken ({error}); delete it, it is then made again") from error
-        if not isinstance(actions, list) or not all(isinstance(action, str) for action in actions):
-            raise SimulatorError(f"gold path {path} is broken (no list of actions); delete it, it is then made again")
-        return actions
+        return _read_list(path, str, what="actions")
 
     def _make(self, task: str, variation: int, make: Callable[[], list[str]]) -> list[str]:
         actions = make()
@@ -93,6 +103,16 @@ class GoldPaths:
                 f"gold path file {path} cannot be read ({error}); restore it from the package"
             ) from error
         return paths if version == self._version else {}
+
+
+def _read_list(path: Path, kind: type[ElementT], *, what: str) -> list[ElementT]:
+    try:
+        elements = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SimulatorError(f"gold path {path} is broken ({error}); delete it, it is then made again") from error
+    if not isinstance(elements, list) or not all(isinstance(element, kind) for element in elements):
+        raise SimulatorError(f"gold path {path} is broken (no list of {what}); delete it, it is then made again")
+    return elements
 
 
 def save_shipped(path: Path, *, version: str, paths: dict[str, list[str]]) -> None:

@@ -17,7 +17,7 @@ from mtrouter_rl.envs.spaces import Unicode
 from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError, unknown_name
 from mtrouter_rl.pools.card import ModelCard, PoolCard
 from mtrouter_rl.pools.prompt_cache import PromptCache
-from mtrouter_rl.protocols import ModelBackend, Reply, TaskStep, TextTask
+from mtrouter_rl.protocols import HiddenState, HiddenStateBackend, ModelBackend, Reply, TaskStep, TextTask
 from mtrouter_rl.records import EpisodeSpec, Message, Observation, TurnView
 
 MONEY_TOLERANCE_USD = 1e-9
@@ -224,6 +224,26 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
     def action_masks(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which models are allowed this turn, shape (M,); the name is the one that sb3-contrib looks for."""
         return np.array([self._is_allowed(card) for card in self.pool.models], dtype=np.bool_)
+
+    def hidden_state(self) -> HiddenState:
+        """What only the simulator knows before this turn, for reference policies; no observation holds any of it.
+
+        Raises:
+            CallOrderError: If no episode is running.
+            InvalidConfigError: If the backend has no hidden state: models behind an endpoint have none that can be read.
+        """
+        if not self._is_running:
+            raise CallOrderError("hidden_state() was called while no episode is running; call reset() first")
+        if not isinstance(self._backend, HiddenStateBackend):
+            raise InvalidConfigError(
+                f"pool '{self.pool.name}', backend '{self.pool.backend.kind}': it knows no hidden state; a reference policy "
+                "that sees it needs simulated models"
+            )
+        return self._backend.hidden_state(
+            utility=self._utility,
+            n_prompt_tokens=self._n_prompt,
+            output_limits=[self._n_output_limit(card) for card in self.pool.models],
+        )
 
     def _choose_spec(self, options: Mapping[str, Any]) -> EpisodeSpec:
         unknown = sorted(set(options) - {"spec"})

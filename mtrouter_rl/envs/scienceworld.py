@@ -7,7 +7,9 @@ Source: Wang et al., ScienceWorld: Is your Agent Smarter than a 5th Grader? (202
 """
 
 import importlib.metadata
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,7 +20,7 @@ from mtrouter_rl.envs.gold_paths import GoldPaths
 from mtrouter_rl.envs.jvm import ScienceWorldJvm
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, SimulatorError, unknown_name
 from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.protocols import Ending, TaskStart, TaskStep
+from mtrouter_rl.protocols import Ending, ExpertPlan, TaskStart, TaskStep
 
 _AMBIGUOUS = "Ambiguous request"
 _CANCELLED = "Unknown action."
@@ -98,6 +100,7 @@ class ScienceWorldTask:
     """A ScienceWorld game. One JVM, started at the first reset and kept until `close`."""
 
     max_score = 100.0
+    fatal_score = -100.0
 
     def __init__(self, settings: ScienceWorldSettings) -> None:
         """Create the task; use `make_task` to make it from a card."""
@@ -148,6 +151,19 @@ class ScienceWorldTask:
         """Next action of the gold path, or the one that repairs a deviation from it."""
         self._running_engine()
         return self._expert().next_action()
+
+    def expert_plan(self) -> ExpertPlan:
+        """Repairs that are due, then the rest of the gold path, with the score that each action brings on the path itself.
+
+        What the path's actions bring is found by playing it, once a variation, and kept. That reloads the game, which is then
+        played again up to here.
+        """
+        engine = self._running_engine()
+        key = (self._task_name, self._variation)
+        path = self._store().get(*key, lambda: self._make_gold_path_in_game(engine))
+        gains_of_path = self._store().gains(*key, lambda: self._play_gold_path(engine, path))
+        actions, gains = self._expert().actions_left(gains_of_path)
+        return ExpertPlan(actions=actions, gains=gains, fatal_score=self.fatal_score)
 
     def mistakes(self) -> dict[str, tuple[str, ...]]:
         """Plausible wrong actions in the present state; see `ExpertTask.mistakes`."""
@@ -249,10 +265,27 @@ class ScienceWorldTask:
     def _make_gold_path_in_game(self, engine: Any) -> list[str]:  # noqa: ANN401
         """Make a missing gold path during a game; that reloads the game, so play it again up to here."""
         path = self._make_gold_path(engine, self._task_name, self._variation)
+        self._replay(engine)
+        return path
+
+    def _play_gold_path(self, engine: Any, path: list[str]) -> tuple[float, ...]:  # noqa: ANN401
+        """Score that each action of a gold path brings; after the end of the task it is 0."""
+        self._load(engine)
+        scores = [0.0]
+        for action in path:
+            if self._call(engine.getCompleted):
+                break
+            self._call(engine.step, action)
+            scores.append(100 * float(self._call(engine.getScore)))
+        self._replay(engine)
+        gains = [round(after - before, 6) for before, after in itertools.pairwise(scores)]
+        return (*gains, *(0.0,) * (len(path) - len(gains)))
+
+    def _replay(self, engine: Any) -> None:  # noqa: ANN401
+        """Play a game that was reloaded again up to where it was."""
         self._load(engine)
         for move in self._played:
             self._call(engine.step, move.action)
-        return path
 
     def _location(self) -> str:
         found = _LOCATION.search(str(self._call(self._running_engine().freeActionLook)))
@@ -279,8 +312,21 @@ class Replanner:
             return self._number_due()
         if self._repairs:
             return self._repairs[-1]
-        self._step_back_before_number()
+        self._position = self._before_number()
         return self._path[self._position] if self._position < len(self._path) else "look around"
+
+    def actions_left(self, gains: Sequence[float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """What the expert does from here if nothing goes wrong, and what each action brings; a repair brings nothing.
+
+        Args:
+            gains: What each action of the whole gold path brings.
+        """
+        start = self._position if self._is_ambiguous else self._before_number()
+        answer = [("0", 0.0)] if self._is_ambiguous and not self._is_number_next() else []
+        repairs = [(action, 0.0) for action in reversed(self._repairs)]
+        rest = zip(self._path[start:], gains[start:], strict=True)
+        both = [*answer, *repairs, *rest] or [("look around", 0.0)]
+        return tuple(action for action, _ in both), tuple(gain for _, gain in both)
 
     def record(self, move: "_Move") -> None:
         """Learn what was done and what came of it.
@@ -302,10 +348,12 @@ class Replanner:
             return self._path[self._position]
         return "0"
 
-    def _step_back_before_number(self) -> None:
-        """A number on the path answers a request that was lost meanwhile: make the request again."""
-        while 0 < self._position < len(self._path) and self._path[self._position].isdigit():
-            self._position -= 1
+    def _before_number(self) -> int:
+        """Position on the path; a number there answers a request that was lost meanwhile: the request is made again."""
+        position = self._position
+        while 0 < position < len(self._path) and self._path[position].isdigit():
+            position -= 1
+        return position
 
     def _advance(self, move: "_Move", *, was_ambiguous: bool) -> None:
         if move.observation.startswith(_CANCELLED):

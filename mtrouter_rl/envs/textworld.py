@@ -12,7 +12,7 @@ from typing import Protocol
 from mtrouter_rl.cards import EnvCard, parse_settings
 from mtrouter_rl.envs.textworld_games import Game, GameStore, GameView, TextWorldGame, TextWorldSettings
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, SimulatorError, unknown_name
-from mtrouter_rl.protocols import TaskStart, TaskStep
+from mtrouter_rl.protocols import ExpertPlan, TaskStart, TaskStep
 
 _RULES = (
     "You play a text game. Type one command per turn, such as: look, inventory, examine cookbook, go north, open fridge, "
@@ -144,6 +144,13 @@ class TextWorldTask:
         """
         self._refuse_if_over()
         return self._view.policy[0] if self._view.policy else _NOTHING_TO_DO
+
+    def expert_plan(self) -> ExpertPlan:
+        """The tracker's plan; which command of it brings points is not known."""
+        self._refuse_if_over()
+        if not self._view.policy:
+            return ExpertPlan(actions=(_NOTHING_TO_DO,), gains=(0.0,))
+        return ExpertPlan(actions=tuple(self._view.policy))
 
     def mistakes(self) -> dict[str, tuple[str, ...]]:
         """Wrong commands that the game understands now: looking, walking off, putting things away, and what loses the game."""

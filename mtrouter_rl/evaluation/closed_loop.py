@@ -10,6 +10,7 @@ from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
 from mtrouter_rl.evaluation.plots import slug
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, EpisodeSpec, Split
@@ -28,7 +29,7 @@ class Contestant:
     """
 
     name: str
-    ref: RouterRef
+    ref: RouterRef | ReferenceRef
     router: FixedOrderRouter | None = None
     provenance: Provenance | None = None
 
@@ -38,7 +39,11 @@ class Contestant:
 
         Raises:
             UnknownNameError, RouterError, PoolMismatchError: As `mtrouter_rl.agents.resolve.resolve_router`.
+            InvalidConfigError: If a reference policy is asked for and nothing hidden can be seen.
         """
+        if is_reference(text):
+            reference = ReferenceRef.of(text, config)
+            return cls(name=reference.policy, ref=reference)
         ref = RouterRef.of(text, cache)
         router: Router = ref(config)
         fixed = router if isinstance(router, FixedOrderRouter) else None

@@ -19,6 +19,11 @@ SCHEMA_VERSION = 2
 _READABLE_VERSIONS = (1, SCHEMA_VERSION)
 _SHARE_TOLERANCE = 1e-6
 
+HIDDEN_REFERENCE = "hidden-state-reference"
+LIKELIEST_REFERENCE = "likeliest-success-reference"
+REFERENCES = (HIDDEN_REFERENCE, LIKELIEST_REFERENCE)
+"""Policies that see what no router may see (`mtrouter_rl.evaluation.hidden_reference`): shown, never ranked."""
+
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -173,6 +178,11 @@ class ResultRow(FiniteRecord):
         return (self.policy, self.split, self.cost_weight, self.budget_usd)
 
     @property
+    def is_reference(self) -> bool:
+        """Whether the policy sees the simulator's hidden state, so that it is no router and takes part in no ranking."""
+        return self.policy in REFERENCES
+
+    @property
     def label(self) -> str:
         """Name in tables and plots: the policy, with cost weight and budget where the file compares several."""
         notes = [f"cost weight {self.cost_weight:g}"] if self.cost_weight is not None else []
@@ -244,7 +254,7 @@ class Results(FiniteRecord):
         return tuple(dict.fromkeys(row.split for row in self.rows))
 
     def split_rows(self, split: str) -> tuple[ResultRow, ...]:
-        """Rows of a split, best return first.
+        """Rows of a split, best return first; references, which are no routers, come last.
 
         Raises:
             ResultsError: If the file has no row of that split.
@@ -252,7 +262,7 @@ class Results(FiniteRecord):
         rows = [row for row in self.rows if row.split == split]
         if not rows:
             raise ResultsError(f"results hold no row of split '{split}', only {list(self.splits)}; evaluate it first")
-        return tuple(sorted(rows, key=lambda row: (-row.return_mean, row.label)))
+        return tuple(sorted(rows, key=lambda row: (row.is_reference, -row.return_mean, row.label)))
 
     def row(self, policy: str, split: str) -> ResultRow | None:
         """The best row of a policy on a split by return, or None."""

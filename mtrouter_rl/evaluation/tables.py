@@ -99,7 +99,9 @@ def results_table(results: Results, split: str) -> Table:
         (index, number) for number, column in enumerate(_COLUMNS) for index in _best_rows(column, rows, cells=cells)
     )
     header = tuple(column.title for column in _COLUMNS)
-    return Table(caption=caption(results, split), header=header, rows=cells, best=best)
+    first = next((index for index, row in enumerate(rows) if row.is_reference), None)
+    groups = frozenset[int]() if first is None else frozenset({first})
+    return Table(caption=caption(results, split), header=header, rows=cells, best=best, groups=groups)
 
 
 def paired_table(results: Results, split: str, *, is_short: bool = False) -> Table | None:
@@ -240,10 +242,12 @@ def caption(results: Results, split: str) -> str:
         if results.estimator is None
         else "instances (within task and model) and divisions into folds, not over tasks"
     )
+    references = [row.label for row in rows if row.is_reference]
+    seen = f" {', '.join(references)}: no router, it sees the simulator's hidden state." if references else ""
     weight = f"return = utility - {results.cost_weight:g} x cost / {results.cost_unit_usd:g} USD"
     return (
         f"{results.env}, {split} split, pool {results.pool}, {models}: {episodes} episodes per "
-        f"policy{failed}. {weight}. Brackets: 95% intervals over {unit}."
+        f"policy{failed}. {weight}. Brackets: 95% intervals over {unit}.{seen}"
     )
 
 
@@ -298,7 +302,7 @@ def to_plain(table: Table) -> str:
 def _best_rows(column: _Column, rows: Sequence[ResultRow], *, cells: Sequence[Sequence[str]]) -> list[int]:
     """Rows whose printed value is the best of the column, so that equal texts are marked alike."""
     numbers = [(column.value(row), index) for index, row in enumerate(rows)]
-    known = [(value, index) for value, index in numbers if value is not None]
+    known = [(value, index) for value, index in numbers if value is not None and not rows[index].is_reference]
     if column.best is None or len(known) < 2:
         return []
     _, winner = max(known) if column.best == "high" else min(known)

@@ -26,6 +26,7 @@ def hparams_of(results: Results, row: ResultRow, own: HyperParameters) -> _HPara
     """Columns of a policy on the HParams page: who it is, and its own hyper-parameters."""
     role = "learned router" if row.policy in results.roles.learned else "other policy"
     role = "single model" if row.policy in results.roles.single_models else role
+    role = "hidden-state reference, no router" if row.is_reference else role
     cost_weight = results.cost_weight if row.cost_weight is None else row.cost_weight
     common: _HParams = {"policy": row.policy, "role": role, "cost_weight": cost_weight}
     return common | dict(own)

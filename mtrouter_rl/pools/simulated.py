@@ -8,68 +8,27 @@ make the same choice (common random numbers).
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from mtrouter_rl.cards import EnvCard
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.pools.card import Frozen, PoolCard
 from mtrouter_rl.pools.prompt_cache import PromptCache, billed_usage
-from mtrouter_rl.protocols import ExpertTask, Reply, TextTask
-from mtrouter_rl.records import JsonValue, Message
+from mtrouter_rl.pools.simulated_model import SimulatedModel, expected_length, failure_shares
+from mtrouter_rl.protocols import ExpertPlan, ExpertTask, HiddenState, PlanningTask, Reply, TextTask
+from mtrouter_rl.records import FloatArray, JsonValue, Message
 
-FailureKind = Literal["malformed", "idle", "wander", "drop", "fatal"]
 OTHER_SKILL = "other"
+UNDONE_KINDS = ("wander", "drop")
+"""Failures that the expert has to make up for before it goes on."""
 
 _TURN_STREAM = 0
 _STUCK_STREAM = 1
-
-
-class OutputTokens(Frozen):
-    """Length of a reply in tokens, hidden thinking included: log-normal.
-
-    Attributes:
-        median: Median, tokens.
-        sigma: Standard deviation of the logarithm.
-        per_second: Generation speed, tokens per second.
-    """
-
-    median: Annotated[float, Field(gt=0)]
-    sigma: Annotated[float, Field(ge=0, le=3)]
-    per_second: Annotated[float, Field(gt=0)]
-
-
-class SimulatedModel(Frozen):
-    """What one simulated model can do.
-
-    Attributes:
-        ability: Logit of success at a skill of difficulty 0.
-        skills: Strength (logit) by skill, on top of the ability, scaled by the card's `complementarity`.
-        topics: Strength (logit) by topic, likewise.
-        stuck: Probability to be stuck at a sub-goal: drawn once per episode, sub-goal and model; a model that is stuck
-            fails there every time.
-        failures: Weight of every kind of failure; a kind that the state does not offer falls back to "malformed".
-        fatal_skills: Skills at which a failure may be fatal; elsewhere the weight of "fatal" does not count.
-        output_tokens: Length of a reply.
-    """
-
-    ability: float
-    skills: dict[str, float] = Field(default_factory=dict)
-    topics: dict[str, float] = Field(default_factory=dict)
-    stuck: Annotated[float, Field(ge=0, le=1)]
-    failures: dict[FailureKind, Annotated[float, Field(ge=0)]]
-    fatal_skills: tuple[str, ...] = ()
-    output_tokens: OutputTokens
-
-    @model_validator(mode="after")
-    def _can_fail_somehow(self) -> "SimulatedModel":
-        if self.failures.get("malformed", 0.0) <= 0.0:
-            raise ValueError("failures.malformed must be above 0: it is what every other kind falls back to")
-        return self
 
 
 class SimulationCard(Frozen):
@@ -172,6 +131,7 @@ class SimulatedBackend:
         self._topics = env.topics
         self._patterns = [(pattern.skill, re.compile(pattern.pattern)) for pattern in env.skills]
         self._key: _EpisodeKey | None = None
+        self._stuck: dict[tuple[str, str], bool] = {}
 
     def start_episode(self, *, task: TextTask, task_name: str, variation: int, seed: int) -> None:
         """Bind to the task and seed the episode.
@@ -186,6 +146,7 @@ class SimulatedBackend:
             )
         self._task: ExpertTask = task
         self._key = _EpisodeKey(task_name=task_name, variation=variation, seed=seed)
+        self._stuck = {}
         self._topic = self._topics.get(task_name, "")
         self._prompt_cache = PromptCache(self._pool.prompt_cache)
         self._clock_s = 0.0
@@ -215,6 +176,56 @@ class SimulatedBackend:
         )
         return Reply(text=text, usage=usage, latency_s=latency_s, served_model=model, hidden=hidden)
 
+    def hidden_state(self, *, utility: float, n_prompt_tokens: int, output_limits: Sequence[int]) -> HiddenState:
+        """What the simulation knows before the next call; see `HiddenStateBackend.hidden_state`."""
+        if self._key is None:
+            raise CallOrderError("hidden_state() was called before start_episode(); reset the environment first")
+        plan, is_whole = self._plan()
+        names = self._pool.model_names
+        skills = tuple(self.skill_of(action) for action in plan.actions)
+        stuck = np.array([[self.is_stuck(name, action) for name in names] for action in plan.actions])
+        by_skill = {skill: self._successes(skill) for skill in dict.fromkeys(skills)}
+        success = np.array([by_skill[skill] for skill in skills])
+        mistakes = self._task.mistakes()
+        cards = [self._card.models[name] for name in names]
+        lengths = [
+            expected_length(card.output_tokens, limit=limit) for card, limit in zip(cards, output_limits, strict=True)
+        ]
+        cached = [self._prompt_cache.n_cached(name, n_prompt=n_prompt_tokens, now_s=self._clock_s) for name in names]
+        return HiddenState(
+            actions=plan.actions,
+            skills=skills,
+            topic=self._topic,
+            is_whole_plan=is_whole,
+            gains=None if plan.gains is None else np.array(plan.gains) / self._task.max_score,
+            utility=utility,
+            fatal_utility=None if plan.fatal_score is None else plan.fatal_score / self._task.max_score,
+            success=success,
+            stuck=stuck,
+            failures=failure_shares(cards, skills, offered=mistakes),
+            repairs={kind: self._repair(mistakes.get(kind, ())) for kind in UNDONE_KINDS},
+            n_output_tokens=np.array(lengths),
+            n_prompt_tokens=n_prompt_tokens,
+            n_cached_tokens=np.array(cached, dtype=np.float64),
+        )
+
+    def _plan(self) -> tuple[ExpertPlan, bool]:
+        """The expert's plan, and whether it reaches the end: of most experts only the next action is known."""
+        if isinstance(self._task, PlanningTask):
+            return self._task.expert_plan(), True
+        return ExpertPlan(actions=(self._task.expert_action(),)), False
+
+    def _successes(self, skill: str) -> FloatArray:
+        names = self._pool.model_names
+        return np.array([self.success_probability(name, skill=skill, topic=self._topic) for name in names])
+
+    def _repair(self, mistakes: Sequence[str]) -> FloatArray:
+        """Success at making up for a mistake, which is taken to need the mistake's skill; being stuck is not drawn yet."""
+        skill = self.skill_of(mistakes[0]) if mistakes else OTHER_SKILL
+        free = np.array([1 - self._card.models[name].stuck for name in self._pool.model_names])
+        successes: FloatArray = self._successes(skill) * free
+        return successes
+
     def success_probability(self, model: str, *, skill: str, topic: str) -> float:
         """Probability that a model that is not stuck does the right thing; a logistic model of ability and difficulty."""
         simulated = self._card.models[model]
@@ -224,8 +235,11 @@ class SimulatedBackend:
 
     def is_stuck(self, model: str, expert_action: str) -> bool:
         """Whether a model is stuck at the sub-goal that the expert's action stands for, in this episode."""
-        rng = self._generator(_STUCK_STREAM, zlib.crc32(expert_action.encode()), zlib.crc32(model.encode()))
-        return bool(rng.random() < self._card.models[model].stuck)
+        key = (model, expert_action)
+        if key not in self._stuck:
+            rng = self._generator(_STUCK_STREAM, zlib.crc32(expert_action.encode()), zlib.crc32(model.encode()))
+            self._stuck[key] = bool(rng.random() < self._card.models[model].stuck)
+        return self._stuck[key]
 
     def skill_of(self, action_text: str) -> str:
         """Skill of an action by the environment card's patterns; "other" if none matches."""
@@ -260,14 +274,10 @@ class SimulatedBackend:
     def _fail(
         self, simulated: SimulatedModel, *, skill: str, expert_action: str, rng: np.random.Generator
     ) -> tuple[str, str]:
-        weights: Mapping[str, float] = {
-            kind: weight
-            for kind, weight in simulated.failures.items()
-            if kind != "fatal" or skill in simulated.fatal_skills
-        }
+        weights = simulated.failure_weights(skill)
         kinds = sorted(weights)
         shares = np.array([weights[kind] for kind in kinds])
-        kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+        kind: str = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
         options = [text for text in self._task.mistakes().get(kind, ()) if text != expert_action]
         if kind == "malformed" or not options:
             kind = "malformed"

@@ -3,7 +3,7 @@ import pytest
 from mtrouter_rl.cards import load_env_card
 from mtrouter_rl.envs.corridor import make_task
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, UnknownNameError
-from mtrouter_rl.protocols import ExpertTask
+from mtrouter_rl.protocols import ExpertTask, PlanningTask
 
 
 @pytest.fixture
@@ -74,3 +74,17 @@ def test_wrong_settings():
     card = load_env_card("corridor").model_copy(update={"settings": {"obstacle": {}}})
     with pytest.raises(CardError, match=r"(?s)card 'corridor', settings: .*obstacles"):
         make_task(card)
+
+
+def test_the_plan_is_what_the_expert_does(task):
+    assert isinstance(task, PlanningTask)
+    task.reset("middle", 3, seed=0)
+    plan = task.expert_plan()
+    assert (len(plan.actions), sum(plan.gains), plan.fatal_score) == (6, pytest.approx(100.0), -100.0)
+    task.step("wait")
+    assert task.expert_plan() == plan
+    for action in plan.actions:
+        assert action == task.expert_action()
+        task.step(action)
+    with pytest.raises(CallOrderError):
+        task.expert_plan()

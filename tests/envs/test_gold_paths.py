@@ -54,6 +54,22 @@ def test_a_new_path_is_made_once_and_kept(tmp_path, shipped):
     assert store.get("boil", 11, lambda: ["other"]) == ["other"]
 
 
+def test_what_a_path_brings_is_played_once_and_kept(tmp_path):
+    played = []
+
+    def play():
+        played.append(1)
+        return (0.0, 100.0)
+
+    assert store_of(tmp_path).gains("boil", 1, play) == (0.0, 100.0)
+    assert store_of(tmp_path).gains("boil", 1, refuse) == (0.0, 100.0)  # another process finds it on disk
+    assert played == [1]
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    file.write_text('["go"]', encoding="utf-8")
+    with pytest.raises(SimulatorError, match=r"boil-1-gains\.json is broken \(no list of numbers\); delete it"):
+        store_of(tmp_path).gains("boil", 1, refuse)
+
+
 def test_paths_of_another_engine_are_not_used(tmp_path, shipped):
     store = store_of(tmp_path, shipped=shipped, version="1.2.4")
     assert store.get("boil", 0, lambda: ["fresh"]) == ["fresh"]

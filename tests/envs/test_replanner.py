@@ -278,3 +278,32 @@ def test_undo(action, observation, expected):
 )
 def test_error_kind(observation, kind):
     assert error_kind(observation) == kind
+
+
+# --- the plan that is left
+
+
+def left(house, gains):
+    return list(zip(*house.replanner.actions_left(gains), strict=True))
+
+
+def test_the_plan_left_is_what_is_due_and_what_the_path_brings():
+    house = House(["go to kitchen", "look around", "go to hall"])
+    gains = [10.0, 0.0, 90.0]
+    assert left(house, gains) == [("go to kitchen", 10.0), ("look around", 0.0), ("go to hall", 90.0)]
+    house.follow()
+    assert left(house, gains) == [("look around", 0.0), ("go to hall", 90.0)]
+    house.play("go to garden")
+    assert left(house, gains)[0] == (house.due, 0.0) == ("go to kitchen", 0.0)
+    assert left(house, gains)[1:] == [("look around", 0.0), ("go to hall", 90.0)]
+    house.follow(3)
+    assert left(house, gains) == [(house.due, 0.0)] == [("look around", 0.0)]
+
+
+def test_a_number_that_answers_a_lost_request_is_asked_for_again():
+    replanner = Replanner(["pick up red", "1", "look around"])
+    replanner.record(_Move(action="pick up red", observation=AMBIGUOUS, came_from="hall", now_at="hall"))
+    assert replanner.actions_left([0.0, 5.0, 0.0]) == (("1", "look around"), (5.0, 0.0))
+    replanner.record(_Move(action="wave", observation="Unknown action.", came_from="hall", now_at="hall"))
+    assert replanner.actions_left([0.0, 5.0, 0.0]) == (("pick up red", "1", "look around"), (0.0, 5.0, 0.0))
+    assert replanner.next_action() == "pick up red"

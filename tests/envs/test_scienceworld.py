@@ -258,6 +258,22 @@ def test_an_expert_that_is_asked_late_knows_what_was_played(science_task):
 
 
 @java_only
+def test_the_plan_tells_what_brings_score_and_leaves_the_game_where_it_was(science_task, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTROUTER_RL_CACHE", str(tmp_path))
+    science_task._gold_paths = None  # a store that has not seen the path played
+    science_task.reset("find-animal", 7, seed=0)
+    for _ in range(3):
+        before = science_task.step(science_task.expert_action())
+    plan = science_task.expert_plan()
+    assert before.score + sum(plan.gains) == pytest.approx(100.0, abs=1.0)
+    for action, gain in zip(plan.actions, plan.gains, strict=True):
+        step = science_task.step(action)
+        assert step.score - before.score == pytest.approx(gain, abs=1.0)
+        before = step
+    assert step.ending == "solved"
+
+
+@java_only
 def test_a_path_made_in_the_game_leaves_the_game_where_it_was(science_task, java, tmp_path, monkeypatch):
     monkeypatch.setenv("MTROUTER_RL_CACHE", str(tmp_path))
     card = load_env_card("scienceworld")

@@ -57,6 +57,15 @@ class Progress:
         missing = self._missing(len(self.steps) - 1)
         return self.answer if missing is None else self.steps[missing].action
 
+    def actions_left(self) -> tuple[str, ...]:
+        """What the expert still does, the answer last, if every call shows what its step is there for."""
+        ahead = Progress(steps=self.steps, answer=self.answer, done=set(self.done))
+        actions = []
+        while (missing := ahead._missing(len(self.steps) - 1)) is not None:
+            actions.append(self.steps[missing].action)
+            ahead.done.add(missing)
+        return (*actions, self.answer)
+
     def _missing(self, index: int) -> int | None:
         if index in self.done:
             return None

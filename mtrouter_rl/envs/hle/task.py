@@ -17,7 +17,7 @@ from mtrouter_rl.envs.hle.settings import HleSettings
 from mtrouter_rl.envs.hle.synthetic import SyntheticSet
 from mtrouter_rl.envs.hle.tools import ToolBox
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
-from mtrouter_rl.protocols import Ending, TaskStart, TaskStep
+from mtrouter_rl.protocols import Ending, ExpertPlan, TaskStart, TaskStep
 
 _RIGHT, _WRONG = "Your answer was handed in. It is right.", "Your answer was handed in. It is wrong."
 
@@ -236,6 +236,12 @@ class SyntheticTask(HleTask):
         """The next call of the plan that is not done yet, else the answer."""
         self._refuse_if_over()
         return self._progress.next_action()
+
+    def expert_plan(self) -> ExpertPlan:
+        """The calls that are still missing, and the answer, which alone brings a score; a wrong one ends the task at 0."""
+        self._refuse_if_over()
+        actions = self._progress.actions_left()
+        return ExpertPlan(actions=actions, gains=(*(0.0 for _ in actions[1:]), self.max_score), fatal_score=0.0)
 
     def mistakes(self) -> dict[str, tuple[str, ...]]:
         """Plausible wrong actions; see `ExpertTask.mistakes`. A wrong answer is fatal."""

@@ -13,7 +13,7 @@ from mtrouter_rl.envs.hle.search import Document, LocalCorpus
 from mtrouter_rl.envs.hle.task import FileQuestions, HleTask, SyntheticTask, make_task
 from mtrouter_rl.envs.hle.tools import ToolBox
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, SimulatorError, UnknownNameError
-from mtrouter_rl.protocols import ExpertTask, TextTask
+from mtrouter_rl.protocols import ExpertTask, PlanningTask, TextTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.rollout import run_episode
 from mtrouter_rl.testing import ScriptedRouter
@@ -121,6 +121,23 @@ def test_the_expert_solves_a_question_step_by_step():
     for call in (lambda: task.step("answer: 1"), task.expert_action, task.mistakes):
         with pytest.raises(CallOrderError, match=r"no question is open; call reset\(\) first"):
             call()
+
+
+def test_the_plan_begins_with_what_is_due_and_is_as_long_as_the_way_at_most():
+    task = make_task(synthetic_card())
+    assert isinstance(task, PlanningTask)
+    task.reset("physics", 0, 0)
+    plan = task.expert_plan()
+    assert (plan.gains[-1], sum(plan.gains), plan.fatal_score) == (1.0, 1.0, 0.0)
+    n_left, ending = len(plan.actions), ""
+    while not ending:
+        task.step("search: nothing like it")
+        plan = task.expert_plan()  # one search may find more than its step is there for
+        assert len(plan.actions) <= n_left
+        assert plan.actions[0] == task.expert_action()
+        ending = task.step(plan.actions[0]).ending
+        n_left -= 1
+    assert (ending, plan.actions) == ("solved", (task._progress.answer,))
 
 
 def test_the_expert_goes_on_after_any_deviation():
