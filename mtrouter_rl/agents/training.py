@@ -61,15 +61,19 @@ def training_identity(context: TrainingContext, card: AgentCard, parameters: Fro
     """What decides the result of a training, besides its seed and its data."""
     dataset, features = require_data(context, card)
     values: dict[str, JsonValue] = parameters.model_dump(mode="json")
-    more = [record.model_dump(mode="json") for record in _records(context)]
+    more: list[JsonValue] = [record.model_dump(mode="json") for record in _records(context)]
     several: dict[str, JsonValue] = {"more_logs": more, "log_shares": context.log_shares} if more else {}
-    return several | {f"parameter {name}": value for name, value in values.items()} | {
-        "algorithm": card.algorithm,
-        "dataset_id": dataset.info.dataset_id,
-        "model_names": list(context.pool.model_names),
-        "features": features.to_config(),
-        "reward": context.reward.model_dump(mode="json"),
-    }
+    return (
+        several
+        | {f"parameter {name}": value for name, value in values.items()}
+        | {
+            "algorithm": card.algorithm,
+            "dataset_id": dataset.info.dataset_id,
+            "model_names": list(context.pool.model_names),
+            "features": features.to_config(),
+            "reward": context.reward.model_dump(mode="json"),
+        }
+    )
 
 
 def provenance(context: TrainingContext, card: AgentCard, parameters: Frozen) -> Provenance:

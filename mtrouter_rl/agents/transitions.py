@@ -274,9 +274,7 @@ def _count_rows(episodes: Sequence[Episode]) -> int:
     return sum(len(episode.turns) + 1 for episode in episodes)
 
 
-def _fill_observations(
-    rows: npt.NDArray[np.float32], episodes: Sequence[Episode], features: "HistoryFeatures"
-) -> None:
+def _fill_observations(rows: npt.NDArray[np.float32], episodes: Sequence[Episode], features: "HistoryFeatures") -> None:
     start = 0
     for episode in episodes:
         n_turns = len(episode.turns)
