@@ -29,6 +29,7 @@ The usual order:
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
   mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
+  mtrouter-rl study-cross                one router for several environments against one for each
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
 
 With logs of your own:

@@ -117,11 +117,7 @@ class DatasetInfo(Frozen):
         Raises:
             PoolMismatchError: Names both pools and every difference.
         """
-        sides = ("the dataset", "the pool")
-        differences = [
-            *_differing_names(self.model_names, pool.model_names, names=sides),
-            *_differing_models(self.models, pool.models, names=sides),
-        ]
+        differences = list(model_differences(self.models, pool.models, names=("the dataset", "the pool")))
         if self.prompt_cache != pool.prompt_cache:
             differences.append(f"prompt_cache: {self.prompt_cache!r} in the dataset, {pool.prompt_cache!r} in the pool")
         if differences:
@@ -140,10 +136,7 @@ class DatasetInfo(Frozen):
         Raises:
             PoolMismatchError: Names both logs and the first difference.
         """
-        differences = [
-            *_differing_names(self.model_names, other.model_names, names=("the first log", "the second")),
-            *_differing_models(self.models, other.models, names=("the first log", "the second")),
-        ]
+        differences = list(model_differences(self.models, other.models, names=("the first log", "the second")))
         if differences:
             raise PoolMismatchError(
                 f"datasets '{self.dataset_id}' (environment '{self.env}') and '{other.dataset_id}' (environment "
@@ -157,6 +150,20 @@ class DatasetInfo(Frozen):
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
+def model_differences(
+    here: tuple[ModelCard, ...], there: tuple[ModelCard, ...], *, names: tuple[str, str]
+) -> Iterator[str]:
+    """How two lists of models differ, a phrase each: in names and their order first, then in prices, limits and dates.
+
+    Args:
+        here: Models of one side.
+        there: Models of the other.
+        names: What the sides are called in the phrases.
+    """
+    yield from _differing_names(tuple(model.name for model in here), tuple(model.name for model in there), names=names)
+    yield from _differing_fields(here, there, names=names)
+
+
 def _differing_names(here: tuple[str, ...], there: tuple[str, ...], *, names: tuple[str, str]) -> Iterator[str]:
     missing = [name for name in here if name not in there]
     added = [name for name in there if name not in here]
@@ -168,7 +175,7 @@ def _differing_names(here: tuple[str, ...], there: tuple[str, ...], *, names: tu
         yield f"order of models: {list(here)} in {names[0]}, {list(there)} in {names[1]}"
 
 
-def _differing_models(
+def _differing_fields(
     here: tuple[ModelCard, ...], there: tuple[ModelCard, ...], *, names: tuple[str, str]
 ) -> Iterator[str]:
     by_name = {model.name: model for model in there}
