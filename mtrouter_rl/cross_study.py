@@ -5,6 +5,7 @@ pool has the same models. This study trains each agent on every environment alon
 environment, on all the others, and runs all of them in all environments.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class CrossStudyRequest:
         leaves_out: Whether, of three environments or more, routers are trained on all but one as well. Of two, the router of
             the other one is that.
         log_shares: How mini-batches are drawn where there are several logs.
+        draws: Whether plots, TensorBoard and the report of every environment are drawn.
         seed: Seed of collection, training and bootstrap.
         n_workers: Worker processes, each with a simulator of its own.
         encoder: Registered name of the text encoder.
@@ -72,6 +74,7 @@ class CrossStudyRequest:
     agents: tuple[str, ...] = ("fitted-q",)
     leaves_out: bool = True
     log_shares: LogShares = "equal"
+    draws: bool = True
     seed: int = 0
     n_workers: int = 2
     encoder: str = DEFAULT_ENCODER
@@ -164,11 +167,12 @@ def run_cross_study(
         clock.step(f"3/4 {study.config.card.name}: every router on the same episodes of the {SPLIT} split")
         with RolloutPool(study.config, n_workers=request.n_workers) as pool:
             _evaluate(pool, request, study, show_progress=show_progress)
-    clock.step("4/4 draw plots, TensorBoard and reports")
-    folders = [str(request.folder_of(router)) for router in request.routers]
-    for study in studies:
-        present(study.out, study.config, routers=folders, cache=request.cache)
     report = _report(request)
+    if request.draws:
+        clock.step("4/4 draw plots, TensorBoard and reports")
+        folders = [str(request.folder_of(router)) for router in request.routers]
+        for study in studies:
+            present(study.out, study.config, routers=folders, cache=request.cache)
     clock.done()
     return report
 
@@ -199,15 +203,13 @@ def _check(request: CrossStudyRequest) -> None:
 
 def _start_once(config: EnvConfig, *, others: Sequence[str]) -> None:
     """Start an environment, so that a package that is missing is named before the others have run for minutes."""
-    env = build_env(config)
     try:
-        env.reset(seed=0)
+        with contextlib.closing(build_env(config)) as env:
+            env.reset(seed=0)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"environment '{config.card.name}': {error}; or leave it out: --envs {' '.join(others)}"
         ) from error
-    finally:
-        env.close()
 
 
 def _strongest(request: CrossStudyRequest, study: StudyRequest) -> TrainRequest:

@@ -32,7 +32,6 @@ def require_data(context: TrainingContext, card: AgentCard) -> "tuple[Dataset, H
     context.dataset.info.check_pool(context.pool)
     for log in context.more_logs:
         context.dataset.info.check_models(log.dataset.info)
-        log.dataset.info.check_pool(log.features.pool)
     silence_gym_notice()
     return context.dataset, context.features
 

@@ -15,8 +15,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description=(
             "Trains each agent on a log of every environment alone, of all together and, for every environment, of all the\n"
             "others, and runs all of them on the test split of every environment beside random, cheapest and strongest. The\n"
-            "environments need the same models. Logs are taken or collected as `study` does. Steps that are done are skipped; a\n"
-            "killed study goes on where it stopped.\n\n"
+            "environments need the same models. Logs are taken or collected as `study` does. Steps that are done are\n"
+            "skipped; a killed study goes on where it stopped.\n\n"
             "example: mtrouter-rl study-cross --envs babyai hle --out runs/cross"
         ),
     )
@@ -49,6 +49,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--test-seeds", type=int, metavar="K", help="seeds per test variation (default: as many as `study`)"
     )
+    parser.add_argument(
+        "--no-plots", action="store_true", help="draw no plots, TensorBoard and reports, which takes minutes"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of collection, training and bootstrap (default: 0)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help=f"text encoder (default: {DEFAULT_ENCODER})")
@@ -76,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
         agents=tuple(args.agents),
         leaves_out=not args.no_leave_out,
         log_shares=args.log_shares,
+        draws=not args.no_plots,
         seed=args.seed,
         n_workers=args.workers,
         encoder=args.encoder,
@@ -85,6 +89,6 @@ def run(args: argparse.Namespace) -> None:
         f"\n{report.to_text()}\n"
         f"Everything lies in {args.out}:\n"
         f"  {args.out / JSON_FILE}, {args.out / MARKDOWN_FILE}   the tables above\n"
-        f"  {args.out}/ENV/report.html   the report of every environment\n"
+        f"  {args.out}/ENV   log, results and report of every environment\n"
         f"  {args.out}/routers   the trained routers"
     )

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.results import Ends, FiniteRecord, NonNegative, PairedDifference, ResultRow, Results
+from mtrouter_rl.evaluation.selection import holm
 from mtrouter_rl.evaluation.tables import (
     ABSENT,
     Table,
@@ -111,7 +112,7 @@ class CrossDifference(FiniteRecord):
     Attributes:
         policy: The one.
         baseline: The other, which is subtracted.
-        difference: What is left; its adjusted p-value is over all differences of the environment's results.
+        difference: What is left; its adjusted p-value is over the differences that are shown of the environment.
     """
 
     policy: str
@@ -212,7 +213,7 @@ def compare_in_env(results: Results, split: Split, routers: Sequence[CrossRouter
         env=results.env,
         caption=caption(results, split),
         rows=tuple(rows),
-        differences=tuple(_differences(results, split, rows)),
+        differences=_adjusted(tuple(_differences(results, split, rows))),
     )
 
 
@@ -243,6 +244,22 @@ def _differences(results: Results, split: Split, rows: Sequence[CrossRow]) -> It
         yield CrossDifference(policy=one.policy, baseline=other.policy, difference=row.paired[other.policy])
 
 
+def _adjusted(differences: Sequence[CrossDifference]) -> tuple[CrossDifference, ...]:
+    """Differences with Holm's p-values over just these: the run's own are over many more, and over each pair twice."""
+    values = [one.difference.p_value for one in differences]
+    adjusted = holm([1.0 if value is None else value for value in values])
+    return tuple(
+        one.model_copy(
+            update={
+                "difference": one.difference.model_copy(
+                    update={"p_value_holm": None if value is None else p_value_holm}
+                )
+            }
+        )
+        for one, value, p_value_holm in zip(differences, values, adjusted, strict=True)
+    )
+
+
 def _tables(one: CrossEnv) -> tuple[Table, Table]:
     rows = tuple(
         (
@@ -270,7 +287,7 @@ def _tables(one: CrossEnv) -> tuple[Table, Table]:
     return Table(caption=one.caption, header=header, rows=rows), Table(
         caption=(
             "Paired differences over the same episodes, 95% intervals bootstrapped over (task, variation), not corrected for "
-            "their number; p, Holm: of the difference of return, adjusted for all differences of the environment's results."
+            "their number; p, Holm: of the difference of return, adjusted for all differences of this table."
         ),
         header=(
             *("difference", "return (95% CI)", "score (95% CI)", "cost, USD (95% CI)"),
