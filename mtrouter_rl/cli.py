@@ -379,7 +379,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     with RolloutPool(config, n_workers=args.workers) as pool:
         results = evaluate_routers(pool, request)
     page = present(args.out, config, routers=args.router, cache=request.cache)
-    print(f"{format_table(results, args.split)}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+    notes = "".join(f"note: {note}\n" for note in results.notes)
+    print(f"{format_table(results, args.split)}\n\n{notes}report: {page}\nTensorBoard: tensorboard --logdir {args.out}")
 
 
 def _say(text: str) -> None:
