@@ -67,6 +67,10 @@ def find_sources(folders: Sequence[Path], choice: EnvChoice) -> tuple[LogSource,
     """
     infos = [read_info(folder) for folder in folders]
     configs = [choice.resolve(env) for env in choice.envs]
+    names = [config.card.name for config in configs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InvalidConfigError(f"--env: more than one card has the name {', '.join(repeated)}; give each once")
     is_certain = len(infos) == len(configs) == 1
     given = {infos[0].env if is_certain else config.card.name: config for config in configs}
     logged = sorted({info.env for info in infos})

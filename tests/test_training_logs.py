@@ -164,6 +164,8 @@ def test_environments_that_cannot_be_told_are_named(corridor_log, hallway_log, c
         find_sources(folders, choice())
     with pytest.raises(InvalidConfigError, match=r"--env lane: no log is of it, the logs are of corridor, hallway"):
         find_sources(folders, choice(corridor_variant("hallway"), corridor_variant("lane")))
+    with pytest.raises(InvalidConfigError, match=r"--env: more than one card has the name corridor; give each once"):
+        find_sources(folders, choice("corridor", "corridor"))
     with pytest.raises(InvalidConfigError, match=r"--cost-unit-usd is for imported logs"):
         find_sources(folders, choice(corridor_variant("hallway"), cost_unit_usd=1.0))
 
