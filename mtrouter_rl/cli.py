@@ -7,13 +7,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtrouter_rl import __version__
 from mtrouter_rl.commands import ADDERS
 from mtrouter_rl.envs.factory import EnvConfig, resolve_env
-from mtrouter_rl.envs.logged import LOG_ONLY, logged_env
+from mtrouter_rl.envs.logged import LOG_ONLY
 from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.registry import DEFAULT_ENCODER
+
+if TYPE_CHECKING:
+    from mtrouter_rl.training_logs import LogSource
 
 _GENERAL = """\
 Learn from logs which LLM to call at every turn of a long task.
@@ -25,6 +29,7 @@ The usual order:
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
   mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
+  mtrouter-rl study-cross                one router for several environments against one for each
   mtrouter-rl headroom --out RUN         what could be gained at all: a reference that sees the hidden state
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
 
@@ -48,14 +53,20 @@ def _formatter(prog: str) -> argparse.RawDescriptionHelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110)
 
 
-def _add_env(parser: argparse.ArgumentParser, *, default: str | None = "scienceworld") -> None:
+def _add_env(parser: argparse.ArgumentParser, *, of_logs: bool = False) -> None:
     group = parser.add_argument_group("environment")
-    group.add_argument(
-        "--env",
-        default=default,
-        metavar="NAME|PATH",
-        help=f"environment card (default: {default or 'that of the dataset, else scienceworld'})",
-    )
+    if of_logs:
+        group.add_argument(
+            "--env",
+            nargs="+",
+            default=[],
+            metavar="NAME|PATH",
+            help="environment cards of the datasets (default: those that the datasets name, else scienceworld)",
+        )
+    else:
+        group.add_argument(
+            "--env", default="scienceworld", metavar="NAME|PATH", help="environment card (default: scienceworld)"
+        )
     group.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
     group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
     group.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
@@ -64,7 +75,7 @@ def _add_env(parser: argparse.ArgumentParser, *, default: str | None = "sciencew
 
 def _config(args: argparse.Namespace, *, env: str | None = None) -> EnvConfig:
     return resolve_env(
-        args.env or env or "scienceworld",
+        env or args.env,
         args.pool,
         cost_weight=args.cost_weight,
         budget_usd=args.budget_usd,
@@ -239,15 +250,24 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             f"Agents: {', '.join(list_cards('agents'))}, single:MODEL, or the path of a card.\n"
             "A killed training goes on from its last checkpoint when the same command is run again, and ends with the\n"
             "same weights. Curves: tensorboard --logdir OUT\n\n"
+            "Several datasets, of one or several environments with the same models, train one router; each is rewarded by the\n"
+            "cost weight and unit of its own environment.\n\n"
             "example: mtrouter-rl train --agent fitted-q --dataset logs/uniform --seed 0 --out routers/fitted-q"
         ),
     )
-    _add_env(parser, default=None)
+    _add_env(parser, of_logs=True)
     parser.add_argument(
         "--cost-unit-usd", type=float, metavar="USD", help="a cost unit; needed for an imported log, which has no card"
     )
     parser.add_argument("--agent", required=True, metavar="NAME|PATH", help="agent card")
-    parser.add_argument("--dataset", type=Path, metavar="DIR", help="the log to learn from")
+    parser.add_argument("--dataset", type=Path, nargs="+", default=[], metavar="DIR", help="the logs to learn from")
+    parser.add_argument(
+        "--log-shares",
+        choices=["equal", "by-turns"],
+        default="equal",
+        help="with several environments: mini-batches hold the same share of each, or every turn counts the same "
+        "(default: equal)",
+    )
     parser.add_argument(
         "--encoder", default=DEFAULT_ENCODER, help=f"text encoder: hashing or minilm (default: {DEFAULT_ENCODER})"
     )
@@ -259,7 +279,8 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--evaluate-every",
         type=int,
         metavar="N",
-        help="run the router on validation episodes after every N iterations, for its curve (default: never)",
+        help="run the router on validation episodes (of the first dataset's environment) after every N iterations, for its "
+        "curve (default: never)",
     )
     parser.add_argument(
         "--evaluate-episodes",
@@ -272,22 +293,17 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_train)
 
 
-def _train_config(args: argparse.Namespace) -> EnvConfig:
-    """Cards of the environment; of an imported log, which has none, what the log itself says."""
-    from mtrouter_rl.datasets.info import read_info
-    from mtrouter_rl.errors import InvalidConfigError
+def _train_logs(args: argparse.Namespace) -> "tuple[LogSource, ...]":
+    """The logs, each with the card of its environment; of an imported log, which has none, with what the log itself says."""
+    from mtrouter_rl.training_logs import EnvChoice, find_sources
 
-    info = read_info(args.dataset) if args.dataset else None
-    if info is None or info.origin == "collected" or args.env is not None:
-        if args.cost_unit_usd is not None:
-            raise InvalidConfigError("--cost-unit-usd is for imported logs; this environment's card has its own")
-        return _config(args, env=None if info is None else info.env)
-    if args.cost_weight is None or args.cost_unit_usd is None:
-        raise InvalidConfigError(
-            f"log '{info.dataset_id}' was imported, so no card says what money is worth: give --cost-weight and "
-            "--cost-unit-usd (such as 0.4 and what the strongest model spends on an episode)"
-        )
-    return logged_env(info, cost_weight=args.cost_weight, cost_unit_usd=args.cost_unit_usd)
+    choice = EnvChoice(
+        envs=tuple(args.env),
+        resolve=lambda env: _config(args, env=env),
+        cost_weight=args.cost_weight,
+        cost_unit_usd=args.cost_unit_usd,
+    )
+    return find_sources(args.dataset, choice)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -299,18 +315,21 @@ def _train(args: argparse.Namespace) -> None:
         raise InvalidConfigError(
             "--evaluate-episodes is for --evaluate-every N, which is missing; give both or neither"
         )
-    config = _train_config(args)
+    sources = _train_logs(args)
+    config = sources[0].config if sources else _config(args, env=(args.env or ["scienceworld"])[0])
     request = TrainRequest(
         agent=load_agent(args.agent),
         config=config,
         seed=args.seed,
         out=args.out,
-        dataset=args.dataset,
+        dataset=args.dataset[0] if args.dataset else None,
         encoder=args.encoder,
         cache=args.out.parent / "embeddings",
         overwrite=args.overwrite,
         evaluate_every=args.evaluate_every,
         evaluate_episodes=EVALUATE_EPISODES if args.evaluate_episodes is None else args.evaluate_episodes,
+        more_logs=sources[1:],
+        log_shares=args.log_shares,
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         folder = train_router(request, pool=pool)
@@ -366,7 +385,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     with RolloutPool(config, n_workers=args.workers) as pool:
         results = evaluate_routers(pool, request)
     page = present(args.out, config, routers=args.router, cache=request.cache)
-    print(f"{format_table(results, args.split)}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+    notes = "".join(f"note: {note}\n" for note in results.notes)
+    print(f"{format_table(results, args.split)}\n\n{notes}report: {page}\nTensorBoard: tensorboard --logdir {args.out}")
 
 
 def _say(text: str) -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -147,11 +147,11 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
     Returns:
         The results, also in `out/results.json`.
     """
-    clock = _Clock(say)
+    clock = Clock(say)
     save_config(request.out, request.describe())
     with RolloutPool(request.config, n_workers=request.n_workers) as pool:
         clock.step("1/5 collect: a log of uniform per-turn random routing on the train split")
-        _collect_log(pool, request, say=say, show_progress=show_progress)
+        collect_log(pool, request, say=say, show_progress=show_progress)
         clock.step("2/5 validate: every single model on the validation split, to find the strongest")
         train_router(_training(request, STRONGEST), pool=pool, show_progress=show_progress)
         clock.step(f"3/5 train: {', '.join(request.agents)}")
@@ -166,7 +166,7 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
     return Results.load(request.out / RESULTS_FILE)
 
 
-def _collect_log(pool: RolloutPool, request: StudyRequest, *, say: Callable[[str], None], show_progress: bool) -> None:
+def collect_log(pool: RolloutPool, request: StudyRequest, *, say: Callable[[str], None], show_progress: bool) -> None:
     """Take the log that travels with the cards if it is of this environment and pool, else collect one."""
     out = request.out / DATASET_FOLDER
     shipped = None if request.collects else shipped_log(request.config)
@@ -247,32 +247,51 @@ def _train_all(request: StudyRequest, *, show_progress: bool) -> None:
     """Train the agents side by side, after the log was encoded once for all of them."""
     trainings = [_training(request, agent) for agent in request.agents]
     encode_log(trainings[0], show_progress=show_progress)
-    if request.n_workers == 1:
+    train_side_by_side(trainings, n_workers=request.n_workers, show_progress=show_progress)
+
+
+def train_side_by_side(trainings: Sequence[TrainRequest], *, n_workers: int, show_progress: bool) -> None:
+    """Train in several processes, or one after the other in this one.
+
+    Their logs are to be encoded before: each process would encode what it lacks for itself.
+
+    Args:
+        trainings: What to train; finished ones are skipped.
+        n_workers: Processes; 1 is this one.
+        show_progress: Whether to draw progress bars; with several processes, that of the first training alone.
+    """
+    if n_workers == 1:
         for training in trainings:
             _train_one(training, show_progress)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with concurrent.futures.ProcessPoolExecutor(
-        max_workers=request.n_workers, mp_context=multiprocessing.get_context("spawn")
+        max_workers=n_workers, mp_context=multiprocessing.get_context("spawn")
     ) as executor:
-        futures = [executor.submit(_train_one, training, index == 0) for index, training in enumerate(trainings)]
+        futures = [
+            executor.submit(_train_one, training, show_progress and index == 0)
+            for index, training in enumerate(trainings)
+        ]
         for future in futures:
             future.result()
 
 
-class _Clock:
+class Clock:
     """Says what begins, and how long the step before took."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
+        """Start the clock; `say` is told every sentence."""
         self._say = say
         self._start = self._last = time.monotonic()
         self._is_first = True
 
     def step(self, text: str) -> None:
+        """Say that a step begins."""
         self._tell_last()
         self._say(text)
 
     def done(self) -> None:
+        """Say how long everything took."""
         self._tell_last()
         self._say(f"done in {(time.monotonic() - self._start) / 60:.1f} min")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from mtrouter_rl import __version__
-from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate
+from mtrouter_rl.agents.base import Algorithm, LogShares, PeriodicEvaluation, TrainingContext, Validate
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
@@ -19,8 +18,7 @@ from mtrouter_rl.agents.saving import RECORD_FILE, Provenance
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
 from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info, fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE
-from mtrouter_rl.datasets.leaks import check_sibling_splits
-from mtrouter_rl.datasets.splits import check_no_leak, evaluation_specs, sample_specs
+from mtrouter_rl.datasets.splits import evaluation_specs, sample_specs
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
@@ -29,7 +27,7 @@ from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.evaluation.behavior import BehaviorSetting
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import update_behavior
-from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
+from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies, unseen_env_notes
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
 from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
 from mtrouter_rl.evaluation.plots import save_plots
@@ -43,8 +41,7 @@ from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
-
-logger = logging.getLogger(__name__)
+from mtrouter_rl.training_logs import LogSource, encode_logs, load_logs
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -151,6 +148,9 @@ class TrainRequest:
         evaluate_every: Run the router closed-loop on validation after every so many iterations; None never does. It
             costs time and changes no weight, so it is no part of the identity.
         evaluate_episodes: Episodes of such a run.
+        more_logs: Further logs of the same models, each with its environment; `dataset` and `config` are then the first.
+            Closed-loop validation and evaluation during the training run the environment of the first log.
+        log_shares: How mini-batches are drawn where there are several logs.
     """
 
     agent: AgentCard
@@ -165,11 +165,21 @@ class TrainRequest:
     overwrite: bool = False
     evaluate_every: int | None = None
     evaluate_episodes: int = EVALUATE_EPISODES
+    more_logs: tuple[LogSource, ...] = ()
+    log_shares: LogShares = "equal"
+
+    @property
+    def logs(self) -> tuple[LogSource, ...]:
+        """Every log, the first one first; none without a dataset."""
+        first = () if self.dataset is None else (LogSource(dataset=self.dataset, config=self.config),)
+        return (*first, *self.more_logs)
 
     def identity(self) -> dict[str, JsonValue]:
         """What decides the router: two requests with one identity train the same."""
-        log = None if self.dataset is None else json.loads((self.dataset / INFO_FILE).read_text(encoding="utf-8"))
+        log = None if self.dataset is None else _info_of(self.dataset)
         card = cast(JsonValue, self.agent.model_dump(mode="json"))
+        more = [{"dataset": _info_of(one.dataset), "env": describe(one.config)} for one in self.more_logs]
+        several: dict[str, JsonValue] = {"more_logs": cast(JsonValue, more), "log_shares": self.log_shares}
         return {
             "agent": card,
             "seed": self.seed,
@@ -178,7 +188,12 @@ class TrainRequest:
             "dataset": log,
             "n_validation_seeds": self.n_validation_seeds,
             "validation_per_task": self.validation_per_task,
+            **(several if more else {}),
         }
+
+
+def _info_of(folder: Path) -> JsonValue:
+    return cast(JsonValue, json.loads((folder / INFO_FILE).read_text(encoding="utf-8")))
 
 
 def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show_progress: bool = True) -> Path:
@@ -194,15 +209,13 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
 
     Raises:
         InvalidConfigError: If the agent needs a log and none is given, or is to be evaluated during a training that has no
-            iterations or whose environment cannot be run.
-        PoolMismatchError: If the log is of another pool.
+            iterations or whose environment cannot be run; if several logs are given and it takes one, or one is given twice.
+        PoolMismatchError: If a log is of another pool, or two logs are of different models.
         RouterError: If `out` holds a router of another training.
         DatasetError: If the log breaks its rules.
     """
     algorithm = load_algorithm(request.agent)
-    if algorithm.needs_dataset and request.dataset is None:
-        raise InvalidConfigError(f"agent '{request.agent.name}' learns from a log; give it with --dataset DIR")
-    dataset = _load_log(request) if algorithm.needs_dataset and request.dataset else None
+    datasets = load_logs(request.logs, algorithm=algorithm, agent=request.agent.name)
     if _is_done(request):
         return request.out
     with contextlib.ExitStack() as stack:
@@ -211,7 +224,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             pool=request.config.pool,
             reward=reward_of(request.config),
             seed=request.seed,
-            dataset=dataset,
+            dataset=datasets[0] if datasets else None,
             checkpoint_folder=request.out / CHECKPOINT_FOLDER,
             metrics=metrics,
             show_progress=show_progress,
@@ -219,7 +232,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             evaluation=_periodic_evaluation(request, algorithm, stack),
         )
         if algorithm.needs_features:
-            context = replace(context, features=_features(request, dataset, show_progress=show_progress))
+            context = _with_features(context, request, datasets)
         router = algorithm.train(context)
     _save(router, request)
     return request.out
@@ -245,19 +258,8 @@ def _periodic_evaluation(
 def encode_log(request: TrainRequest, *, show_progress: bool = True) -> None:
     """Encode every text of a log into the embedding cache, so that trainings that follow only read it."""
     if not _is_done(request):
-        _features(request, _load_log(request), show_progress=show_progress)
-
-
-def _load_log(request: TrainRequest) -> Dataset:
-    if request.dataset is None:
-        raise InvalidConfigError(f"agent '{request.agent.name}' learns from a log; give it with --dataset DIR")
-    dataset = Dataset.load(request.dataset)
-    dataset.info.check_pool(request.config.pool)
-    if dataset.info.env == request.config.card.name and dataset.info.origin == "collected":
-        check_no_leak(dataset.episodes, request.config.card)
-    for leak in check_sibling_splits(request.dataset, dataset):
-        logger.warning("%s: weak evidence of a leak into a split beside it: %s", request.dataset, leak)
-    return dataset
+        datasets = load_logs(request.logs, algorithm=load_algorithm(request.agent), agent=request.agent.name)
+        encode_logs(request.logs, datasets, make_encoder(request.encoder, request.cache), show_progress=show_progress)
 
 
 def _is_done(request: TrainRequest) -> bool:
@@ -276,11 +278,12 @@ def _is_done(request: TrainRequest) -> bool:
     return True
 
 
-def _features(request: TrainRequest, dataset: Dataset | None, *, show_progress: bool) -> HistoryFeatures:
-    features = HistoryFeatures(encoder=make_encoder(request.encoder, request.cache), pool=request.config.pool)
-    if dataset is not None:
-        features.encode_log(dataset.completed, show_progress=show_progress)
-    return features
+def _with_features(context: TrainingContext, request: TrainRequest, datasets: Sequence[Dataset]) -> TrainingContext:
+    encoder = make_encoder(request.encoder, request.cache)
+    if not datasets:
+        return replace(context, features=HistoryFeatures(encoder=encoder, pool=request.config.pool))
+    first, *more = encode_logs(request.logs, datasets, encoder, show_progress=context.show_progress)
+    return replace(context, features=first.features, more_logs=tuple(more), log_shares=request.log_shares)
 
 
 def _save(router: Router, request: TrainRequest) -> None:
@@ -342,7 +345,7 @@ class EvaluateRequest:
 def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
     """Roles in a comparison: what was trained from a log is learned, everything else is a baseline."""
     singles = tuple(one.name for one in contestants if one.name.startswith("single:"))
-    learned = tuple(one.name for one in contestants if one.dataset_id is not None)
+    learned = tuple(one.name for one in contestants if one.dataset_ids)
     strongest = next((one.name for one in contestants if one.name == "strongest"), None)
     return PolicyRoles(
         single_models=singles,
@@ -379,8 +382,10 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
         split=request.split, reward=reward_of(config), model_names=config.pool.model_names, roles=roles
     )
     rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
-    logs = sorted({one.dataset_id for one in contestants if one.dataset_id})
+    logs = sorted({dataset_id for one in contestants for dataset_id in one.dataset_ids})
     so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
+    notes = dict.fromkeys((*so_far.notes, *unseen_env_notes(contestants, config.card.name)))
+    so_far = so_far.model_copy(update={"notes": tuple(notes)})
     results = update_rows(so_far, rows, roles=roles)
     results.save(request.out / RESULTS_FILE)
     update_behavior(
@@ -483,7 +488,7 @@ def _details(
         history_states=history_states(router, own, config.pool, rng=rng)
         if isinstance(router, HistoryEmbedder)
         else None,
-        value_meaning=value_meaning(router),
+        value_meaning=value_meaning(router, env=config.card.name),
     )
 
 

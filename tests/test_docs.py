@@ -75,7 +75,8 @@ def test_relative_links_resolve(page, link):
 def test_commands_parse_and_name_what_exists(page, line):
     args = build_parser().parse_args(shlex.split(line, comments=True))
     given = vars(args)
-    assert given.get("env") is None or is_card("envs", given["env"])
+    envs = given.get("env") or given.get("envs") or []
+    assert all(is_card("envs", env) for env in ([envs] if isinstance(envs, str) else envs))
     assert given.get("pool") is None or is_card("pools", given["pool"])
     assert given.get("encoder") is None or given["encoder"] in ENCODERS.targets()
     agents = [given["agent"]] if "agent" in given else given.get("agents") or []

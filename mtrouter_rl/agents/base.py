@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from mtrouter_rl.cards import AgentCard, RewardCard
 from mtrouter_rl.pools.card import PoolCard
@@ -18,6 +18,17 @@ Validate = Callable[[Sequence[Router]], list[float]]
 
 RunRouter = Callable[[Router], Mapping[str, float]]
 """Runs a router closed-loop and gives what came of it: metric name -> value."""
+
+
+LogShares = Literal["equal", "by-turns"]
+"""How much of a mini-batch is of each environment, where a router learns from logs of several.
+
+"equal": the same share of each, to within one transition. How many turns a log holds says how long somebody collected and
+how long its tasks take (hundreds of episodes of thirty turns here, thousands of nine there), not how much the environment
+matters to the router; and with squared errors, a log of ten times the turns would decide ten times as much about every
+weight that the environments share. The price: a short log is seen more often, so it is sooner learned by heart.
+"by-turns": every logged turn counts the same, as if all logs were one.
+"""
 
 
 class NullSink:
@@ -41,6 +52,21 @@ class PeriodicEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingLog:
+    """A log that a router learns from.
+
+    Attributes:
+        dataset: The logged episodes.
+        reward: Cost weight and unit of its environment.
+        features: History and model features, of the pool of its environment.
+    """
+
+    dataset: "Dataset"
+    reward: RewardCard
+    features: "HistoryFeatures"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingContext:
     """Everything that an algorithm may use.
 
@@ -56,6 +82,9 @@ class TrainingContext:
         metrics: Where curves go.
         show_progress: Whether to draw a progress bar.
         evaluation: Closed-loop evaluation during the training, for algorithms that train in iterations; None runs none.
+        more_logs: Logs of the same models beside `dataset`, perhaps of other environments, for algorithms with
+            `takes_several_logs`.
+        log_shares: How mini-batches are drawn where there are several logs.
     """
 
     pool: PoolCard
@@ -68,6 +97,8 @@ class TrainingContext:
     metrics: MetricSink = field(default_factory=NullSink)
     show_progress: bool = False
     evaluation: PeriodicEvaluation | None = None
+    more_logs: tuple[TrainingLog, ...] = ()
+    log_shares: LogShares = "equal"
 
 
 class Algorithm(Protocol):
@@ -77,6 +108,9 @@ class Algorithm(Protocol):
         needs_dataset: `train` reads `context.dataset`.
         needs_features: `train` reads `context.features`.
         needs_validation: `train` calls `context.validate`.
+
+    An algorithm whose `train` reads `context.more_logs` as well says so by an attribute `takes_several_logs` that is True;
+    without it, several logs are refused.
     """
 
     needs_dataset: bool

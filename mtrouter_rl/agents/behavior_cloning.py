@@ -24,8 +24,8 @@ from mtrouter_rl.agents.networks import (
 from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.saving import SavedRouter
 from mtrouter_rl.agents.trainer import train
-from mtrouter_rl.agents.training import provenance, require_data, training_identity
-from mtrouter_rl.agents.transitions import Transitions, make_transitions
+from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
+from mtrouter_rl.agents.transitions import Transitions
 from mtrouter_rl.pools.card import Frozen
 from mtrouter_rl.records import BoolArray, FloatArray, Observation
 
@@ -115,22 +115,22 @@ class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
     parameters_model: ClassVar[type[Frozen]] = BehaviorCloningParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
+    takes_several_logs: ClassVar[bool] = True
 
     def train(self, context: TrainingContext) -> CloneRouter:
-        """Train on the context's dataset.
+        """Train on the context's logs.
 
         Raises:
             InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
-            PoolMismatchError: If the dataset was logged with another pool.
+            PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
             RouterError: If the checkpoint folder belongs to another training.
         """
         from mtrouter_rl.agents.joint_q import HistoryEncoderFactory
 
         dataset, features = require_data(context, self.card)
-        transitions = make_transitions(
-            dataset, features, reward=context.reward, gamma=1.0, show_progress=context.show_progress
-        )
-        imitated = transitions.of_episodes(_best(dataset, transitions, share=self.parameters.best_share))
+        transitions = lay_out_logs(context, self.card, gamma=1.0)
+        datasets = (dataset, *(log.dataset for log in context.more_logs))
+        imitated = transitions.of_episodes(_best(datasets, transitions, share=self.parameters.best_share))
         layout = HistoryLayout.of_features(features, n_extra=len(context.pool.models))
         factory = HistoryEncoderFactory.of(layout, self.parameters)
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
@@ -172,9 +172,11 @@ def _own_names(weights: StateDict) -> dict[str, Tensor]:
     }
 
 
-def _best(dataset: "Dataset", transitions: Transitions, *, share: float) -> npt.NDArray[np.bool_]:
-    """Flags of the episodes with a turn: the best share of every task by return, at least one episode of each."""
-    tasks = np.array([episode.task for episode in dataset.completed if episode.turns])
+def _best(datasets: "Sequence[Dataset]", transitions: Transitions, *, share: float) -> npt.NDArray[np.bool_]:
+    """Flags of the episodes with a turn: the best share of every environment's tasks by return, at least one of each."""
+    names = [(log.info.env, one.task) for log in datasets for one in log.completed if one.turns]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    tasks = np.array([numbers[name] for name in names])
     returns = transitions.returns[transitions.turns == 0]
     chosen = np.zeros(len(tasks), dtype=np.bool_)
     for task in np.unique(tasks):

@@ -18,8 +18,8 @@ from mtrouter_rl.agents.parameters import (
 )
 from mtrouter_rl.agents.q_router import QNetworkSettings, QRouter, stack_critics
 from mtrouter_rl.agents.trainer import train
-from mtrouter_rl.agents.training import provenance, require_data, training_identity
-from mtrouter_rl.agents.transitions import Transitions, make_transitions
+from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
+from mtrouter_rl.agents.transitions import Transitions
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.pools.card import Frozen
 
@@ -85,6 +85,7 @@ class FittedQ(CardAlgorithm[FittedQParameters]):
     parameters_model: ClassVar[type[Frozen]] = FittedQParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
+    takes_several_logs: ClassVar[bool] = True
 
     @property
     def gamma(self) -> float:
@@ -92,21 +93,18 @@ class FittedQ(CardAlgorithm[FittedQParameters]):
         return self.parameters.gamma
 
     def train(self, context: TrainingContext) -> QRouter:
-        """Train on the context's dataset.
+        """Train on the context's logs.
 
         Raises:
             InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
-            PoolMismatchError: If the dataset was logged with another pool.
+            PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
             RouterError: If the checkpoint folder belongs to another training.
         """
-        dataset, features = require_data(context, self.card)
-        transitions = make_transitions(
-            dataset,
-            features,
-            reward=context.reward,
+        transitions = lay_out_logs(
+            context,
+            self.card,
             gamma=self.parameters.gamma,
             bootstrap_after_truncation=self.parameters.bootstrap_after_truncation,
-            show_progress=context.show_progress,
         )
         return train_q_router(
             context,

@@ -7,8 +7,7 @@ from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
 from mtrouter_rl.agents.learners import QLearning
 from mtrouter_rl.agents.parameters import CardAlgorithm, Discount
 from mtrouter_rl.agents.q_router import QRouter
-from mtrouter_rl.agents.training import require_data
-from mtrouter_rl.agents.transitions import make_transitions
+from mtrouter_rl.agents.training import lay_out_logs
 from mtrouter_rl.pools.card import Frozen
 
 
@@ -40,6 +39,7 @@ class MonteCarloQ(CardAlgorithm[MonteCarloQParameters]):
     parameters_model: ClassVar[type[Frozen]] = MonteCarloQParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
+    takes_several_logs: ClassVar[bool] = True
 
     @property
     def gamma(self) -> float:
@@ -47,21 +47,14 @@ class MonteCarloQ(CardAlgorithm[MonteCarloQParameters]):
         return self.parameters.gamma
 
     def train(self, context: TrainingContext) -> QRouter:
-        """Train on the context's dataset.
+        """Train on the context's logs.
 
         Raises:
             InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
-            PoolMismatchError: If the dataset was logged with another pool.
+            PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
             RouterError: If the checkpoint folder belongs to another training.
         """
-        dataset, features = require_data(context, self.card)
-        transitions = make_transitions(
-            dataset,
-            features,
-            reward=context.reward,
-            gamma=self.parameters.gamma,
-            show_progress=context.show_progress,
-        )
+        transitions = lay_out_logs(context, self.card, gamma=self.parameters.gamma)
         return train_q_router(
             context,
             transitions.as_return_regression(),

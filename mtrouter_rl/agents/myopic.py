@@ -7,8 +7,7 @@ from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
 from mtrouter_rl.agents.learners import QLearning
 from mtrouter_rl.agents.parameters import CardAlgorithm
 from mtrouter_rl.agents.q_router import QRouter
-from mtrouter_rl.agents.training import require_data
-from mtrouter_rl.agents.transitions import make_transitions
+from mtrouter_rl.agents.training import lay_out_logs
 from mtrouter_rl.pools.card import Frozen
 
 
@@ -26,6 +25,7 @@ class Myopic(CardAlgorithm[MyopicParameters]):
     parameters_model: ClassVar[type[Frozen]] = MyopicParameters
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
+    takes_several_logs: ClassVar[bool] = True
 
     @property
     def gamma(self) -> float:
@@ -33,15 +33,12 @@ class Myopic(CardAlgorithm[MyopicParameters]):
         return 0.0
 
     def train(self, context: TrainingContext) -> QRouter:
-        """Train on the context's dataset.
+        """Train on the context's logs.
 
         Raises:
             InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
-            PoolMismatchError: If the dataset was logged with another pool.
+            PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
             RouterError: If the checkpoint folder belongs to another training.
         """
-        dataset, features = require_data(context, self.card)
-        transitions = make_transitions(
-            dataset, features, reward=context.reward, gamma=self.gamma, show_progress=context.show_progress
-        )
+        transitions = lay_out_logs(context, self.card, gamma=self.gamma)
         return train_q_router(context, transitions, card=self.card, parameters=self.parameters, learning=QLearning())

@@ -51,7 +51,7 @@ class LoopParameters(Frozen):
     Attributes:
         n_iterations: Iterations; at the end of each one metrics and a checkpoint are written.
         steps_per_iteration: Gradient steps of an iteration.
-        batch_size: Transitions of a gradient step, drawn uniformly with replacement.
+        batch_size: Transitions of a gradient step, drawn with replacement; see `transitions.Transitions.sample`.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
         schedule: "constant", or "cosine": from `learning_rate` to 0 over all iterations (one value an iteration).
@@ -97,9 +97,10 @@ class CardAlgorithm(Generic[ParametersT]):
 
     Attributes:
         parameters_model: Model of the card's parameters.
-        needs_dataset: See `mtrouter_rl.agents.base.Algorithm`, as for the next two.
+        needs_dataset: See `mtrouter_rl.agents.base.Algorithm`, as for the next three.
         needs_features: Likewise.
         needs_validation: Likewise.
+        takes_several_logs: Likewise.
         card: The agent card.
         parameters: Its parameters, checked.
     """
@@ -108,6 +109,7 @@ class CardAlgorithm(Generic[ParametersT]):
     needs_dataset: ClassVar[bool] = False
     needs_features: ClassVar[bool] = False
     needs_validation: ClassVar[bool] = False
+    takes_several_logs: ClassVar[bool] = False
 
     def __init__(self, card: AgentCard, parameters: ParametersT) -> None:
         self.card = card

@@ -29,28 +29,72 @@ MakeFeatures = Callable[[dict[str, JsonValue]], "HistoryFeatures"]
 SettingsT = TypeVar("SettingsT", bound=Frozen)
 
 
+class LogRecord(Frozen):
+    """A log that a router learned from.
+
+    Attributes:
+        dataset_id: Its id.
+        dataset_fingerprint: Its `DatasetInfo.fingerprint`.
+        env: Environment that it is of.
+        reward: What the router maximises in that environment.
+    """
+
+    dataset_id: str
+    dataset_fingerprint: str
+    env: str
+    reward: RewardCard
+
+
 class Provenance(Frozen):
     """How a router was made.
 
     Attributes:
         card: The agent card, as it was given.
         seed: Seed of the training.
-        dataset_id: The log that it learned from; None if it needed none.
+        dataset_id: The log that it learned from, the first of several; None if it needed none.
         dataset_fingerprint: `DatasetInfo.fingerprint` of that log; None if it needed none, or was saved before there was one.
-        reward: What it maximises; None if it maximises nothing.
+        env: Environment of that log; None likewise.
+        reward: What it maximises, in the environment of the first log if there are several; None if it maximises nothing.
+        more_logs: The other logs that it learned from.
     """
 
     card: AgentCard
     seed: int
     dataset_id: str | None = None
     dataset_fingerprint: str | None = None
+    env: str | None = None
     reward: RewardCard | None = None
+    more_logs: tuple[LogRecord, ...] = ()
+
+    @property
+    def dataset_ids(self) -> tuple[str, ...]:
+        """Ids of the logs that it learned from, in the order in which they were given; none if it needed none."""
+        first = () if self.dataset_id is None else (self.dataset_id,)
+        return (*first, *(log.dataset_id for log in self.more_logs))
+
+    @property
+    def envs(self) -> tuple[str, ...]:
+        """Environments of those logs, each once; none if it needed none, or was saved before they were written down."""
+        first = () if self.env is None else (self.env,)
+        return tuple(dict.fromkeys((*first, *(log.env for log in self.more_logs))))
 
     def is_of(self, info: DatasetInfo) -> bool:
         """Whether the router learned from this log; by its id alone where the fingerprint is not known."""
+        if any(log.dataset_fingerprint == info.fingerprint for log in self.more_logs):
+            return True
         if self.dataset_fingerprint is None:
             return self.dataset_id == info.dataset_id
         return self.dataset_fingerprint == info.fingerprint
+
+    def reward_in(self, env: str) -> RewardCard | None:
+        """What the router maximises in an environment.
+
+        With logs of several environments money is worth something else in each; in one that is not among them, what the
+        router's values stand for is unknown, so the answer is None.
+        """
+        if not self.more_logs or env == self.env:
+            return self.reward
+        return next((log.reward for log in self.more_logs if log.env == env), None)
 
 
 class RouterRecord(Frozen):

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.base import TrainingContext, TrainingLog
 from mtrouter_rl.agents.quiet import silence_gym_notice
-from mtrouter_rl.agents.saving import Provenance
+from mtrouter_rl.agents.saving import LogRecord, Provenance
+from mtrouter_rl.agents.transitions import Transitions, join_transitions
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.card import Frozen
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def require_data(context: TrainingContext, card: AgentCard) -> "tuple[Dataset, HistoryFeatures]":
-    """The dataset and the features of a context.
+    """The dataset and the features of a context, of the first log if there are several.
 
     Raises:
         InvalidConfigError: If one of them is missing.
-        PoolMismatchError: If the dataset was logged with another pool.
+        PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
     """
     if context.dataset is None or context.features is None:
         missing = "dataset" if context.dataset is None else "features"
@@ -29,21 +30,49 @@ def require_data(context: TrainingContext, card: AgentCard) -> "tuple[Dataset, H
             "a log; give one"
         )
     context.dataset.info.check_pool(context.pool)
+    for log in context.more_logs:
+        context.dataset.info.check_models(log.dataset.info)
     silence_gym_notice()
     return context.dataset, context.features
+
+
+def lay_out_logs(
+    context: TrainingContext, card: AgentCard, *, gamma: float, bootstrap_after_truncation: bool = False
+) -> Transitions:
+    """The logs of a context as transitions, with the rewards of their environments; see `transitions.join_transitions`.
+
+    Raises:
+        InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
+        PoolMismatchError: As `require_data`.
+    """
+    dataset, features = require_data(context, card)
+    first = TrainingLog(dataset=dataset, reward=context.reward, features=features)
+    return join_transitions(
+        (first, *context.more_logs),
+        gamma=gamma,
+        log_shares=context.log_shares,
+        bootstrap_after_truncation=bootstrap_after_truncation,
+        show_progress=context.show_progress,
+    )
 
 
 def training_identity(context: TrainingContext, card: AgentCard, parameters: Frozen) -> dict[str, JsonValue]:
     """What decides the result of a training, besides its seed and its data."""
     dataset, features = require_data(context, card)
     values: dict[str, JsonValue] = parameters.model_dump(mode="json")
-    return {f"parameter {name}": value for name, value in values.items()} | {
-        "algorithm": card.algorithm,
-        "dataset_id": dataset.info.dataset_id,
-        "model_names": list(context.pool.model_names),
-        "features": features.to_config(),
-        "reward": context.reward.model_dump(mode="json"),
-    }
+    more: list[JsonValue] = [record.model_dump(mode="json") for record in _records(context)]
+    several: dict[str, JsonValue] = {"more_logs": more, "log_shares": context.log_shares} if more else {}
+    return (
+        several
+        | {f"parameter {name}": value for name, value in values.items()}
+        | {
+            "algorithm": card.algorithm,
+            "dataset_id": dataset.info.dataset_id,
+            "model_names": list(context.pool.model_names),
+            "features": features.to_config(),
+            "reward": context.reward.model_dump(mode="json"),
+        }
+    )
 
 
 def provenance(context: TrainingContext, card: AgentCard, parameters: Frozen) -> Provenance:
@@ -55,5 +84,20 @@ def provenance(context: TrainingContext, card: AgentCard, parameters: Frozen) ->
         seed=context.seed,
         dataset_id=None if info is None else info.dataset_id,
         dataset_fingerprint=None if info is None else info.fingerprint,
+        env=None if info is None else info.env,
         reward=context.reward,
+        more_logs=_records(context),
+    )
+
+
+def _records(context: TrainingContext) -> tuple[LogRecord, ...]:
+    """The logs of a context beside the first."""
+    return tuple(
+        LogRecord(
+            dataset_id=log.dataset.info.dataset_id,
+            dataset_fingerprint=log.dataset.info.fingerprint,
+            env=log.dataset.info.env,
+            reward=log.reward,
+        )
+        for log in context.more_logs
     )

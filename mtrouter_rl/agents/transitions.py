@@ -10,11 +10,13 @@ import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.agents.base import LogShares, TrainingLog
 from mtrouter_rl.agents.networks import FORBIDDEN_Q
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import InvalidConfigError
@@ -70,6 +72,8 @@ class Transitions:
         turns: Turn index, shape (N,).
         returns: Discounted return from this turn on, as logged, float32, shape (N,).
         n_models: M.
+        groups: Which group (environment) each transition is of, where a mini-batch takes the same share of every group,
+            shape (N,); None draws from all transitions alike.
     """
 
     observations: npt.NDArray[np.float32]
@@ -83,6 +87,7 @@ class Transitions:
     turns: npt.NDArray[np.int64]
     returns: npt.NDArray[np.float32]
     n_models: int
+    groups: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -111,7 +116,8 @@ class Transitions:
             "turns",
             "returns",
         )
-        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names})
+        groups = None if self.groups is None else self.groups[keep]
+        return dataclasses.replace(self, groups=groups, **{name: getattr(self, name)[keep] for name in names})
 
     def batch(self, indices: npt.NDArray[np.int64]) -> "TransitionMiniBatch":
         """The transitions of these indices, shape (B,), as d3rlpy takes them."""
@@ -131,8 +137,19 @@ class Transitions:
         )
 
     def sample(self, batch_size: int, generator: np.random.Generator) -> "TransitionMiniBatch":
-        """Mini-batch drawn uniformly with replacement."""
-        return self.batch(generator.integers(len(self), size=batch_size))
+        """Mini-batch drawn uniformly with replacement; with groups, as many of each (to within one), uniform within it."""
+        if self.groups is None:
+            return self.batch(generator.integers(len(self), size=batch_size))
+        order, starts, sizes = self._by_group
+        drawn = (np.arange(batch_size) + generator.integers(len(sizes))) % len(sizes)
+        return self.batch(order[starts[drawn] + generator.integers(sizes[drawn])])
+
+    @cached_property
+    def _by_group(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Transitions in the order of their groups, where each group starts in it, and how many it has."""
+        assert self.groups is not None
+        _, starts, sizes = np.unique(np.sort(self.groups), return_index=True, return_counts=True)
+        return np.argsort(self.groups, kind="stable"), starts, sizes
 
     def fingerprint(self) -> str:
         """Checksum of everything that a training reads."""
@@ -168,6 +185,80 @@ def make_transitions(
         InvalidConfigError: If no completed episode has a turn, or a return is at or below the value of forbidden
             models.
     """
+    return join_transitions(
+        [TrainingLog(dataset=dataset, reward=reward, features=features)],
+        gamma=gamma,
+        log_shares="by-turns",
+        bootstrap_after_truncation=bootstrap_after_truncation,
+        show_progress=show_progress,
+    )
+
+
+def join_transitions(
+    logs: Sequence[TrainingLog],
+    *,
+    gamma: float,
+    log_shares: LogShares,
+    bootstrap_after_truncation: bool = False,
+    show_progress: bool = False,
+) -> Transitions:
+    """Lay out the completed episodes of one or several logs of the same models, one log after the other.
+
+    The rewards of each log are those of its own environment.
+
+    Args:
+        logs: At least one.
+        gamma: See `make_transitions`, as for the last two.
+        log_shares: Whether a mini-batch takes as much of every environment, or of every turn.
+        bootstrap_after_truncation: Likewise.
+        show_progress: Likewise.
+
+    Raises:
+        InvalidConfigError: As `make_transitions`, for any of the logs.
+    """
+    episodes = [_learnable(log.dataset) for log in logs]
+    ends = np.cumsum([_count_rows(some) for some in episodes])
+    model_names = tuple(logs[0].dataset.info.model_names)
+    # The one large array is made once: laying logs out one by one and joining them would hold it twice.
+    observations = np.zeros((ends[-1], logs[0].features.dim + len(model_names)), dtype=np.float32)
+    parts = []
+    for log, some, rows in zip(logs, episodes, np.split(observations, ends[:-1]), strict=True):
+        log.features.encode_log(some, show_progress=show_progress)
+        _fill_observations(rows, some, log.features)
+        part = _lay_out(
+            some,
+            observations=rows,
+            model_names=model_names,
+            reward=log.reward,
+            gamma=gamma,
+            bootstrap_after_truncation=bootstrap_after_truncation,
+        )
+        _check_returns(part, log.reward)
+        parts.append(part)
+    envs = [log.dataset.info.env for log in logs]
+    is_drawn_by_group = log_shares == "equal" and len(set(envs)) > 1
+    return _joined(parts, observations, groups=[envs.index(env) for env in envs] if is_drawn_by_group else None)
+
+
+def _joined(
+    parts: Sequence[Transitions], observations: npt.NDArray[np.float32], *, groups: Sequence[int] | None
+) -> Transitions:
+    """Parts whose observations lie one after the other in one array; `groups` has the group of every part."""
+    n_rows = np.cumsum([0, *(len(part.observations) for part in parts)])
+    n_episodes = np.cumsum([0, *(part.episodes[-1] + 1 for part in parts)])
+    names = ("actions", "rewards", "terminals", "utility_gains", "costs_usd", "turns", "returns")
+    return Transitions(
+        observations=observations,
+        rows=np.concatenate([part.rows + offset for part, offset in zip(parts, n_rows, strict=False)]),
+        episodes=np.concatenate([part.episodes + offset for part, offset in zip(parts, n_episodes, strict=False)]),
+        n_models=parts[0].n_models,
+        groups=None if groups is None else np.repeat(groups, [len(part) for part in parts]),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+    )
+
+
+def _learnable(dataset: "Dataset") -> list[Episode]:
+    """Completed episodes with a turn, of which there must be one."""
     episodes = [episode for episode in dataset.completed if episode.turns]
     skipped = len(dataset.completed) - len(episodes)
     if skipped:
@@ -176,32 +267,20 @@ def make_transitions(
         raise InvalidConfigError(
             f"dataset '{dataset.info.dataset_id}' has no completed episode with a turn; there is nothing to learn from"
         )
-    features.encode_log(episodes, show_progress=show_progress)
-    model_names = tuple(dataset.info.model_names)
-    transitions = _lay_out(
-        episodes,
-        observations=_observations(episodes, features, n_models=len(model_names)),
-        model_names=model_names,
-        reward=reward,
-        gamma=gamma,
-        bootstrap_after_truncation=bootstrap_after_truncation,
-    )
-    _check_returns(transitions, reward)
-    return transitions
+    return episodes
 
 
-def _observations(
-    episodes: Sequence[Episode], features: "HistoryFeatures", *, n_models: int
-) -> npt.NDArray[np.float32]:
-    n_rows = sum(len(episode.turns) + 1 for episode in episodes)
-    rows = np.zeros((n_rows, features.dim + n_models), dtype=np.float32)
+def _count_rows(episodes: Sequence[Episode]) -> int:
+    return sum(len(episode.turns) + 1 for episode in episodes)
+
+
+def _fill_observations(rows: npt.NDArray[np.float32], episodes: Sequence[Episode], features: "HistoryFeatures") -> None:
     start = 0
     for episode in episodes:
         n_turns = len(episode.turns)
         rows[start : start + n_turns + 1, : features.dim] = features.of_episode(episode)
         rows[start : start + n_turns, features.dim :] = [turn.action_mask for turn in episode.turns]
         start += n_turns + 1
-    return rows
 
 
 def _lay_out(

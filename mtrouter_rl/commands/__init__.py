@@ -14,6 +14,7 @@ from mtrouter_rl.commands import (
     report,
     reprice,
     split,
+    study_cross,
     study_log,
     validate,
 )
@@ -27,6 +28,7 @@ ADDERS = (
     reprice.add,
     export.add,
     study_log.add,
+    study_cross.add,
     one_turn.add,
     ope.add,
     new_env.add,

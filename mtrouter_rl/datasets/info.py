@@ -117,7 +117,7 @@ class DatasetInfo(Frozen):
         Raises:
             PoolMismatchError: Names both pools and every difference.
         """
-        differences = [*_differing_names(self, pool), *_differing_models(self, pool)]
+        differences = list(model_differences(self.models, pool.models, names=("the dataset", "the pool")))
         if self.prompt_cache != pool.prompt_cache:
             differences.append(f"prompt_cache: {self.prompt_cache!r} in the dataset, {pool.prompt_cache!r} in the pool")
         if differences:
@@ -127,31 +127,65 @@ class DatasetInfo(Frozen):
                 "collect the dataset anew"
             )
 
+    def check_models(self, other: "DatasetInfo") -> None:
+        """Refuse another log whose models are not those of this one, so that one router cannot learn from both.
+
+        Names, their order, prices, limits and dates must agree. Prompt caches may differ: which models are warm is part of
+        the state, and what that saves is part of the logged cost.
+
+        Raises:
+            PoolMismatchError: Names both logs and the first difference.
+        """
+        differences = list(model_differences(self.models, other.models, names=("the first log", "the second")))
+        if differences:
+            raise PoolMismatchError(
+                f"datasets '{self.dataset_id}' (environment '{self.env}') and '{other.dataset_id}' (environment "
+                f"'{other.env}') cannot train one router: {differences[0]}; one router needs the same models in the same "
+                "order, at the same prices, limits and dates: leave one log out, or bring it to the other's prices with "
+                "'mtrouter-rl reprice'"
+            )
+
     def to_json(self) -> str:
         """Text of `info.json`; equal infos give equal text. `parse_info` is its inverse."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
-def _differing_names(info: DatasetInfo, pool: PoolCard) -> Iterator[str]:
-    here, there = info.model_names, pool.model_names
+def model_differences(
+    here: tuple[ModelCard, ...], there: tuple[ModelCard, ...], *, names: tuple[str, str]
+) -> Iterator[str]:
+    """How two lists of models differ, a phrase each: in names and their order first, then in prices, limits and dates.
+
+    Args:
+        here: Models of one side.
+        there: Models of the other.
+        names: What the sides are called in the phrases.
+    """
+    yield from _differing_names(tuple(model.name for model in here), tuple(model.name for model in there), names=names)
+    yield from _differing_fields(here, there, names=names)
+
+
+def _differing_names(here: tuple[str, ...], there: tuple[str, ...], *, names: tuple[str, str]) -> Iterator[str]:
     missing = [name for name in here if name not in there]
     added = [name for name in there if name not in here]
     if missing:
-        yield f"model(s) {missing} are in the dataset only"
+        yield f"model(s) {missing} are in {names[0]} only"
     if added:
-        yield f"model(s) {added} are in the pool only"
+        yield f"model(s) {added} are in {names[1]} only"
     if not missing and not added and here != there:
-        yield f"order of models: {list(here)} in the dataset, {list(there)} in the pool"
+        yield f"order of models: {list(here)} in {names[0]}, {list(there)} in {names[1]}"
 
 
-def _differing_models(info: DatasetInfo, pool: PoolCard) -> Iterator[str]:
-    for logged in info.models:
-        if logged.name not in pool.model_names:
+def _differing_fields(
+    here: tuple[ModelCard, ...], there: tuple[ModelCard, ...], *, names: tuple[str, str]
+) -> Iterator[str]:
+    by_name = {model.name: model for model in there}
+    for model in here:
+        if model.name not in by_name:
             continue
-        ours, theirs = _flat(logged), _flat(pool.model(logged.name))
+        ours, theirs = _flat(model), _flat(by_name[model.name])
         for field, value in ours.items():
             if value != theirs[field]:
-                yield f"model '{logged.name}', {field}: {value} in the dataset, {theirs[field]} in the pool"
+                yield f"model '{model.name}', {field}: {value} in {names[0]}, {theirs[field]} in {names[1]}"
 
 
 def _flat(model: ModelCard) -> dict[str, object]:

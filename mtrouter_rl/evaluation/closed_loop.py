@@ -51,9 +51,9 @@ class Contestant:
         return cls(name=router.name, ref=ref, router=fixed, provenance=provenance)
 
     @property
-    def dataset_id(self) -> str | None:
-        """The log that it learned from; None if it learned from none."""
-        return None if self.provenance is None else self.provenance.dataset_id
+    def dataset_ids(self) -> tuple[str, ...]:
+        """The logs that it learned from; none if it learned from none."""
+        return () if self.provenance is None else self.provenance.dataset_ids
 
     @property
     def first_model(self) -> str | None:
@@ -78,6 +78,22 @@ class EvaluationPlan:
     seed: int
     folder: Path
     overwrite: bool = False
+
+
+def unseen_env_notes(contestants: Sequence[Contestant], env: str) -> tuple[str, ...]:
+    """A sentence for every set of environments that routers were trained on and that lacks the one they are run in.
+
+    Routers whose environments are not known, since they were saved before these were written down, are left out.
+    """
+    names: dict[tuple[str, ...], list[str]] = {}
+    for one in contestants:
+        envs = () if one.provenance is None else one.provenance.envs
+        if envs and env not in envs:
+            names.setdefault(envs, []).append(one.name)
+    return tuple(
+        f"{', '.join(routers)}: trained on logs of {', '.join(envs)}; environment '{env}' was not among the training logs."
+        for envs, routers in names.items()
+    )
 
 
 def run_policies(

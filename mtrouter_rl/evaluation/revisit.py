@@ -71,13 +71,17 @@ class HistoryStates:
     metadata: tuple[tuple[str, ...], ...]
 
 
-def value_meaning(router: Router) -> ValueMeaning | None:
-    """What the Q-values of a trained router are values of; None if it has none, or nobody knows how it was made."""
+def value_meaning(router: Router, *, env: str) -> ValueMeaning | None:
+    """What the Q-values of a trained router are values of in an environment.
+
+    None if it has none, nobody knows how it was made, or it was made from logs of several environments and this is none of
+    them.
+    """
     provenance = getattr(router, "provenance", None)
-    if not isinstance(router, ValueRouter) or not isinstance(provenance, Provenance) or provenance.reward is None:
+    if not isinstance(router, ValueRouter) or not isinstance(provenance, Provenance):
         return None
-    gamma = getattr(load_algorithm(provenance.card), "gamma", None)
-    return None if gamma is None else ValueMeaning(gamma=gamma, reward=provenance.reward)
+    gamma, reward = getattr(load_algorithm(provenance.card), "gamma", None), provenance.reward_in(env)
+    return None if gamma is None or reward is None else ValueMeaning(gamma=gamma, reward=reward)
 
 
 def revisit(

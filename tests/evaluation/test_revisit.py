@@ -49,7 +49,7 @@ def traced(policies, routers, corridor_config):
 
 
 def test_discount_is_the_routers_own(routers):
-    found = {name: value_meaning(router) for name, router in routers.items()}
+    found = {name: value_meaning(router, env="corridor") for name, router in routers.items()}
     assert {name: meaning and meaning.gamma for name, meaning in found.items()} == {
         "fitted-q": 0.95,
         "monte-carlo-q": 1.0,
