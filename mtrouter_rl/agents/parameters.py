@@ -99,7 +99,7 @@ class CardAlgorithm(Generic[ParametersT]):
         parameters_model: Model of the card's parameters.
         needs_dataset: See `mtrouter_rl.agents.base.Algorithm`, as for the next two.
         needs_features: Likewise.
-        needs_validation: Likewise.
+        needs_validation: Likewise; a card's parameters may decide it.
         card: The agent card.
         parameters: Its parameters, checked.
     """
@@ -107,7 +107,7 @@ class CardAlgorithm(Generic[ParametersT]):
     parameters_model: ClassVar[type[Frozen]]
     needs_dataset: ClassVar[bool] = False
     needs_features: ClassVar[bool] = False
-    needs_validation: ClassVar[bool] = False
+    needs_validation: bool = False
 
     def __init__(self, card: AgentCard, parameters: ParametersT) -> None:
         self.card = card
