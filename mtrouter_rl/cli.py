@@ -106,7 +106,12 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2, or what the card says)"
     )
-    parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: four of them)")
+    parser.add_argument(
+        "--agents",
+        nargs="+",
+        metavar="AGENT",
+        help="agent cards to train, or sets of them: default, single-turn, per-turn, rules, all (default: default)",
+    )
     parser.set_defaults(run=_study)
 
 
@@ -114,7 +119,7 @@ def _study(args: argparse.Namespace) -> None:
     import dataclasses
 
     from mtrouter_rl.evaluation.tables import format_table
-    from mtrouter_rl.study import StudyRequest, quick_size, run_study
+    from mtrouter_rl.study import StudyRequest, expand_agents, quick_size, run_study
 
     changes = {"n_episodes": args.episodes, "n_test_seeds": args.test_seeds}
     config = _config(args)
@@ -131,7 +136,7 @@ def _study(args: argparse.Namespace) -> None:
         collects=args.collect or args.episodes is not None,
     )
     if args.agents:
-        request = dataclasses.replace(request, agents=tuple(args.agents))
+        request = dataclasses.replace(request, agents=expand_agents(args.agents))
     results = run_study(request, say=_say)
     for split in results.splits:
         print(f"\n{format_table(results, split)}")

@@ -72,8 +72,7 @@ class BoostedTrees:
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         fitted = []
-        for model in range(log.n_models):
-            rows = log.of(model)
+        for rows in log.by_model():
             for outcome in range(_N_OUTCOMES):
                 regression = HistGradientBoostingRegressor(
                     max_iter=parameters.n_trees,
@@ -85,8 +84,8 @@ class BoostedTrees:
                     random_state=seed,
                 )
                 # Binning refuses a single row; a copy of it changes no mean.
-                rows = np.repeat(rows, 2) if len(rows) == 1 else rows
-                fitted.append(regression.fit(log.vectors[rows], log.outcomes[rows, outcome], log.weights[rows]))
+                taken = np.repeat(rows, 2) if len(rows) == 1 else rows
+                fitted.append(regression.fit(log.vectors[taken], log.outcomes[taken, outcome], log.weights[taken]))
         return cls.of_regressions(fitted)
 
     @classmethod

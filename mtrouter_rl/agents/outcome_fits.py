@@ -22,8 +22,7 @@ def fit_ridge(log: OutcomeLog, *, penalty: float) -> Arrays:
     from sklearn.linear_model import Ridge
 
     weights = np.zeros((log.vectors.shape[1] + 1, log.n_models, 2))
-    for model in range(log.n_models):
-        rows = log.of(model)
+    for model, rows in enumerate(log.by_model()):
         vectors = log.vectors[rows].astype(np.float64)
         fitted = Ridge(alpha=penalty).fit(vectors, log.outcomes[rows], sample_weight=log.weights[rows])
         weights[:-1, model] = fitted.coef_.T

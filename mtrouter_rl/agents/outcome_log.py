@@ -43,9 +43,9 @@ class OutcomeLog:
     weights: npt.NDArray[np.float64]
     n_models: int
 
-    def of(self, model: int) -> npt.NDArray[np.int64]:
-        """Rows of a model."""
-        return np.flatnonzero(self.models == model)
+    def by_model(self) -> list[npt.NDArray[np.int64]]:
+        """Rows of every model, in pool order."""
+        return [np.flatnonzero(self.models == model) for model in range(self.n_models)]
 
     def means(self, chosen: npt.NDArray[np.bool_], *, prior: FloatArray, prior_weight: float) -> FloatArray:
         """Mean outcomes of every model over some rows, drawn towards a prior, shape (M, 2).
@@ -163,13 +163,17 @@ class TaskLog(OutcomeLog):
 
 
 def resolve_learns_from(dataset: "Dataset", learns_from: LearnsFrom) -> Literal["episodes", "turns"]:
-    """What "auto" means for a log: "episodes" if one model each played more than half of the completed ones, else "turns"."""
+    """What "auto" means for a log.
+
+    "episodes" if more than half of the completed episodes that are longer than a turn have one model throughout, or none is
+    longer; else "turns". An episode of one turn has one model under any policy, so it tells nothing.
+    """
     if learns_from != "auto":
         return learns_from
-    completed = [episode for episode in dataset.completed if episode.turns]
-    n_single = sum(len(set(episode.models)) == 1 for episode in completed)
-    chosen: Literal["episodes", "turns"] = "episodes" if 2 * n_single > len(completed) else "turns"
-    _LOG.info("learns_from is auto: %s, as %d of %d episodes have one model", chosen, n_single, len(completed))
+    longer = [episode for episode in dataset.completed if len(episode.turns) > 1]
+    n_single = sum(len(set(episode.models)) == 1 for episode in longer)
+    chosen: Literal["episodes", "turns"] = "episodes" if 2 * n_single > len(longer) or not longer else "turns"
+    _LOG.info("learns_from is auto: %s, as %d of %d longer episodes have one model", chosen, n_single, len(longer))
     return chosen
 
 

@@ -31,7 +31,7 @@ class TaskFactorizationParameters(TaskParameters):
 
 
 class TaskFactorization(TaskValueAlgorithm[TaskFactorizationParameters]):
-    """Predicts an outcome of model m on task vector x as mean_m + (x - mean x)^T P e_m.
+    """Predicts an outcome of model m on task vector x as b_m + x^T P e_m. The intercept b_m is not penalised.
 
     The models share the projection P, so that what is learned of tasks from one model serves the others; the ridge
     regressions of `TaskRidge` share nothing.
@@ -53,16 +53,20 @@ class TaskFactorization(TaskValueAlgorithm[TaskFactorizationParameters]):
     def _weights(self, log: OutcomeLog, outcome: int, rng: np.random.Generator) -> Matrix:
         """Coefficients of an outcome and its intercepts, shape (E+1, M)."""
         means = log.overall()[:, outcome].astype(np.float64)
+        centers = np.stack(
+            [np.average(log.vectors[rows], axis=0, weights=log.weights[rows]) for rows in log.by_model()]
+        )
         residuals = log.outcomes[:, outcome] - means[log.models]
         scale = float(np.sqrt(np.average(residuals**2, weights=log.weights))) or 1.0
-        center = np.average(log.vectors, axis=0, weights=log.weights)
-        problem = Factorization.of(log, log.vectors - center, residuals / scale, penalty=self.parameters.penalty)
+        vectors = log.vectors - centers[log.models]
+        problem = Factorization.of(log, vectors, residuals / scale, penalty=self.parameters.penalty)
         embeddings: Matrix = rng.normal(size=(log.n_models, self.parameters.embedding_dim))
-        projection: Matrix = np.zeros((len(center), self.parameters.embedding_dim))
+        projection: Matrix = np.zeros((centers.shape[1], self.parameters.embedding_dim))
         for _ in range(self.parameters.n_sweeps):
             projection, embeddings = problem.sweep(projection, embeddings)
         weights = scale * projection @ embeddings.T
-        return np.concatenate([weights, (means - center @ weights)[None]])
+        intercepts = means - (centers * weights.T).sum(axis=1)
+        return np.concatenate([weights, intercepts[None]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +91,7 @@ class Factorization:
     def of(cls, log: OutcomeLog, vectors: Matrix, targets: Matrix, *, penalty: float) -> "Factorization":
         """Sums over a log's rows, with these vectors, shape (N, E), and targets, shape (N,)."""
         grams, moments = [], []
-        for model in range(log.n_models):
-            rows = log.of(model)
+        for rows in log.by_model():
             weighted = vectors[rows] * log.weights[rows, None]
             grams.append(vectors[rows].T @ weighted)
             moments.append(weighted.T @ targets[rows])

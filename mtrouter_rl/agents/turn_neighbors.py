@@ -49,6 +49,5 @@ class TurnNeighbors(TurnValueAlgorithm[TurnNeighborsParameters]):
 
     def _sample(self, log: OutcomeLog, seed: int) -> npt.NDArray[np.int64]:
         rng, most = np.random.default_rng(seed), self.parameters.n_kept_per_model
-        of_models = [log.of(model) for model in range(log.n_models)]
-        kept = [rng.choice(rows, size=min(most, len(rows)), replace=False) for rows in of_models]
+        kept = [rng.choice(rows, size=min(most, len(rows)), replace=False) for rows in log.by_model()]
         return np.sort(np.concatenate(kept))
