@@ -26,7 +26,7 @@ def returns(tmp_path_factory, corridor_config, corridor_log):
         routers = ("random", "cheapest", *(str(out / name) for name in AGENTS))
         request = EvaluateRequest(routers=routers, split="test", n_seeds=4, out=out / "run")
         results = evaluate_routers(pool, request, show_progress=False)
-    return {row.policy: row.reward_return.mean for row in results.split_rows("test")}
+    return {row.policy: row.return_mean for row in results.split_rows("test")}
 
 
 @pytest.mark.parametrize("name", ["turn-ridge", "turn-neighbors", "turn-clusters", "task-ridge"])
