@@ -185,16 +185,17 @@ class Cascade(RungAlgorithm[CascadeParameters]):
         has_succeeded = np.array([episode.utility >= self.parameters.success_utility - 1e-9 for episode in episodes])
         is_calibration = self._is_calibration([(episode.task, episode.variation) for episode in episodes], seed)
         learned = transitions.of_episodes(chosen & ~is_calibration)
-        rows = learned.rows[learned.actions == dataset.info.model_names.index(model)]
-        owners = learned.episodes[learned.actions == dataset.info.model_names.index(model)]
+        is_own = learned.actions == dataset.info.model_names.index(model)
         where = f"agent '{self.card.name}', dataset '{dataset.info.dataset_id}', model '{model}'"
-        if not len(rows):
+        if not is_own.any():
             raise InvalidConfigError(
-                f"{where}: no episode to learn a score from that it played throughout; log some with --policy "
+                f"{where}: nothing to learn a score from, must have played some {learns_from}; log some with --policy "
                 f"single:{model}, or set the parameter learns_from to 'turns', which guarantees nothing"
             )
         n_columns = transitions.observations.shape[1] - transitions.n_models
-        coefficients = self._fit(transitions.observations[rows, :n_columns], has_succeeded[owners])
+        coefficients = self._fit(
+            transitions.observations[learned.rows[is_own], :n_columns], has_succeeded[learned.episodes[is_own]]
+        )
         failed = transitions.of_episodes(chosen & is_calibration & ~has_succeeded)
         scores = score(transitions.observations[failed.rows, :n_columns], coefficients[None])[:, 0]
         lowest = np.array([part.min() for part in np.split(scores, np.flatnonzero(failed.turns == 0)[1:]) if part.size])
