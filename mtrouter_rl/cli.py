@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -231,12 +232,13 @@ def _inspect(args: argparse.Namespace) -> None:
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     from mtrouter_rl.cards import list_cards
 
+    agents = ", ".join(list_cards("agents"))
     parser = commands.add_parser(
         "train",
         formatter_class=_formatter,
         help="train a router from a dataset",
         description=(
-            f"Agents: {', '.join(list_cards('agents'))}, single:MODEL, or the path of a card.\n"
+            f"{textwrap.fill(f'Agents: {agents}, single:MODEL, or the path of a card.', 110, break_on_hyphens=False)}\n"
             "A killed training goes on from its last checkpoint when the same command is run again, and ends with the\n"
             "same weights. Curves: tensorboard --logdir OUT\n\n"
             "example: mtrouter-rl train --agent fitted-q --dataset logs/uniform --seed 0 --out routers/fitted-q"
