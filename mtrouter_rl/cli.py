@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,7 +119,12 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--test-seeds", type=int, metavar="K", help="seeds per test variation (default: 2, or what the card says)"
     )
-    parser.add_argument("--agents", nargs="+", metavar="AGENT", help="agent cards to train (default: four of them)")
+    parser.add_argument(
+        "--agents",
+        nargs="+",
+        metavar="AGENT",
+        help="agent cards to train, or sets of them: default, single-turn, per-turn, rules, all (default: default)",
+    )
     parser.add_argument(
         "--reference", action="store_true", help="show the reference that sees the simulator's hidden state as well"
     )
@@ -129,7 +135,7 @@ def _study(args: argparse.Namespace) -> None:
     import dataclasses
 
     from mtrouter_rl.evaluation.tables import format_table
-    from mtrouter_rl.study import StudyRequest, quick_size, run_study
+    from mtrouter_rl.study import StudyRequest, expand_agents, quick_size, run_study
 
     changes = {"n_episodes": args.episodes, "n_test_seeds": args.test_seeds}
     config = _config(args)
@@ -147,7 +153,7 @@ def _study(args: argparse.Namespace) -> None:
         shows_reference=args.reference,
     )
     if args.agents:
-        request = dataclasses.replace(request, agents=tuple(args.agents))
+        request = dataclasses.replace(request, agents=expand_agents(args.agents))
     results = run_study(request, say=_say)
     for split in results.splits:
         print(f"\n{format_table(results, split)}")
@@ -242,12 +248,13 @@ def _inspect(args: argparse.Namespace) -> None:
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     from mtrouter_rl.cards import list_cards
 
+    agents = ", ".join(list_cards("agents"))
     parser = commands.add_parser(
         "train",
         formatter_class=_formatter,
         help="train a router from a dataset",
         description=(
-            f"Agents: {', '.join(list_cards('agents'))}, single:MODEL, or the path of a card.\n"
+            f"{textwrap.fill(f'Agents: {agents}, single:MODEL, or the path of a card.', 110, break_on_hyphens=False)}\n"
             "A killed training goes on from its last checkpoint when the same command is run again, and ends with the\n"
             "same weights. Curves: tensorboard --logdir OUT\n\n"
             "Several datasets, of one or several environments with the same models, train one router; each is rewarded by the\n"

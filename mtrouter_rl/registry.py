@@ -139,6 +139,17 @@ ALGORITHMS = Registry(
         "task_ridge": "mtrouter_rl.agents.task_ridge:TaskRidge",
         "task_neighbors": "mtrouter_rl.agents.task_neighbors:TaskNeighbors",
         "task_clusters": "mtrouter_rl.agents.task_clusters:TaskClusters",
+        "task_boosting": "mtrouter_rl.agents.task_boosting:TaskBoosting",
+        "task_factorization": "mtrouter_rl.agents.task_factorization:TaskFactorization",
+        "turn_ridge": "mtrouter_rl.agents.turn_ridge:TurnRidge",
+        "turn_neighbors": "mtrouter_rl.agents.turn_neighbors:TurnNeighbors",
+        "turn_clusters": "mtrouter_rl.agents.turn_clusters:TurnClusters",
+        "turn_boosting": "mtrouter_rl.agents.turn_boosting:TurnBoosting",
+        "escalate_on_error": "mtrouter_rl.agents.escalate_on_error:EscalateOnError",
+        "strong_first": "mtrouter_rl.agents.strong_first:StrongFirst",
+        "cheap_first": "mtrouter_rl.agents.cheap_first:CheapFirst",
+        "interleave": "mtrouter_rl.agents.interleave:Interleave",
+        "cascade": "mtrouter_rl.agents.cascade:Cascade",
     },
 )
 """Name -> class that satisfies `mtrouter_rl.agents.base.Algorithm`."""

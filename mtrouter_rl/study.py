@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import EnvCard, card_roots
 from mtrouter_rl.datasets.collect import fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE, read_info
@@ -22,6 +23,7 @@ from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows import (
     RESULTS_FILE,
+    VALIDATION_FOLDER,
     CollectRequest,
     EvaluateRequest,
     TrainRequest,
@@ -42,6 +44,36 @@ ROUTERS_FOLDER = "routers"
 CACHE_FOLDER = "embeddings"
 STRONGEST = "strongest"
 LOG_POLICY = "uniform"
+
+_DEFAULT = ("fitted-q", "monte-carlo-q", "behavior-cloning", "myopic")
+_SINGLE_TURN = (
+    "task-table",
+    "task-ridge",
+    "task-neighbors",
+    "task-clusters",
+    "task-boosting",
+    "task-factorization",
+)
+_PER_TURN = ("turn-ridge", "turn-neighbors", "turn-clusters", "turn-boosting")
+_RULES = ("escalate-on-error", "strong-first", "cheap-first", "interleave")
+AGENT_SETS: dict[str, tuple[str, ...]] = {
+    "default": _DEFAULT,
+    "single-turn": _SINGLE_TURN,
+    "per-turn": _PER_TURN,
+    "rules": _RULES,
+    "all": (*_DEFAULT, "behavior-cloning-best", *_SINGLE_TURN, *_PER_TURN, *_RULES, "cascade"),
+}
+"""Agents of a study by one word; random, cheapest, strongest and the single models are in every study."""
+
+
+def expand_agents(names: Sequence[str]) -> tuple[str, ...]:
+    """Agent cards that names stand for, each once; a name of `AGENT_SETS` stands for its agents.
+
+    Example:
+        >>> expand_agents(["rules", "fitted-q", "interleave"])
+        ('escalate-on-error', 'strong-first', 'cheap-first', 'interleave', 'fitted-q')
+    """
+    return tuple(dict.fromkeys(agent for name in names for agent in AGENT_SETS.get(name, (name,))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +137,7 @@ class StudyRequest:
     size: StudySize
     seed: int
     n_workers: int
-    agents: tuple[str, ...] = (
-        "fitted-q",
-        "monte-carlo-q",
-        "behavior-cloning",
-        "myopic",
-    )
+    agents: tuple[str, ...] = _DEFAULT
     encoder: str = DEFAULT_ENCODER
     collects: bool = False
     shows_reference: bool = False
@@ -155,7 +182,7 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
         clock.step("2/5 validate: every single model on the validation split, to find the strongest")
         train_router(_training(request, STRONGEST), pool=pool, show_progress=show_progress)
         clock.step(f"3/5 train: {', '.join(request.agents)}")
-        _train_all(request, show_progress=show_progress)
+        _train_all(request, pool, show_progress=show_progress)
         for split in _splits(request.config):
             clock.step(f"4/5 evaluate on {split}, closed-loop, every router on the same episodes")
             _evaluate(pool, request, split, show_progress=show_progress)
@@ -205,6 +232,7 @@ def _training(request: StudyRequest, agent: str) -> TrainRequest:
         cache=request.cache,
         n_validation_seeds=request.size.n_validation_seeds,
         validation_per_task=request.size.validation_per_task,
+        validation_folder=request.router(STRONGEST) / VALIDATION_FOLDER,
     )
 
 
@@ -243,10 +271,17 @@ def _train_one(training: TrainRequest, show_progress: bool) -> None:
     train_router(training, show_progress=show_progress)
 
 
-def _train_all(request: StudyRequest, *, show_progress: bool) -> None:
-    """Train the agents side by side, after the log was encoded once for all of them."""
-    trainings = [_training(request, agent) for agent in request.agents]
-    encode_log(trainings[0], show_progress=show_progress)
+def _train_all(request: StudyRequest, pool: RolloutPool, *, show_progress: bool) -> None:
+    """Train the agents side by side, after the log was encoded once for all of them.
+
+    Those that validate come first, one after the other: they use the episodes that were run to find the strongest model.
+    """
+    every = [_training(request, agent) for agent in request.agents]
+    encode_log(every[0], show_progress=show_progress)
+    validating = [training for training in every if load_algorithm(training.agent).needs_validation]
+    for training in validating:
+        train_router(training, pool=pool, show_progress=show_progress)
+    trainings = [training for training in every if training not in validating]
     train_side_by_side(trainings, n_workers=request.n_workers, show_progress=show_progress)
 
 

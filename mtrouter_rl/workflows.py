@@ -144,6 +144,7 @@ class TrainRequest:
         cache: Folder of the embedding cache.
         n_validation_seeds: Seeds per variation of closed-loop validation.
         validation_per_task: At most this many validation variations of a task; None takes all.
+        validation_folder: Where validation episodes are kept, and taken from if they are there; None is a folder in `out`.
         overwrite: Whether another router in `out` is replaced.
         evaluate_every: Run the router closed-loop on validation after every so many iterations; None never does. It
             costs time and changes no weight, so it is no part of the identity.
@@ -162,6 +163,7 @@ class TrainRequest:
     cache: Path | None = None
     n_validation_seeds: int = 1
     validation_per_task: int | None = None
+    validation_folder: Path | None = None
     overwrite: bool = False
     evaluate_every: int | None = None
     evaluate_episodes: int = EVALUATE_EPISODES
@@ -302,7 +304,7 @@ def make_validate(pool: RolloutPool, request: TrainRequest) -> Validate:
                 pool.config.card, "validation", request.n_validation_seeds, per_task=request.validation_per_task
             ),
             seed=request.seed,
-            folder=request.out / VALIDATION_FOLDER,
+            folder=request.validation_folder or request.out / VALIDATION_FOLDER,
         )
         episodes = run_policies(pool, contestants, plan)
         return [_mean_utility(episodes[one.name], one.name) for one in contestants]

@@ -34,7 +34,7 @@ def tiny_agent():
 
     def make(name: str):
         card = load_agent(name)
-        small = {"n_iterations": 3, "steps_per_iteration": 8, "batch_size": 32}
+        small = {"n_iterations": 3, "steps_per_iteration": 8, "batch_size": 32, "n_trees": 3}
         known = {key: value for key, value in small.items() if key in card.parameters}
         return card.model_copy(update={"parameters": card.parameters | known})
 

@@ -1,12 +1,25 @@
 from dataclasses import replace
+from shutil import copytree
 
 import pytest
 
-from mtrouter_rl.cards import load_env_card
+from mtrouter_rl.agents.resolve import resolve_router
+from mtrouter_rl.cards import list_cards, load_env_card
+from mtrouter_rl.cli import build_parser
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import CardError
-from mtrouter_rl.study import QUICK, StudyRequest, quick_size, run_study
-from mtrouter_rl.workflows import RESULTS_FILE
+from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.study import (
+    AGENT_SETS,
+    QUICK,
+    StudyRequest,
+    _train_all,
+    _training,
+    expand_agents,
+    quick_size,
+    run_study,
+)
+from mtrouter_rl.workflows import RESULTS_FILE, train_router
 
 SIZE = replace(QUICK, n_episodes=150, ood_per_task=4)
 
@@ -61,3 +74,37 @@ def test_a_card_may_name_other_sizes():
         CardError, match=r"card 'corridor', study: unknown size 'n_episode'; did you mean 'n_episodes'\?"
     ):
         quick_size(card.model_copy(update={"study": {"n_episode": 7}}))
+
+
+def test_sets_of_agents_are_cards_and_stand_in_the_help(capsys):
+    assert {agent for agents in AGENT_SETS.values() for agent in agents} <= set(list_cards("agents"))
+    assert len(set(AGENT_SETS["all"])) == len(AGENT_SETS["all"])
+    assert set(AGENT_SETS["all"]) >= {agent for agents in AGENT_SETS.values() for agent in agents}
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["study", "--help"])
+    assert f"sets of them: {', '.join(AGENT_SETS)}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_sets_and_cards_can_be_mixed_and_each_agent_comes_once():
+    assert expand_agents(["interleave", "rules", "my.yaml"]) == (
+        "interleave",
+        "escalate-on-error",
+        "strong-first",
+        "cheap-first",
+        "my.yaml",
+    )
+
+
+def test_rules_take_the_validation_that_found_the_strongest_model(request_of_study, corridor_log):
+    request = replace(request_of_study, agents=("interleave", "cascade"))
+    copytree(corridor_log, request.out / "dataset")
+    with RolloutPool(request.config, n_workers=1) as pool:
+        train_router(_training(request, "strongest"), pool=pool, show_progress=False)
+        _train_all(request, pool, show_progress=False)
+    folders = sorted(path.parent.name for path in (request.out / "routers").glob("*/validation"))
+    assert folders == ["strongest"]
+    strongest = resolve_router(str(request.router("strongest")), request.config.pool)
+    for agent in request.agents:
+        router = resolve_router(str(request.router(agent)), request.config.pool)
+        assert router.settings.roles.rungs == ("small", strongest.settings.order[0])
+        assert router.settings.roles.validation_utilities == strongest.settings.validation_utilities

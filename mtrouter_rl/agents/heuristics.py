@@ -13,6 +13,7 @@ from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import CardAlgorithm
 from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
 from mtrouter_rl.agents.training import provenance
+from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.embeddings.models import REFERENCE_CALL
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -168,6 +169,29 @@ def single_router(
     )
 
 
+def validated_utilities(context: TrainingContext, card: AgentCard) -> Mapping[str, float]:
+    """Mean utility of every single model on the validation split, the cheapest model first.
+
+    Raises:
+        InvalidConfigError: If the context has no validation.
+    """
+    if context.validate is None:
+        raise InvalidConfigError(
+            f"agent '{card.name}': the training context has no validate, but the strongest model is found by running "
+            "every one; give it, or name the models in the card if the algorithm takes names"
+        )
+    candidates = by_price(context.pool)
+    utilities = context.validate([single_router(model, context.pool) for model in candidates])
+    return dict(zip(candidates, utilities, strict=True))
+
+
+def strength_order(utilities: Mapping[str, float]) -> tuple[str, ...]:
+    """Models by their utility, the best first; the one that was given earlier on a tie."""
+    order = tuple(sorted(utilities, key=lambda model: -utilities[model]))
+    _LOG.info("strongest model on validation: %s (%s)", order[0], dict(utilities))
+    return order
+
+
 class Uniform(CardAlgorithm[NoParameters]):
     """Every allowed model with the same probability, at every turn."""
 
@@ -221,8 +245,7 @@ class Strongest(CardAlgorithm[NoParameters]):
     """
 
     parameters_model: ClassVar[type[Frozen]] = NoParameters
-
-    needs_validation: ClassVar[bool] = True
+    needs_validation: bool = True
 
     def train(self, context: TrainingContext) -> FixedOrderRouter:
         """Run every single model on the validation split and make the router.
@@ -230,19 +253,11 @@ class Strongest(CardAlgorithm[NoParameters]):
         Raises:
             InvalidConfigError: If the context has no validation.
         """
-        if context.validate is None:
-            raise InvalidConfigError(
-                f"agent '{self.card.name}': the training context has no validate, but the strongest model is found by "
-                "running every one; give it"
-            )
-        candidates = by_price(context.pool)
-        utilities = context.validate([single_router(model, context.pool) for model in candidates])
-        scored: Mapping[str, float] = dict(zip(candidates, utilities, strict=True))
-        order = tuple(sorted(candidates, key=lambda model: -scored[model]))
-        _LOG.info("strongest model on validation: %s (%s)", order[0], dict(scored))
+        utilities = validated_utilities(context, self.card)
+        order = strength_order(utilities)
         return FixedOrderRouter(
             name=self.card.name,
             model_names=context.pool.model_names,
-            settings=OrderSettings(order=order, validation_utilities=dict(scored)),
+            settings=OrderSettings(order=order, validation_utilities=dict(utilities)),
             provenance=provenance(context, self.card, self.parameters),
         )

@@ -19,6 +19,10 @@ ROUTER_KINDS = Registry(
         "fixed_order": "mtrouter_rl.agents.heuristics:FixedOrderRouter",
         "sticky": "mtrouter_rl.agents.behavior:Sticky",
         "task_values": "mtrouter_rl.agents.task_values:TaskValueRouter",
+        "turn_values": "mtrouter_rl.agents.turn_values:TurnValueRouter",
+        "schedule": "mtrouter_rl.agents.schedules:ScheduleRouter",
+        "escalate_on_error": "mtrouter_rl.agents.escalate_on_error:EscalateOnErrorRouter",
+        "cascade": "mtrouter_rl.agents.cascade:CascadeRouter",
     },
 )
 """Name in `router.json` -> class with `from_saved(saved: SavedRouter) -> Router`."""

@@ -97,10 +97,10 @@ class CardAlgorithm(Generic[ParametersT]):
 
     Attributes:
         parameters_model: Model of the card's parameters.
-        needs_dataset: See `mtrouter_rl.agents.base.Algorithm`, as for the next three.
+        needs_dataset: See `mtrouter_rl.agents.base.Algorithm`, as for the next two.
         needs_features: Likewise.
-        needs_validation: Likewise.
-        takes_several_logs: Likewise.
+        needs_validation: Likewise; a card's parameters may decide it.
+        takes_several_logs: See `mtrouter_rl.agents.base.Algorithm`.
         card: The agent card.
         parameters: Its parameters, checked.
     """
@@ -108,7 +108,7 @@ class CardAlgorithm(Generic[ParametersT]):
     parameters_model: ClassVar[type[Frozen]]
     needs_dataset: ClassVar[bool] = False
     needs_features: ClassVar[bool] = False
-    needs_validation: ClassVar[bool] = False
+    needs_validation: bool = False
     takes_several_logs: ClassVar[bool] = False
 
     def __init__(self, card: AgentCard, parameters: ParametersT) -> None:

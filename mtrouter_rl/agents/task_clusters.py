@@ -2,15 +2,16 @@
 
 from typing import ClassVar
 
-import numpy as np
-
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.outcome_fits import fit_clusters
+from mtrouter_rl.agents.outcome_log import TaskLog
+from mtrouter_rl.agents.outcome_models import Arrays
 from mtrouter_rl.agents.parameters import NonNegative, PositiveInt
-from mtrouter_rl.agents.task_values import Arrays, TaskLog, TaskValueAlgorithm, TaskValueSettings
+from mtrouter_rl.agents.task_values import TaskParameters, TaskValueAlgorithm, TaskValueSettings
 from mtrouter_rl.pools.card import Frozen
 
 
-class TaskClustersParameters(Frozen):
+class TaskClustersParameters(TaskParameters):
     """Parameters of `TaskClusters`.
 
     Attributes:
@@ -32,21 +33,10 @@ class TaskClusters(TaskValueAlgorithm[TaskClustersParameters]):
 
     def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
         """Cluster, then average; a cell without episodes gets the mean over all."""
-        from sklearn.cluster import KMeans
-
-        n_different = len(np.unique(log.vectors, axis=0))
-        n_clusters = min(self.parameters.n_clusters, n_different)
-        clusters = KMeans(n_clusters=n_clusters, n_init=4, random_state=context.seed).fit(log.vectors)
-        overall = log.overall()
-        table = np.stack(
-            [
-                log.means(clusters.labels_ == cluster, prior=overall, prior_weight=self.parameters.prior_weight)
-                for cluster in range(n_clusters)
-            ]
+        arrays = fit_clusters(
+            log,
+            n_clusters=self.parameters.n_clusters,
+            prior_weight=self.parameters.prior_weight,
+            seed=context.seed,
         )
-        settings = TaskValueSettings(form="table", reward=context.reward)
-        return settings, {
-            "utility": table[..., 0].copy(),
-            "cost": table[..., 1].copy(),
-            "centroids": clusters.cluster_centers_.astype(np.float64),
-        }
+        return TaskValueSettings(form="table", reward=context.reward), arrays

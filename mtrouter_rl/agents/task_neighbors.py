@@ -2,15 +2,16 @@
 
 from typing import ClassVar
 
-import numpy as np
-
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.outcome_fits import fit_neighbors
+from mtrouter_rl.agents.outcome_log import TaskLog
+from mtrouter_rl.agents.outcome_models import Arrays
 from mtrouter_rl.agents.parameters import PositiveInt
-from mtrouter_rl.agents.task_values import Arrays, TaskLog, TaskValueAlgorithm, TaskValueSettings
+from mtrouter_rl.agents.task_values import TaskParameters, TaskValueAlgorithm, TaskValueSettings
 from mtrouter_rl.pools.card import Frozen
 
 
-class TaskNeighborsParameters(Frozen):
+class TaskNeighborsParameters(TaskParameters):
     """Parameters of `TaskNeighbors`.
 
     Attributes:
@@ -31,9 +32,4 @@ class TaskNeighbors(TaskValueAlgorithm[TaskNeighborsParameters]):
     def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
         """Keep the episodes."""
         settings = TaskValueSettings(form="neighbors", reward=context.reward, n_neighbors=self.parameters.n_neighbors)
-        return settings, {
-            "vectors": log.vectors,
-            "model": log.models.astype(np.float64),
-            "utility": log.outcomes[:, 0].copy(),
-            "cost": log.outcomes[:, 1].copy(),
-        }
+        return settings, fit_neighbors(log)

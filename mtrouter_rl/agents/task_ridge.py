@@ -2,15 +2,16 @@
 
 from typing import ClassVar
 
-import numpy as np
-
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.outcome_fits import fit_ridge
+from mtrouter_rl.agents.outcome_log import TaskLog
+from mtrouter_rl.agents.outcome_models import Arrays
 from mtrouter_rl.agents.parameters import Positive
-from mtrouter_rl.agents.task_values import Arrays, TaskLog, TaskValueAlgorithm, TaskValueSettings
+from mtrouter_rl.agents.task_values import TaskParameters, TaskValueAlgorithm, TaskValueSettings
 from mtrouter_rl.pools.card import Frozen
 
 
-class TaskRidgeParameters(Frozen):
+class TaskRidgeParameters(TaskParameters):
     """Parameters of `TaskRidge`.
 
     Attributes:
@@ -30,13 +31,5 @@ class TaskRidge(TaskValueAlgorithm[TaskRidgeParameters]):
 
     def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
         """Fit one regression of (utility, cost) for every model."""
-        from sklearn.linear_model import Ridge
-
-        weights = np.zeros((log.vectors.shape[1] + 1, log.n_models, 2))
-        for model in range(log.n_models):
-            members = log.models == model
-            fitted = Ridge(alpha=self.parameters.penalty).fit(log.vectors[members], log.outcomes[members])
-            weights[:-1, model] = fitted.coef_.T
-            weights[-1, model] = fitted.intercept_
         settings = TaskValueSettings(form="linear", reward=context.reward)
-        return settings, {"utility": weights[..., 0].copy(), "cost": weights[..., 1].copy()}
+        return settings, fit_ridge(log, penalty=self.parameters.penalty)

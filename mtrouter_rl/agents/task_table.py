@@ -7,15 +7,17 @@ from typing import ClassVar
 import numpy as np
 
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.outcome_log import TaskLog
+from mtrouter_rl.agents.outcome_models import Arrays
 from mtrouter_rl.agents.parameters import NonNegative
-from mtrouter_rl.agents.task_values import Arrays, TaskLog, TaskValueAlgorithm, TaskValueSettings, key_of
+from mtrouter_rl.agents.task_values import TaskParameters, TaskValueAlgorithm, TaskValueSettings, key_of
 from mtrouter_rl.cards import RegularExpression
 from mtrouter_rl.pools.card import Frozen
 
 _LOG = logging.getLogger(__name__)
 
 
-class TaskTableParameters(Frozen):
+class TaskTableParameters(TaskParameters):
     """Parameters of `TaskTable`.
 
     Attributes:

@@ -241,6 +241,9 @@ TINY = {
     "myopic": JOINT | TINY_LOOP,
     "behavior_cloning": NETWORK | TINY_LOOP,
     "single": {"model": "middle"},
+    "task_boosting": {"n_trees": 3},
+    "turn_boosting": {"n_trees": 3},
+    "cascade": {"alpha": 0.3, "success_utility": 0.5, "learns_from": "turns"},
 }
 
 

@@ -7,7 +7,9 @@ from routing_toy import (
     make_card,
     make_context,
     make_dataset,
+    make_episode,
     make_observation,
+    make_turn,
     single_model_log,
     uniform_log,
 )
@@ -17,12 +19,14 @@ from mtrouter_rl.agents.task_values import TaskValueRouter, key_of
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.registry import ALGORITHMS
 
-FORMS = ("task_table", "task_ridge", "task_neighbors", "task_clusters")
+FORMS = ("task_table", "task_ridge", "task_neighbors", "task_clusters", "task_boosting", "task_factorization")
 PARAMETERS = {
     "task_table": {"key_pattern": "(?m)^task: (.*)$"},
     "task_ridge": {"penalty": 0.1},
     "task_clusters": {"prior_weight": 0.0},
     "task_neighbors": {"n_neighbors": 500},
+    "task_boosting": {"n_trees": 20},
+    "task_factorization": {},
 }
 
 
@@ -104,9 +108,31 @@ def test_a_model_without_an_episode_of_its_own_is_named():
     log = single_model_log(60)
     some = make_dataset([episode for episode in log.episodes if episode.models != ("middle",)])
     with pytest.raises(
-        InvalidConfigError, match=r"no completed episode that was played throughout by middle; .*collect"
+        InvalidConfigError,
+        match=r"no completed episode that was played throughout by middle; .*collect.*learns_from to 'turns'",
     ):
         train("task_table", some)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_log_of_changing_models_teaches_which_call_is_worth_most(name):
+    """Task 1 starts in state 1, where the middle model is best; no single episode of one model is needed."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for index in range(400):
+        start, models = index % 2, rng.integers(3, size=4)
+        good = 2 if start == 0 else 1
+        turns = [
+            make_turn(model, state=start, next_state=start, gain=0.2 * (model == good), cost=0.01, terminated=last)
+            for model, last in zip(models, [False, False, False, True], strict=True)
+        ]
+        episodes.append(make_episode(turns, index=index, start=start, task=f"toy\ntask: start {start}"))
+    parameters = {"n_neighbors": 100} if name == "task_neighbors" else {}
+    router = train(name, make_dataset(episodes), learns_from="turns", **parameters)
+    assert router.propensities([observe(0), observe(1)]).argmax(axis=1).tolist() == [2, 1]
+    outcomes = router.outcomes([observe(0)])[0]
+    assert outcomes[2, 0] - outcomes[0, 0] == pytest.approx(0.2, abs=0.06)
+    assert outcomes[:, 0].mean() == pytest.approx(4 * 0.2 / 3, abs=0.06)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
