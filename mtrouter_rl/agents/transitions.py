@@ -10,7 +10,7 @@ import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,12 @@ class Transitions:
         turns: Turn index, shape (N,).
         returns: Discounted return from this turn on, as logged, float32, shape (N,).
         n_models: M.
+        PER_TRANSITION: Names of the fields of shape (N,).
     """
+
+    PER_TRANSITION: ClassVar[tuple[str, ...]] = (
+        *("rows", "actions", "rewards", "terminals", "utility_gains", "costs_usd", "episodes", "turns", "returns"),
+    )
 
     observations: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
@@ -88,6 +93,11 @@ class Transitions:
         return len(self.actions)
 
     @property
+    def value_unit(self) -> float:
+        """What a value that is learned from these rewards is multiplied with to give a return."""
+        return 1.0
+
+    @property
     def start_rows(self) -> npt.NDArray[np.int64]:
         """Rows of the first states of the episodes, shape (E,)."""
         rows: npt.NDArray[np.int64] = self.rows[self.turns == 0]
@@ -100,18 +110,7 @@ class Transitions:
     def of_episodes(self, chosen: npt.NDArray[np.bool_]) -> Self:
         """Transitions of some episodes; `chosen` has one flag for every episode that was given."""
         keep = chosen[self.episodes]
-        names = (
-            "rows",
-            "actions",
-            "rewards",
-            "terminals",
-            "utility_gains",
-            "costs_usd",
-            "episodes",
-            "turns",
-            "returns",
-        )
-        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names})
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in self.PER_TRANSITION})
 
     def batch(self, indices: npt.NDArray[np.int64]) -> "TransitionMiniBatch":
         """The transitions of these indices, shape (B,), as d3rlpy takes them."""
@@ -149,6 +148,7 @@ def make_transitions(
     reward: RewardCard,
     gamma: float,
     bootstrap_after_truncation: bool = False,
+    n_extra: int = 0,
     show_progress: bool = False,
 ) -> Transitions:
     """Lay out the completed episodes of a dataset.
@@ -162,6 +162,7 @@ def make_transitions(
             The state holds the turns and the budget that are left, so the limit is part of the task that is learned
             (the "time-aware" agents of Pardo et al., Time Limits in Reinforcement Learning, 2018). True: the value of
             the state after the last turn is bootstrapped, as if the episode went on ("partial-episode bootstrapping").
+        n_extra: Columns of zeros between history features and mask, for the caller to fill in.
         show_progress: Whether to draw a progress bar while encoding.
 
     Raises:
@@ -180,7 +181,7 @@ def make_transitions(
     model_names = tuple(dataset.info.model_names)
     transitions = _lay_out(
         episodes,
-        observations=_observations(episodes, features, n_models=len(model_names)),
+        observations=_observations(episodes, features, n_models=len(model_names), n_extra=n_extra),
         model_names=model_names,
         reward=reward,
         gamma=gamma,
@@ -191,15 +192,15 @@ def make_transitions(
 
 
 def _observations(
-    episodes: Sequence[Episode], features: "HistoryFeatures", *, n_models: int
+    episodes: Sequence[Episode], features: "HistoryFeatures", *, n_models: int, n_extra: int
 ) -> npt.NDArray[np.float32]:
     n_rows = sum(len(episode.turns) + 1 for episode in episodes)
-    rows = np.zeros((n_rows, features.dim + n_models), dtype=np.float32)
+    rows = np.zeros((n_rows, features.dim + n_extra + n_models), dtype=np.float32)
     start = 0
     for episode in episodes:
         n_turns = len(episode.turns)
         rows[start : start + n_turns + 1, : features.dim] = features.of_episode(episode)
-        rows[start : start + n_turns, features.dim :] = [turn.action_mask for turn in episode.turns]
+        rows[start : start + n_turns, features.dim + n_extra :] = [turn.action_mask for turn in episode.turns]
         start += n_turns + 1
     return rows
 

@@ -127,26 +127,27 @@ def uniform_log(n_episodes=1500, seed=0):
     return make_dataset([_roll(rng, index) for index in range(n_episodes)])
 
 
-def backup(state, model, values):
+def backup(state, model, values, cost_weight=REWARD.cost_weight):
     """Reward of the turn plus expected value after it."""
-    return -COSTS[model] + sum(p * (gain + values[following]) for p, following, gain in OUTCOMES[state][model])
+    gained = sum(p * (gain + values[following]) for p, following, gain in OUTCOMES[state][model])
+    return gained - cost_weight * COSTS[model]
 
 
-def optimal_values():
+def optimal_values(cost_weight=REWARD.cost_weight):
     values = np.zeros(N_STATES + 1)
     for _ in range(500):
         for state in range(N_STATES):
-            values[state] = max(backup(state, model, values) for model in range(3))
+            values[state] = max(backup(state, model, values, cost_weight) for model in range(3))
     return values
 
 
-def policy_value(router):
+def policy_value(router, cost_weight=REWARD.cost_weight):
     """Exact value at the start of a router that looks at the state only."""
     policy = router.propensities([make_observation(state) for state in range(N_STATES)])
     values = np.zeros(N_STATES + 1)
     for _ in range(500):
         for state in range(N_STATES):
-            values[state] = sum(policy[state, model] * backup(state, model, values) for model in range(3))
+            values[state] = sum(policy[state, model] * backup(state, model, values, cost_weight) for model in range(3))
     return values[0]
 
 
@@ -237,6 +238,7 @@ JOINT = NETWORK | {"model_hidden": 16, "residual_dim": 4, "joint_hidden": (32, 1
 TINY_LOOP = {"n_iterations": 4, "steps_per_iteration": 5, "batch_size": 32, "keep_last": 2}
 TINY = {
     "fitted_q": JOINT | TINY_LOOP,
+    "fitted_q_frontier": JOINT | TINY_LOOP,
     "monte_carlo_q": JOINT | TINY_LOOP,
     "myopic": JOINT | TINY_LOOP,
     "behavior_cloning": NETWORK | TINY_LOOP,

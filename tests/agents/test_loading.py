@@ -62,7 +62,9 @@ def test_missing_corrupt_and_foreign_files_are_named(folder, tmp_path_factory):
     with pytest.raises(RouterError, match=r"features is null, but kind 'q' needs them"):
         load(folder)
     change(folder, kind="w")
-    with pytest.raises(RouterError, match=r"unknown kind of saved router 'w'; .*Valid: clone, fixed_order, q"):
+    with pytest.raises(
+        RouterError, match=r"unknown kind of saved router 'w'; .*Valid: clone, fixed_order, frontier_q, q"
+    ):
         load(folder)
     change(folder, schema_version=2)
     with pytest.raises(RouterError, match=r"was not written by this version of mtrouter_rl"):
