@@ -10,7 +10,10 @@ from pathlib import Path
 
 from mtrouter_rl import __version__
 from mtrouter_rl.commands import ADDERS
-from mtrouter_rl.envs.factory import EnvConfig, resolve_env
+from mtrouter_rl.commands.cost_weights import add_cost_weights, at_cost_weights
+from mtrouter_rl.commands.environment import add_environment as _add_env
+from mtrouter_rl.commands.environment import environment_config as _config
+from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.logged import LOG_ONLY, logged_env
 from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -24,6 +27,8 @@ The usual order:
   mtrouter-rl inspect LOG                see what a dataset holds, and whether it is sound
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
+  mtrouter-rl frontier ROUTER --against ROUTER... --out RUN
+                                         one router at many cost weights beside one trained for each
   mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
 
@@ -45,30 +50,6 @@ With an environment of your own:
 
 def _formatter(prog: str) -> argparse.RawDescriptionHelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110)
-
-
-def _add_env(parser: argparse.ArgumentParser, *, default: str | None = "scienceworld") -> None:
-    group = parser.add_argument_group("environment")
-    group.add_argument(
-        "--env",
-        default=default,
-        metavar="NAME|PATH",
-        help=f"environment card (default: {default or 'that of the dataset, else scienceworld'})",
-    )
-    group.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
-    group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
-    group.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
-    group.add_argument("--max-turns", type=int, metavar="T", help="turn limit (default: the card's)")
-
-
-def _config(args: argparse.Namespace, *, env: str | None = None) -> EnvConfig:
-    return resolve_env(
-        args.env or env or "scienceworld",
-        args.pool,
-        cost_weight=args.cost_weight,
-        budget_usd=args.budget_usd,
-        max_turns=args.max_turns,
-    )
 
 
 def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -325,7 +306,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="run routers closed-loop on a split and compare them",
         description=(
             "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | single:MODEL. All run the same\n"
-            "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n\n"
+            "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n"
+            "FOLDER@W is a router that was trained for many cost weights at the weight W; see docs/cost-and-budget.md.\n\n"
             "example: mtrouter-rl evaluate --router routers/fitted-q random single:gpt-5 --split test --seeds 2 --out runs/mine"
         ),
     )
@@ -334,6 +316,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--split", default="test", choices=["train", "validation", "test", "ood"], help="default: test")
     parser.add_argument("--seeds", type=int, default=1, metavar="K", help="seeds per variation (default: 1)")
     parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
+    add_cost_weights(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -358,8 +341,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
+        request = at_cost_weights(pool, request, args)
         results = evaluate_routers(pool, request)
-    page = present(args.out, config, routers=args.router, cache=request.cache)
+    page = present(args.out, config, routers=request.routers, cache=request.cache)
     print(f"{format_table(results, args.split)}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
 
 

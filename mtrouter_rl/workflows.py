@@ -347,7 +347,8 @@ def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
         single_models=singles,
         strongest=strongest,
         learned=learned,
-        baselines=tuple(one.name for one in contestants if one.name not in singles),
+        # A router at several cost weights is one router: none of them is what another has to beat.
+        baselines=tuple(one.name for one in contestants if one.name not in singles and one.cost_weight is None),
     )
 
 
@@ -373,7 +374,11 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
     episodes = run_policies(pool, contestants, plan, show_progress=show_progress)
     roles = roles_of(contestants)
     comparison = Comparison(
-        split=request.split, reward=reward_of(config), model_names=config.pool.model_names, roles=roles
+        split=request.split,
+        reward=reward_of(config),
+        model_names=config.pool.model_names,
+        roles=roles,
+        cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
     )
     rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
     logs = sorted({one.dataset_id for one in contestants if one.dataset_id})

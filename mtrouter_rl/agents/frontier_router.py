@@ -68,6 +68,10 @@ class FrontierRouter(QRouter):
             made.provenance = self.provenance.model_copy(update={"reward": reward})
         return made
 
+    def cost_weight_grid(self, n: int) -> tuple[float, ...]:
+        """See `CostWeights.grid`."""
+        return self.settings.cost_weights.grid(n)
+
     def _histories(self, observations: Sequence[Observation]) -> npt.NDArray[np.float32]:
         cost_weights = np.full(len(observations), self.settings.cost_weight)
         columns = self.settings.cost_weights.features(cost_weights)

@@ -110,8 +110,8 @@ def _load(text: str, pool: PoolCard, cache: Path | None) -> Router:
         return router
     if not isinstance(router, PricedRouter):
         raise InvalidConfigError(
-            f"router '{text}': '{router.name}' was trained for one cost weight and cannot be asked for another; leave out "
-            f"{AT}{cost_weight:g}, or train an agent that is told the weight, such as fitted-q-frontier"
+            f"router '{text}': '{router.name}' was not trained to be told a cost weight; leave out {AT}{cost_weight:g}, or "
+            "train an agent that is, such as fitted-q-frontier"
         )
     return router.at(cost_weight)
 
@@ -120,8 +120,9 @@ def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> R
     """Router from what a user wrote.
 
     Args:
-        text: A folder of a saved router, with `@WEIGHT` behind it for one of many cost weights; a policy such as `uniform`, `sticky:0.3`, `single:MODEL` or
-            `epsilon-greedy:0.2:FOLDER`; or the name of an agent card that needs no training (`random`, `cheapest`).
+        text: A folder of a saved router, `FOLDER@WEIGHT` for one that can be told a cost weight; a policy such as
+            `uniform`, `sticky:0.3`, `single:MODEL` or `epsilon-greedy:0.2:FOLDER`; or the name of an agent card that needs
+            no training (`random`, `cheapest`).
         pool: The pool that it acts on.
         cache: Folder of the embedding cache.
 

@@ -5,6 +5,7 @@ from mtrouter_rl.commands import (
     calibrate,
     check_env,
     export,
+    frontier,
     import_log,
     new_env,
     one_turn,
@@ -17,6 +18,7 @@ from mtrouter_rl.commands import (
 )
 
 ADDERS = (
+    frontier.add,
     report.add,
     behavior.add,
     import_log.add,

@@ -66,7 +66,7 @@ def test_the_weights_ask_for_different_models(router):
     [{"learner": "dqn", "n_critics": 2}, {"learner": "discrete_cql", "conservatism": 0.01}, {"n_warm_start": 0}],
 )
 def test_other_learners_reach_it_too(log, changes):
-    router = train(log, **changes)
+    router = train(log, **({"n_iterations": 8, "steps_per_iteration": 60} | changes))
     for weight in (0.0, 1.0, 4.0):
         assert policy_value(router.at(weight), weight) == pytest.approx(optimal_values(weight)[0], abs=0.03)
 
