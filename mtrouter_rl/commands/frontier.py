@@ -20,7 +20,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         ),
     )
     add_environment(parser)
-    parser.add_argument("router", metavar="DIR", help="folder of the router that can be told a cost weight")
+    parser.add_argument("folder", metavar="DIR", help="folder of the router that can be told a cost weight")
     parser.add_argument(
         "--against",
         nargs="+",
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from mtrouter_rl.workflows import EvaluateRequest
 
     request = EvaluateRequest(
-        routers=(args.router,),
+        routers=(args.folder,),
         split=args.split,
         n_seeds=args.seeds,
         out=args.out,
