@@ -216,6 +216,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             show_progress=show_progress,
             validate=None if pool is None else make_validate(pool, request),
             evaluation=_periodic_evaluation(request, algorithm, stack),
+            max_output_tokens=request.config.limits.max_output_tokens,
         )
         if algorithm.needs_features:
             context = replace(context, features=_features(request, dataset, show_progress=show_progress))

@@ -56,6 +56,7 @@ class TrainingContext:
         metrics: Where curves go.
         show_progress: Whether to draw a progress bar.
         evaluation: Closed-loop evaluation during the training, for algorithms that train in iterations; None runs none.
+        max_output_tokens: Output limit of every call in the environment, on top of the models' own; None if nobody knows.
     """
 
     pool: PoolCard
@@ -68,6 +69,7 @@ class TrainingContext:
     metrics: MetricSink = field(default_factory=NullSink)
     show_progress: bool = False
     evaluation: PeriodicEvaluation | None = None
+    max_output_tokens: int | None = None
 
 
 class Algorithm(Protocol):

@@ -7,6 +7,7 @@ from routing_toy import (
     JOINT,
     TINY,
     ListSink,
+    features_of,
     make_card,
     make_context,
     make_dataset,
@@ -26,7 +27,7 @@ from mtrouter_rl.agents.transitions import make_transitions
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.registry import ALGORITHMS
 
-TRAINED = ["fitted_q", "fitted_q_frontier", "monte_carlo_q", "myopic", "behavior_cloning"]
+TRAINED = ["fitted_q", "fitted_q_frontier", "fitted_q_budget", "monte_carlo_q", "myopic", "behavior_cloning"]
 
 
 class KilledError(Exception):
@@ -45,7 +46,7 @@ class KillingSink:
 def train(algorithm, log, folder=None, sink=None, seed=0, **changes):
     parameters = TINY[algorithm] | {"dropout": 0.2} | changes
     made = ALGORITHMS.load(algorithm).from_card(make_card(algorithm, **parameters))
-    return made.train(make_context(log, folder=folder, sink=sink, seed=seed))
+    return made.train(make_context(log, folder=folder, sink=sink, seed=seed, features=features_of(algorithm)()))
 
 
 def weights(router):
