@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtrouter_rl import __version__
 from mtrouter_rl.commands import ADDERS
@@ -17,6 +18,9 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.logged import LOG_ONLY, logged_env
 from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.registry import DEFAULT_ENCODER
+
+if TYPE_CHECKING:
+    from mtrouter_rl.workflows import EvaluateRequest
 
 _GENERAL = """\
 Learn from logs which LLM to call at every turn of a long task.
@@ -317,6 +321,12 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--seeds", type=int, default=1, metavar="K", help="seeds per variation (default: 1)")
     parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
     add_cost_weights(parser)
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        metavar="USD|0.1x",
+        help="run everything under each of these budgets, in USD or times the environment's",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -342,9 +352,23 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         request = at_cost_weights(pool, request, args)
+        if args.budgets:
+            _evaluate_budgets(config, request, args)
+            return
         results = evaluate_routers(pool, request)
     page = present(args.out, config, routers=request.routers, cache=request.cache)
     print(f"{format_table(results, args.split)}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+
+
+def _evaluate_budgets(config: EnvConfig, request: "EvaluateRequest", args: argparse.Namespace) -> None:
+    from mtrouter_rl.budgets import evaluate_budgets, parse_budgets
+    from mtrouter_rl.evaluation.tables import to_plain
+    from mtrouter_rl.workflows import present
+
+    budgets_usd = parse_budgets(args.budgets, config.limits.budget_usd)
+    _, swept = evaluate_budgets(config, request, budgets_usd, n_workers=args.workers)
+    page = present(args.out, config)
+    print(f"{to_plain(swept.table())}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
 
 
 def _say(text: str) -> None:

@@ -344,7 +344,8 @@ def _write_turns(
 
 def _write_behavior(writer: SummaryWriter, evaluation: _Evaluation, row: ResultRow) -> None:
     """How the policy routed, from its row of the behaviour file."""
-    found = None if evaluation.behavior is None else evaluation.behavior.row(row.policy, row.split)
+    behavior = None if row.budget_usd is not None else evaluation.behavior  # the file knows of no budgets
+    found = None if behavior is None else behavior.row(row.policy, row.split)
     if found is None:
         return
     _scalars(writer, behavior_scalars(found))
