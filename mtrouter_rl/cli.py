@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING
 
 from mtrouter_rl import __version__
 from mtrouter_rl.commands import ADDERS
-from mtrouter_rl.envs.factory import EnvConfig, resolve_env
+from mtrouter_rl.commands.cost_weights import add_cost_weights, at_cost_weights
+from mtrouter_rl.commands.environment import DEFAULT_ENV
+from mtrouter_rl.commands.environment import add_environment as _add_env
+from mtrouter_rl.commands.environment import environment_config as _config
+from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.logged import LOG_ONLY
 from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.registry import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
     from mtrouter_rl.training_logs import LogSource
+    from mtrouter_rl.workflows import EvaluateRequest
 
 _GENERAL = """\
 Learn from logs which LLM to call at every turn of a long task.
@@ -29,6 +34,8 @@ The usual order:
   mtrouter-rl inspect LOG                see what a dataset holds, and whether it is sound
   mtrouter-rl train --agent fitted-q --dataset LOG --out ROUTER
   mtrouter-rl evaluate --router ROUTER random --split test --out RUN
+  mtrouter-rl frontier ROUTER --against ROUTER... --out RUN
+                                         one router at many cost weights beside one trained for each
   mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
   mtrouter-rl study-cross                one router for several environments against one for each
   mtrouter-rl headroom --out RUN         what could be gained at all: a reference that sees the hidden state
@@ -52,36 +59,6 @@ With an environment of your own:
 
 def _formatter(prog: str) -> argparse.RawDescriptionHelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110)
-
-
-def _add_env(parser: argparse.ArgumentParser, *, of_logs: bool = False) -> None:
-    group = parser.add_argument_group("environment")
-    if of_logs:
-        group.add_argument(
-            "--env",
-            nargs="+",
-            default=[],
-            metavar="NAME|PATH",
-            help="environment cards of the datasets (default: those that the datasets name, else scienceworld)",
-        )
-    else:
-        group.add_argument(
-            "--env", default="scienceworld", metavar="NAME|PATH", help="environment card (default: scienceworld)"
-        )
-    group.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
-    group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
-    group.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
-    group.add_argument("--max-turns", type=int, metavar="T", help="turn limit (default: the card's)")
-
-
-def _config(args: argparse.Namespace, *, env: str | None = None) -> EnvConfig:
-    return resolve_env(
-        env or args.env,
-        args.pool,
-        cost_weight=args.cost_weight,
-        budget_usd=args.budget_usd,
-        max_turns=args.max_turns,
-    )
 
 
 def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -323,7 +300,7 @@ def _train(args: argparse.Namespace) -> None:
             "--evaluate-episodes is for --evaluate-every N, which is missing; give both or neither"
         )
     sources = _train_logs(args)
-    config = sources[0].config if sources else _config(args, env=(args.env or ["scienceworld"])[0])
+    config = sources[0].config if sources else _config(args, env=(args.env or [DEFAULT_ENV])[0])
     request = TrainRequest(
         agent=load_agent(args.agent),
         config=config,
@@ -357,7 +334,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         description=(
             "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | single:MODEL; where models are\n"
             "simulated also reference:hidden, which sees the simulator's hidden state and is no router. All run the same\n"
-            "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n\n"
+            "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n"
+            "FOLDER@W is a router that was trained for many cost weights at the weight W; see docs/cost-and-budget.md.\n\n"
             "example: mtrouter-rl evaluate --router routers/fitted-q random single:gpt-5 --split test --seeds 2 --out runs/mine"
         ),
     )
@@ -366,6 +344,13 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--split", default="test", choices=["train", "validation", "test", "ood"], help="default: test")
     parser.add_argument("--seeds", type=int, default=1, metavar="K", help="seeds per variation (default: 1)")
     parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
+    add_cost_weights(parser)
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        metavar="USD|0.1x",
+        help="run everything under each of these budgets, in USD or times the environment's",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -390,10 +375,25 @@ def _evaluate(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
+        request = at_cost_weights(pool, request, args)
+        if args.budgets:
+            _evaluate_budgets(config, request, args)
+            return
         results = evaluate_routers(pool, request)
-    page = present(args.out, config, routers=args.router, cache=request.cache)
+    page = present(args.out, config, routers=request.routers, cache=request.cache)
     notes = "".join(f"note: {note}\n" for note in results.notes)
     print(f"{format_table(results, args.split)}\n\n{notes}report: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+
+
+def _evaluate_budgets(config: EnvConfig, request: "EvaluateRequest", args: argparse.Namespace) -> None:
+    from mtrouter_rl.budgets import evaluate_budgets, parse_budgets
+    from mtrouter_rl.evaluation.tables import to_plain
+    from mtrouter_rl.workflows import present
+
+    budgets_usd = parse_budgets(args.budgets, config.limits.budget_usd)
+    _, swept = evaluate_budgets(config, request, budgets_usd, n_workers=args.workers)
+    page = present(args.out, config)
+    print(f"{to_plain(swept.table())}\n\nreport: {page}\nTensorBoard: tensorboard --logdir {args.out}")
 
 
 def _say(text: str) -> None:

@@ -287,6 +287,21 @@ class ValueRouter(Router, Protocol):
 
 
 @runtime_checkable
+class PricedRouter(Router, Protocol):
+    """A router that can act at any cost weight of a range."""
+
+    def at(self, cost_weight: float) -> Router:
+        """The router that acts at another cost weight, named `NAME@WEIGHT`.
+
+        Raises:
+            InvalidConfigError: If the weight is outside the range.
+        """
+
+    def cost_weight_grid(self, n: int) -> tuple[float, ...]:
+        """Some n cost weights that cover the range, ascending."""
+
+
+@runtime_checkable
 class SavableRouter(Router, Protocol):
     """A router that can be stored in a folder and read back without pickles."""
 

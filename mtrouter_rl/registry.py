@@ -128,6 +128,8 @@ ALGORITHMS = Registry(
     group="mtrouter_rl.agents",
     builtin={
         "fitted_q": "mtrouter_rl.agents.fitted_q:FittedQ",
+        "fitted_q_budget": "mtrouter_rl.agents.fitted_q_budget:FittedQBudget",
+        "fitted_q_frontier": "mtrouter_rl.agents.fitted_q_frontier:FittedQFrontier",
         "monte_carlo_q": "mtrouter_rl.agents.monte_carlo_q:MonteCarloQ",
         "myopic": "mtrouter_rl.agents.myopic:Myopic",
         "behavior_cloning": "mtrouter_rl.agents.behavior_cloning:BehaviorCloning",

@@ -232,6 +232,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             show_progress=show_progress,
             validate=None if pool is None else make_validate(pool, request),
             evaluation=_periodic_evaluation(request, algorithm, stack),
+            max_output_tokens=request.config.limits.max_output_tokens,
         )
         if algorithm.needs_features:
             context = _with_features(context, request, datasets)
@@ -353,8 +354,11 @@ def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
         single_models=singles,
         strongest=strongest,
         learned=learned,
+        # A router at several cost weights is one router: none of them is what another has to beat.
         baselines=tuple(
-            one.name for one in contestants if one.name not in singles and not isinstance(one.ref, ReferenceRef)
+            one.name
+            for one in contestants
+            if one.name not in singles and one.cost_weight is None and not isinstance(one.ref, ReferenceRef)
         ),
     )
 
@@ -381,7 +385,11 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
     episodes = run_policies(pool, contestants, plan, show_progress=show_progress)
     roles = roles_of(contestants)
     comparison = Comparison(
-        split=request.split, reward=reward_of(config), model_names=config.pool.model_names, roles=roles
+        split=request.split,
+        reward=reward_of(config),
+        model_names=config.pool.model_names,
+        roles=roles,
+        cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
     )
     rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
     logs = sorted({dataset_id for one in contestants for dataset_id in one.dataset_ids})

@@ -85,6 +85,7 @@ class TrainingContext:
         more_logs: Logs of the same models beside `dataset`, perhaps of other environments, for algorithms with
             `takes_several_logs`.
         log_shares: How mini-batches are drawn where there are several logs.
+        max_output_tokens: Output limit of every call in the environment, on top of the models' own; None if nobody knows.
     """
 
     pool: PoolCard
@@ -99,6 +100,7 @@ class TrainingContext:
     evaluation: PeriodicEvaluation | None = None
     more_logs: tuple[TrainingLog, ...] = ()
     log_shares: LogShares = "equal"
+    max_output_tokens: int | None = None
 
 
 class Algorithm(Protocol):

@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.cost_weights import N_COLUMNS, CostWeights
+from mtrouter_rl.agents.frontier_router import FrontierRouter
 from mtrouter_rl.agents.learners import QLearnerName, QLearning, q_learner
 from mtrouter_rl.agents.networks import HistoryLayout, StateDict
 from mtrouter_rl.agents.parameters import (
@@ -100,24 +102,29 @@ class FittedQ(CardAlgorithm[FittedQParameters]):
             PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
             RouterError: If the checkpoint folder belongs to another training.
         """
-        transitions = lay_out_logs(
+        return train_q_router(
+            context, self.lay_out(context), card=self.card, parameters=self.parameters, learning=self.learning
+        )
+
+    @property
+    def learning(self) -> QLearning:
+        """The Q-learning that the parameters ask for."""
+        return QLearning(
+            learner=self.parameters.learner,
+            gamma=self.parameters.gamma,
+            n_critics=self.parameters.n_critics,
+            conservatism=self.parameters.conservatism,
+            n_warm_start=self.parameters.n_warm_start,
+        )
+
+    def lay_out(self, context: TrainingContext, *, n_extra: int = 0) -> Transitions:
+        """The context's logs as transitions, with `n_extra` columns of zeros before the mask."""
+        return lay_out_logs(
             context,
             self.card,
             gamma=self.parameters.gamma,
             bootstrap_after_truncation=self.parameters.bootstrap_after_truncation,
-        )
-        return train_q_router(
-            context,
-            transitions,
-            card=self.card,
-            parameters=self.parameters,
-            learning=QLearning(
-                learner=self.parameters.learner,
-                gamma=self.parameters.gamma,
-                n_critics=self.parameters.n_critics,
-                conservatism=self.parameters.conservatism,
-                n_warm_start=self.parameters.n_warm_start,
-            ),
+            n_extra=n_extra,
         )
 
 
@@ -128,6 +135,7 @@ def train_q_router(
     card: AgentCard,
     parameters: QParameters,
     learning: QLearning,
+    cost_weights: CostWeights | None = None,
 ) -> QRouter:
     """Train a joint Q-function on transitions and make its greedy router.
 
@@ -137,6 +145,7 @@ def train_q_router(
         card: The agent card.
         parameters: Sizes and loop.
         learning: Which Q-learning.
+        cost_weights: Which cost weights the transitions are drawn with; None if they know but one.
 
     Raises:
         InvalidConfigError: If the training diverges.
@@ -145,7 +154,7 @@ def train_q_router(
     from mtrouter_rl.agents.joint_q import JointQFunctionFactory
 
     _, features = require_data(context, card)
-    layout = HistoryLayout.of_features(features)
+    layout = HistoryLayout.of_features(features, n_extra=0 if cost_weights is None else N_COLUMNS)
     model_features = features.model_features.tolist()
     factory = JointQFunctionFactory.of(layout, parameters, model_features=model_features)
 
@@ -156,7 +165,7 @@ def train_q_router(
             model_features=tuple(tuple(row) for row in model_features),
             n_members=learning.n_critics * len(iterates),
         )
-        return QRouter(
+        router = QRouter(
             name=card.name,
             model_names=context.pool.model_names,
             features=features,
@@ -164,6 +173,9 @@ def train_q_router(
             weights=stack_critics(iterates),
             provenance=provenance(context, card, parameters),
         )
+        if cost_weights is None:
+            return router
+        return FrontierRouter.of(router, cost_weights=cost_weights, cost_weight=context.reward.cost_weight)
 
     iterates = train(
         q_learner(learning, factory),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -102,7 +103,7 @@ class QRouter(LearnedRouter[QNetworkSettings]):
         Returns:
             Embeddings phi(h), shape (B, d).
         """
-        rows = torch.from_numpy(self.features.of_observations(observations))
+        rows = torch.from_numpy(self._histories(observations))
         with torch.inference_mode():
             embeddings: FloatArray = self._last_iterate.history(rows).numpy()
         return embeddings
@@ -132,8 +133,12 @@ class QRouter(LearnedRouter[QNetworkSettings]):
         expected = settings.make_network().state_dict()
         check_shapes(saved, weights, n_members=settings.n_members, expected=expected)
 
+    def _histories(self, observations: Sequence[Observation]) -> npt.NDArray[np.float32]:
+        """What the network reads besides the mask, shape (B, `layout.n_columns`)."""
+        return self.features.of_observations(observations)
+
     def _values(self, observations: Sequence[Observation], masks: BoolArray) -> FloatArray:
-        rows = np.concatenate([self.features.of_observations(observations), masks], axis=1, dtype=np.float32)
+        rows = np.concatenate([self._histories(observations), masks], axis=1, dtype=np.float32)
         values: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
         return values
 

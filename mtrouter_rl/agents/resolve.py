@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 from mtrouter_rl.agents.base import Algorithm, TrainingContext
 from mtrouter_rl.agents.behavior import POLICY_FORMS, parse_policy
+from mtrouter_rl.agents.cost_weights import AT
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE
 from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
 from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError, RouterError, unknown_name
 from mtrouter_rl.pools.card import PoolCard
-from mtrouter_rl.protocols import Router, TextEncoder
+from mtrouter_rl.protocols import PricedRouter, Router, TextEncoder
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.registry import ALGORITHMS, ENCODERS
 
@@ -84,23 +85,56 @@ def is_router_folder(text: str) -> bool:
     return (Path(text) / RECORD_FILE).is_file()
 
 
+def split_cost_weight(text: str) -> tuple[str, float | None]:
+    """Folder and cost weight of `FOLDER@WEIGHT`; any other text comes back as it is, with None.
+
+    Raises:
+        InvalidConfigError: If what follows the folder is no number.
+    """
+    folder, at, number = text.rpartition(AT)
+    if not at or is_router_folder(text) or not is_router_folder(folder):
+        return text, None
+    try:
+        return folder, float(number)
+    except ValueError as error:
+        raise InvalidConfigError(
+            f"router '{text}': the cost weight after '{AT}' is '{number}', must be a number, such as {folder}{AT}0.4"
+        ) from error
+
+
+def _load(text: str, pool: PoolCard, cache: Path | None) -> Router:
+    """A saved router, at the cost weight that follows its folder, if one does."""
+    folder, cost_weight = split_cost_weight(text)
+    router = load_router(Path(folder), pool=pool, make_features=lambda config: make_features(config, pool, cache))
+    if cost_weight is None:
+        return router
+    if not isinstance(router, PricedRouter):
+        raise InvalidConfigError(
+            f"router '{text}': '{router.name}' was not trained to be told a cost weight; leave out {AT}{cost_weight:g}, or "
+            "train an agent that is, such as fitted-q-frontier"
+        )
+    return router.at(cost_weight)
+
+
 def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> Router:
     """Router from what a user wrote.
 
     Args:
-        text: A folder of a saved router; a policy such as `uniform`, `sticky:0.3`, `single:MODEL` or
-            `epsilon-greedy:0.2:FOLDER`; or the name of an agent card that needs no training (`random`, `cheapest`).
+        text: A folder of a saved router, `FOLDER@WEIGHT` for one that can be told a cost weight; a policy such as
+            `uniform`, `sticky:0.3`, `single:MODEL` or `epsilon-greedy:0.2:FOLDER`; or the name of an agent card that needs
+            no training (`random`, `cheapest`).
         pool: The pool that it acts on.
         cache: Folder of the embedding cache.
 
     Raises:
         UnknownNameError: If it is none of these; lists what there is.
-        InvalidConfigError: If the agent has to be trained first, or the text asks for a reference policy, which is no router.
+        InvalidConfigError: If the agent has to be trained first, a router cannot act at the cost weight, or the text asks for a
+            reference policy, which is no router.
         RouterError: If the saved router cannot be read.
         PoolMismatchError: If it was made for another pool.
     """
-    if is_router_folder(text):
-        return load_router(Path(text), pool=pool, make_features=lambda config: make_features(config, pool, cache))
+    if is_router_folder(split_cost_weight(text)[0]):
+        return _load(text, pool, cache)
     if text.startswith("reference:"):
         raise InvalidConfigError(
             f"'{text}' is no router: it sees the simulator's hidden state; only the commands evaluate, study and headroom run "
@@ -166,7 +200,8 @@ def fingerprint(text: str) -> str:
     It is kept beside every episode that a router ran, so that results of an older training are never taken for those of
     a newer one.
     """
-    folder = Path(text.rpartition(":")[2] if text.startswith("epsilon-greedy:") else text)
+    router = text.split(":", 2)[-1] if text.startswith("epsilon-greedy:") else text
+    folder = Path(split_cost_weight(router)[0])
     if not (folder / RECORD_FILE).is_file():
         return ""
     digest = hashlib.blake2b(digest_size=8)

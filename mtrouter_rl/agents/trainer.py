@@ -157,6 +157,7 @@ class _Watch:
         self.next = torch.from_numpy(transitions.observations[rows + 1])
         self.actions = torch.from_numpy(transitions.actions[chosen])
         self.rewards = torch.from_numpy(transitions.rewards[chosen])
+        self.unit = transitions.value_unit
         self.continues = 1 - torch.from_numpy(transitions.terminals[chosen])
 
     def record(self, networks: Networks, *, loss: float, step: int) -> None:
@@ -169,8 +170,8 @@ class _Watch:
         following = networks.q_values(self.next).max(dim=1).values
         residual = self.rewards + self.learner.gamma * self.continues * following - chosen
         self.sink.scalar(TD_LOSS, loss, step)
-        self.sink.scalar(Q_MEAN, float(value), step)
-        self.sink.scalar(BELLMAN_RESIDUAL, float(residual.abs().mean()), step)
+        self.sink.scalar(Q_MEAN, self.unit * float(value), step)
+        self.sink.scalar(BELLMAN_RESIDUAL, self.unit * float(residual.abs().mean()), step)
 
 
 def _spread(n: int, at_most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

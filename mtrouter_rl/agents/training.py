@@ -37,7 +37,12 @@ def require_data(context: TrainingContext, card: AgentCard) -> "tuple[Dataset, H
 
 
 def lay_out_logs(
-    context: TrainingContext, card: AgentCard, *, gamma: float, bootstrap_after_truncation: bool = False
+    context: TrainingContext,
+    card: AgentCard,
+    *,
+    gamma: float,
+    bootstrap_after_truncation: bool = False,
+    n_extra: int = 0,
 ) -> Transitions:
     """The logs of a context as transitions, with the rewards of their environments; see `transitions.join_transitions`.
 
@@ -52,6 +57,7 @@ def lay_out_logs(
         gamma=gamma,
         log_shares=context.log_shares,
         bootstrap_after_truncation=bootstrap_after_truncation,
+        n_extra=n_extra,
         show_progress=context.show_progress,
     )
 

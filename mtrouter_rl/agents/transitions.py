@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,12 @@ class Transitions:
         n_models: M.
         groups: Which group (environment) each transition is of, where a mini-batch takes the same share of every group,
             shape (N,); None draws from all transitions alike.
+        PER_TRANSITION: Names of the fields of shape (N,).
     """
+
+    PER_TRANSITION: ClassVar[tuple[str, ...]] = (
+        *("rows", "actions", "rewards", "terminals", "utility_gains", "costs_usd", "episodes", "turns", "returns"),
+    )
 
     observations: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
@@ -93,6 +98,11 @@ class Transitions:
         return len(self.actions)
 
     @property
+    def value_unit(self) -> float:
+        """What a value that is learned from these rewards is multiplied with to give a return."""
+        return 1.0
+
+    @property
     def start_rows(self) -> npt.NDArray[np.int64]:
         """Rows of the first states of the episodes, shape (E,)."""
         rows: npt.NDArray[np.int64] = self.rows[self.turns == 0]
@@ -105,19 +115,9 @@ class Transitions:
     def of_episodes(self, chosen: npt.NDArray[np.bool_]) -> Self:
         """Transitions of some episodes; `chosen` has one flag for every episode that was given."""
         keep = chosen[self.episodes]
-        names = (
-            "rows",
-            "actions",
-            "rewards",
-            "terminals",
-            "utility_gains",
-            "costs_usd",
-            "episodes",
-            "turns",
-            "returns",
-        )
         groups = None if self.groups is None else self.groups[keep]
-        return dataclasses.replace(self, groups=groups, **{name: getattr(self, name)[keep] for name in names})
+        fields = {name: getattr(self, name)[keep] for name in self.PER_TRANSITION}
+        return dataclasses.replace(self, groups=groups, **fields)
 
     def batch(self, indices: npt.NDArray[np.int64]) -> "TransitionMiniBatch":
         """The transitions of these indices, shape (B,), as d3rlpy takes them."""
@@ -166,6 +166,7 @@ def make_transitions(
     reward: RewardCard,
     gamma: float,
     bootstrap_after_truncation: bool = False,
+    n_extra: int = 0,
     show_progress: bool = False,
 ) -> Transitions:
     """Lay out the completed episodes of a dataset.
@@ -179,6 +180,7 @@ def make_transitions(
             The state holds the turns and the budget that are left, so the limit is part of the task that is learned
             (the "time-aware" agents of Pardo et al., Time Limits in Reinforcement Learning, 2018). True: the value of
             the state after the last turn is bootstrapped, as if the episode went on ("partial-episode bootstrapping").
+        n_extra: Columns of zeros between history features and mask, for the caller to fill in.
         show_progress: Whether to draw a progress bar while encoding.
 
     Raises:
@@ -190,6 +192,7 @@ def make_transitions(
         gamma=gamma,
         log_shares="by-turns",
         bootstrap_after_truncation=bootstrap_after_truncation,
+        n_extra=n_extra,
         show_progress=show_progress,
     )
 
@@ -200,6 +203,7 @@ def join_transitions(
     gamma: float,
     log_shares: LogShares,
     bootstrap_after_truncation: bool = False,
+    n_extra: int = 0,
     show_progress: bool = False,
 ) -> Transitions:
     """Lay out the completed episodes of one or several logs of the same models, one log after the other.
@@ -208,9 +212,10 @@ def join_transitions(
 
     Args:
         logs: At least one.
-        gamma: See `make_transitions`, as for the last two.
+        gamma: See `make_transitions`, as for the last three.
         log_shares: Whether a mini-batch takes as much of every environment, or of every turn.
         bootstrap_after_truncation: Likewise.
+        n_extra: Likewise.
         show_progress: Likewise.
 
     Raises:
@@ -220,7 +225,7 @@ def join_transitions(
     ends = np.cumsum([_count_rows(some) for some in episodes])
     model_names = tuple(logs[0].dataset.info.model_names)
     # The one large array is made once: laying logs out one by one and joining them would hold it twice.
-    observations = np.zeros((ends[-1], logs[0].features.dim + len(model_names)), dtype=np.float32)
+    observations = np.zeros((ends[-1], logs[0].features.dim + n_extra + len(model_names)), dtype=np.float32)
     parts = []
     for log, some, rows in zip(logs, episodes, np.split(observations, ends[:-1]), strict=True):
         log.features.encode_log(some, show_progress=show_progress)
@@ -275,11 +280,13 @@ def _count_rows(episodes: Sequence[Episode]) -> int:
 
 
 def _fill_observations(rows: npt.NDArray[np.float32], episodes: Sequence[Episode], features: "HistoryFeatures") -> None:
+    """Write features and masks; the columns between them, if there are any, stay 0."""
+    n_models = len(episodes[0].turns[0].action_mask)
     start = 0
     for episode in episodes:
         n_turns = len(episode.turns)
         rows[start : start + n_turns + 1, : features.dim] = features.of_episode(episode)
-        rows[start : start + n_turns, features.dim :] = [turn.action_mask for turn in episode.turns]
+        rows[start : start + n_turns, -n_models:] = [turn.action_mask for turn in episode.turns]
         start += n_turns + 1
 
 

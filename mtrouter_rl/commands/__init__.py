@@ -5,6 +5,7 @@ from mtrouter_rl.commands import (
     calibrate,
     check_env,
     export,
+    frontier,
     headroom,
     hindsight_gap,
     import_log,
@@ -20,6 +21,7 @@ from mtrouter_rl.commands import (
 )
 
 ADDERS = (
+    frontier.add,
     report.add,
     behavior.add,
     import_log.add,

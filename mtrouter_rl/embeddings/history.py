@@ -20,7 +20,7 @@ from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
 from mtrouter_rl.pools.card import Frozen, PoolCard
 from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.protocols import TextEncoder
-from mtrouter_rl.records import Episode, JsonValue, Observation, TurnView
+from mtrouter_rl.records import Episode, FloatArray, JsonValue, Observation, TurnView
 
 Float32Array = npt.NDArray[np.float32]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -392,6 +392,12 @@ class HistoryFeatures:
             "scalar_names": list(SCALAR_NAMES),
         }
 
+    @property
+    def budget_columns(self) -> tuple[int, int]:
+        """Columns of the values that `budget_features` gives."""
+        start = self.blocks["scalars"].start
+        return start + SCALAR_NAMES.index("budget_left_share"), start + SCALAR_NAMES.index("log_budget_left_usd")
+
     def _layout(self) -> dict[str, slice]:
         sizes = dict.fromkeys(_TEXT_BLOCKS, self.encoder.dim)
         sizes["scalars"] = len(SCALAR_NAMES)
@@ -502,13 +508,11 @@ class HistoryFeatures:
         """Values in the order of `SCALAR_NAMES`, on fixed scales."""
         config = self.config
         n_turns = state.n_turns
-        left_usd = max(limits.budget_left_usd, _FLOOR_BUDGET_USD)
         values = [
             n_turns / limits.max_turns,
             (limits.max_turns - n_turns) / limits.max_turns,
             float(np.log1p(n_turns)) / 4,
-            limits.budget_left_usd / limits.budget_usd,
-            float(np.log10(left_usd)) / 2,
+            *budget_features(limits.budget_left_usd, limits.budget_usd),
             state.n_consecutive_errors > 0,
             min(state.n_consecutive_errors / config.consecutive_errors_cap, 1.0),
             state.error_fast.mean,
@@ -523,6 +527,21 @@ class HistoryFeatures:
             float(np.log10(1 + state.n_characters)) / 5,
         ]
         return np.array(values, dtype=np.float32)
+
+
+def budget_features(
+    budget_left_usd: float | FloatArray, budget_usd: float | FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Values of "budget_left_share" and "log_budget_left_usd": two arrays of the shape of the arguments.
+
+    Args:
+        budget_left_usd: What is left, USD.
+        budget_usd: Budget of the whole episode, USD.
+    """
+    left, whole = (
+        np.asarray(np.asarray(usd, dtype=np.float32), dtype=np.float64) for usd in (budget_left_usd, budget_usd)
+    )
+    return left / whole, np.log10(np.maximum(left, _FLOOR_BUDGET_USD)) / 2
 
 
 def observations_of(episode: Episode, pool: PoolCard) -> tuple[Observation, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mtrouter_rl.agents.heuristics import FixedOrderRouter
-from mtrouter_rl.agents.resolve import RouterRef
+from mtrouter_rl.agents.resolve import RouterRef, split_cost_weight
 from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info
 from mtrouter_rl.envs.factory import EnvConfig
@@ -26,12 +26,14 @@ class Contestant:
         ref: Where its router comes from.
         router: The router itself, if it calls a fixed order of models; None for all others.
         provenance: How it was made, if it was trained or saved.
+        cost_weight: The cost weight that its text asks for, `FOLDER@WEIGHT`; None if it asks for none.
     """
 
     name: str
     ref: RouterRef | ReferenceRef
     router: FixedOrderRouter | None = None
     provenance: Provenance | None = None
+    cost_weight: float | None = None
 
     @classmethod
     def of(cls, text: str, config: EnvConfig, *, cache: Path | None) -> "Contestant":
@@ -48,7 +50,8 @@ class Contestant:
         router: Router = ref(config)
         fixed = router if isinstance(router, FixedOrderRouter) else None
         provenance = getattr(router, "provenance", None)
-        return cls(name=router.name, ref=ref, router=fixed, provenance=provenance)
+        _, cost_weight = split_cost_weight(text)
+        return cls(name=router.name, ref=ref, router=fixed, provenance=provenance, cost_weight=cost_weight)
 
     @property
     def dataset_ids(self) -> tuple[str, ...]:

@@ -172,14 +172,14 @@ def setting_table(run: ReportedRun, split: str) -> Table | None:
     rows = [row for row in run.results.split_rows(split) if row.cost_weight is not None or row.budget_usd is not None]
     if not rows:
         return None
-    rows = sorted(rows, key=lambda row: (row.policy, row.cost_weight or 0.0, row.budget_usd or 0.0))
+    rows = sorted(rows, key=lambda row: (row.family, row.cost_weight or 0.0, row.budget_usd or 0.0))
     return Table(
-        caption=f"Policies by the cost weight that they were made for and by budget, {split} split. Every return is "
+        caption=f"Policies by the cost weight that they act at and by budget, {split} split. Every return is "
         f"worked out with one reward, utility - {run.results.cost_weight:g} x cost / {run.results.cost_unit_usd:g} "
         "USD.",
         header=("policy", "cost weight", "budget, USD", *(number.title for number in _NUMBERS)),
-        rows=tuple((row.policy, _setting(row.cost_weight), _setting(row.budget_usd), *_numbers(row)) for row in rows),
-        groups=_starts([row.policy for row in rows]),
+        rows=tuple((row.family, _setting(row.cost_weight), _setting(row.budget_usd), *_numbers(row)) for row in rows),
+        groups=_starts([row.family for row in rows]),
     )
 
 

@@ -193,7 +193,7 @@ def _differences(found: Mapping[str, PolicyEstimates]) -> tuple[Difference, ...]
 def _truth(path: Path, split: str, reward: RewardCard) -> dict[str, dict[str, float]]:
     """Closed-loop means by policy and quantity, the return at the reward of the request."""
     results = Results.load(path)
-    rows = [row for row in results.rows if row.split == split and row.cost_weight is None and row.budget_usd is None]
+    rows = [row for row in results.rows if row.split == split and row.label == row.policy]
     if not rows:
         raise InvalidConfigError(f"{path} has no row of split '{split}'; it has {', '.join(results.splits)}")
     return {

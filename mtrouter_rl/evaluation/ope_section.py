@@ -65,9 +65,7 @@ def truth_of(ope: "OpeReport", results: Results) -> Truth | None:
     """Closed-loop rows to compare with: of the log's split if it was run, else of the first; None if none shares a policy."""
     splits = sorted(results.splits, key=lambda split: (split != ope.split, split != "test"))
     for split in splits[:1]:
-        rows = {
-            row.policy: row for row in results.split_rows(split) if row.cost_weight is None and row.budget_usd is None
-        }
+        rows = {row.policy: row for row in results.split_rows(split) if row.label == row.policy}
         known = {one.policy: rows[one.policy] for one in ope.policies if one.policy in rows}
         if known:
             return Truth(split=split, rows=known)

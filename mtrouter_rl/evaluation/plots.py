@@ -47,6 +47,7 @@ def cost_score_figure(results: Results, split: str) -> Figure:
     figure, axes = new_figure(width=8.2, height=5.4)
     for row in rows:
         _draw_point(axes, row, kind=kind_of(row, results))
+    _draw_frontiers(axes, rows, results)
     is_log = uses_log_costs([row.cost_usd_mean for row in rows])
     axes.margins(x=0.12, y=0.12)
     format_cost_axis(axes, is_log=is_log)
@@ -238,6 +239,16 @@ def _draw_point(axes: Axes, row: ResultRow, *, kind: str) -> None:
         axes.plot([x, x], row.score_ci95, color=color, lw=1.0, alpha=0.45)
     order = 4 if kind == "learned router" else 3
     axes.plot([x], [y], color=color, marker=marker, ms=size, markeredgecolor="white", markeredgewidth=0.7, zorder=order)
+
+
+def _draw_frontiers(axes: Axes, rows: Sequence[ResultRow], results: Results) -> None:
+    """Join the points of every router that was run at several cost weights, in the order of these."""
+    priced = sorted((row for row in rows if row.cost_weight is not None), key=lambda row: row.cost_weight or 0.0)
+    for family in dict.fromkeys(row.family for row in priced):
+        line = [row for row in priced if row.family == family]
+        color, _, _ = KINDS[kind_of(line[0], results)]
+        points = [(row.cost_usd_mean, row.score_mean) for row in line]
+        axes.plot(*zip(*points, strict=True), color=color, lw=1.2, alpha=0.6, zorder=2.5)
 
 
 def uses_log_costs(costs: Sequence[float]) -> bool:

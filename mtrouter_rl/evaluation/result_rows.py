@@ -1,7 +1,7 @@
 """Rows of a results file from episodes: means, intervals, paired differences, and what depends on other rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Comparison:
         model_names: Names of the pool, in pool order.
         roles: Which of the policies play which part.
         cost_weight: Written into every row; only for files that compare several.
+        cost_weights: Policy -> what is written into its row instead; only for policies that are run at several.
         budget_usd: Likewise.
         n_resamples: Bootstrap resamples of every interval.
     """
@@ -40,6 +41,7 @@ class Comparison:
     model_names: tuple[str, ...]
     roles: PolicyRoles
     cost_weight: float | None = None
+    cost_weights: Mapping[str, float] = field(default_factory=dict)
     budget_usd: float | None = None
     n_resamples: int = N_RESAMPLES
 
@@ -140,7 +142,7 @@ def _row(policy: str, metrics: PolicyMetrics, comparison: Comparison, *, rng: np
     return ResultRow(
         policy=policy,
         split=comparison.split,
-        cost_weight=comparison.cost_weight,
+        cost_weight=comparison.cost_weights.get(policy, comparison.cost_weight),
         budget_usd=comparison.budget_usd,
         n_episodes=len(metrics.episodes),
         score_mean=score.mean,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from mtrouter_rl.agents.cost_weights import AT, name_at
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.metrics import SCORE_PER_UTILITY
 from mtrouter_rl.evaluation.statistics import Interval
@@ -101,7 +102,8 @@ class ResultRow(FiniteRecord):
     Attributes:
         policy: Name of the policy.
         split: Which split it was run on.
-        cost_weight: Cost weight that the policy was made for, where a file compares several; else None.
+        cost_weight: Cost weight that the policy acts at, where a file compares several; else None. Its return is at the cost
+            weight of the file all the same.
         budget_usd: Budget of an episode, where a file compares several; else None.
         n_episodes: Completed episodes.
         score_mean: Mean score, 100 * utility.
@@ -183,9 +185,17 @@ class ResultRow(FiniteRecord):
         return self.policy in REFERENCES
 
     @property
+    def family(self) -> str:
+        """The policy without the cost weight that its name tells: `frontier` for `frontier@0.4` at the weight 0.4."""
+        name = self.policy.rpartition(AT)[0]
+        is_told = self.cost_weight is not None and name_at(name, self.cost_weight) == self.policy
+        return name if is_told else self.policy
+
+    @property
     def label(self) -> str:
-        """Name in tables and plots: the policy, with cost weight and budget where the file compares several."""
-        notes = [f"cost weight {self.cost_weight:g}"] if self.cost_weight is not None else []
+        """Name in tables and plots: the policy, with cost weight and budget where its name does not tell them."""
+        is_told = self.cost_weight is None or self.family != self.policy
+        notes = [] if is_told else [f"cost weight {self.cost_weight:g}"]
         notes += [f"budget {self.budget_usd:g} USD"] if self.budget_usd is not None else []
         return f"{self.policy} ({', '.join(notes)})" if notes else self.policy
 

@@ -135,7 +135,7 @@ class _Evaluation:
 
     def estimates(self, row: ResultRow) -> PolicyReport | None:
         """What the log says of a policy; None if it was not asked."""
-        if self.ope is None or row.cost_weight not in (None, self.ope.cost_weight):
+        if self.ope is None or (row.label != row.policy and row.cost_weight not in (None, self.ope.cost_weight)):
             return None
         return next((one for one in self.ope.policies if one.policy == row.policy), None)
 
@@ -242,7 +242,8 @@ def _check_companions(results: Results, behavior: Behavior | None, ope: OpeRepor
         )
     if ope is None:
         return
-    weights = {results.cost_weight if row.cost_weight is None else row.cost_weight for row in results.rows}
+    shown = [row.cost_weight for row in results.rows if row.label != row.policy]
+    weights = {results.cost_weight, *(weight for weight in shown if weight is not None)}
     if ope.cost_weight not in weights or ope.cost_unit_usd != results.cost_unit_usd:
         raise ResultsError(
             f"{OPE_FILE} estimates returns with cost_weight {ope.cost_weight} and cost_unit_usd {ope.cost_unit_usd}, the "
@@ -343,7 +344,8 @@ def _write_turns(
 
 def _write_behavior(writer: SummaryWriter, evaluation: _Evaluation, row: ResultRow) -> None:
     """How the policy routed, from its row of the behaviour file."""
-    found = None if evaluation.behavior is None else evaluation.behavior.row(row.policy, row.split)
+    behavior = None if row.budget_usd is not None else evaluation.behavior  # the file knows of no budgets
+    found = None if behavior is None else behavior.row(row.policy, row.split)
     if found is None:
         return
     _scalars(writer, behavior_scalars(found))

@@ -10,6 +10,7 @@ from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.cards import AgentCard, RewardCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.embeddings.history import budget_features
 from mtrouter_rl.pools.card import BackendCard, ModelCard, PoolCard, Prices, TokenCounter
 from mtrouter_rl.records import Episode, TokenUsage, Turn
 
@@ -127,30 +128,31 @@ def uniform_log(n_episodes=1500, seed=0):
     return make_dataset([_roll(rng, index) for index in range(n_episodes)])
 
 
-def backup(state, model, values):
+def backup(state, model, values, cost_weight=REWARD.cost_weight):
     """Reward of the turn plus expected value after it."""
-    return -COSTS[model] + sum(p * (gain + values[following]) for p, following, gain in OUTCOMES[state][model])
+    gained = sum(p * (gain + values[following]) for p, following, gain in OUTCOMES[state][model])
+    return gained - cost_weight * COSTS[model]
 
 
-def optimal_values():
+def optimal_values(cost_weight=REWARD.cost_weight):
     values = np.zeros(N_STATES + 1)
     for _ in range(500):
         for state in range(N_STATES):
-            values[state] = max(backup(state, model, values) for model in range(3))
+            values[state] = max(backup(state, model, values, cost_weight) for model in range(3))
     return values
 
 
-def policy_value(router):
+def policy_value(router, cost_weight=REWARD.cost_weight):
     """Exact value at the start of a router that looks at the state only."""
     policy = router.propensities([make_observation(state) for state in range(N_STATES)])
     values = np.zeros(N_STATES + 1)
     for _ in range(500):
         for state in range(N_STATES):
-            values[state] = sum(policy[state, model] * backup(state, model, values) for model in range(3))
+            values[state] = sum(policy[state, model] * backup(state, model, values, cost_weight) for model in range(3))
     return values[0]
 
 
-def make_observation(state=0, *, mask=(1, 1, 1), models=()):
+def make_observation(state=0, *, mask=(1, 1, 1), models=(), budget_usd=1.0):
     history = tuple({"model": model, "action": "act", "observation": f"state {state}", "error": ""} for model in models)
     return {
         "task": "toy",
@@ -158,8 +160,8 @@ def make_observation(state=0, *, mask=(1, 1, 1), models=()):
         "history": history,
         "turn": np.int64(len(history)),
         "max_turns": np.int64(50),
-        "budget_left_usd": np.array([1.0], dtype=np.float32),
-        "budget_usd": np.array([1.0], dtype=np.float32),
+        "budget_left_usd": np.array([budget_usd], dtype=np.float32),
+        "budget_usd": np.array([budget_usd], dtype=np.float32),
         "warm": np.zeros(3, dtype=np.int8),
         "action_mask": np.array(mask, dtype=np.int8),
     }
@@ -205,8 +207,28 @@ class TaskFeatures(StateFeatures):
     blocks: ClassVar = {"task": slice(0, N_STATES + 1)}
 
 
+class BudgetFeatures(StateFeatures):
+    """The same, and what is left of the budget: two more columns."""
+
+    dim = StateFeatures.dim + 2
+    blocks: ClassVar = StateFeatures.blocks | {"scalars": slice(N_STATES + 1, dim)}
+    budget_columns = (StateFeatures.dim, StateFeatures.dim + 1)
+
+    def of_episode(self, episode):
+        spent = np.cumsum([0.0, *(turn.cost_usd for turn in episode.turns)])
+        columns = budget_features(episode.budget_usd - spent, np.full(len(spent), episode.budget_usd))
+        return np.column_stack([super().of_episode(episode), *columns]).astype(np.float32)
+
+    def of_observations(self, observations):
+        left, whole = (np.array([o[name][0] for o in observations]) for name in ("budget_left_usd", "budget_usd"))
+        columns = budget_features(left, whole)
+        return np.column_stack([super().of_observations(observations), *columns]).astype(np.float32)
+
+
 def features_of(algorithm):
     """Class of the features that an algorithm reads."""
+    if algorithm == "fitted_q_budget":
+        return BudgetFeatures
     return TaskFeatures if algorithm.startswith("task_") else StateFeatures
 
 
@@ -237,6 +259,8 @@ JOINT = NETWORK | {"model_hidden": 16, "residual_dim": 4, "joint_hidden": (32, 1
 TINY_LOOP = {"n_iterations": 4, "steps_per_iteration": 5, "batch_size": 32, "keep_last": 2}
 TINY = {
     "fitted_q": JOINT | TINY_LOOP,
+    "fitted_q_frontier": JOINT | TINY_LOOP,
+    "fitted_q_budget": JOINT | TINY_LOOP,
     "monte_carlo_q": JOINT | TINY_LOOP,
     "myopic": JOINT | TINY_LOOP,
     "behavior_cloning": NETWORK | TINY_LOOP,

@@ -7,6 +7,7 @@ from routing_toy import (
     JOINT,
     TINY,
     ListSink,
+    features_of,
     make_card,
     make_context,
     make_dataset,
@@ -18,11 +19,15 @@ from routing_toy import (
 
 from mtrouter_rl.agents import trainer
 from mtrouter_rl.agents.fitted_q import FittedQ
+from mtrouter_rl.agents.joint_q import JointQFunctionFactory
+from mtrouter_rl.agents.learners import Q_FUNCTIONS, Networks, QLearning, q_learner
+from mtrouter_rl.agents.networks import HistoryLayout
 from mtrouter_rl.agents.parameters import LoopParameters
+from mtrouter_rl.agents.transitions import make_transitions
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.registry import ALGORITHMS
 
-TRAINED = ["fitted_q", "monte_carlo_q", "myopic", "behavior_cloning"]
+TRAINED = ["fitted_q", "fitted_q_frontier", "fitted_q_budget", "monte_carlo_q", "myopic", "behavior_cloning"]
 
 
 class KilledError(Exception):
@@ -41,7 +46,7 @@ class KillingSink:
 def train(algorithm, log, folder=None, sink=None, seed=0, **changes):
     parameters = TINY[algorithm] | {"dropout": 0.2} | changes
     made = ALGORITHMS.load(algorithm).from_card(make_card(algorithm, **parameters))
-    return made.train(make_context(log, folder=folder, sink=sink, seed=seed))
+    return made.train(make_context(log, folder=folder, sink=sink, seed=seed, features=features_of(algorithm)()))
 
 
 def weights(router):
@@ -150,6 +155,31 @@ def test_curves_are_of_the_router_that_the_iteration_gave(small_log):
     last = {name: value for name, value, step in sink.points if step == 20}
     assert last[trainer.Q_MEAN] == pytest.approx(np.mean(starts), abs=1e-5)
     assert last[trainer.BELLMAN_RESIDUAL] == pytest.approx(np.mean(residuals), abs=1e-5)
+
+
+def test_weights_are_those_of_a_bare_loop_over_the_logged_transitions(small_log):
+    """Bit for bit: warm start, then Q-learning, on uniform draws from generators seeded by (seed, iteration)."""
+    parameters = FittedQ.from_card(make_card("fitted_q", **TINY["fitted_q"])).parameters
+    context = make_context(small_log)
+    transitions = make_transitions(small_log, context.features, reward=context.reward, gamma=1.0)
+    layout = HistoryLayout.of_features(context.features)
+    factory = JointQFunctionFactory.of(layout, parameters, model_features=context.features.model_features.tolist())
+    sequences = [np.random.SeedSequence([0, stage]) for stage in range(parameters.n_iterations + 1)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(sequences[0].generate_state(1)[0]))
+        algorithm = q_learner(QLearning(learner="double_dqn", gamma=1.0), factory).build(parameters)
+        algorithm.create_impl((transitions.observations.shape[1],), 3)
+        algorithm.set_grad_step(1)
+        for iteration, sequence in enumerate(sequences[1:]):
+            torch.manual_seed(int(sequence.generate_state(1)[0]))
+            generator = np.random.default_rng(sequence)
+            source = transitions if iteration >= parameters.n_warm_start else transitions.as_return_regression()
+            for _ in range(parameters.steps_per_iteration):
+                algorithm.update(source.batch(generator.integers(len(source), size=parameters.batch_size)))
+        last = Networks(algorithm).weights(Q_FUNCTIONS)
+    expected = {name.removeprefix("0.network."): tensor[None] for name, tensor in last.items()}
+    trained = weights(train("fitted_q", small_log, dropout=0.0, keep_last=1))
+    assert equal(trained, expected)
 
 
 def test_learning_rate_schedules():

@@ -233,6 +233,20 @@ def test_a_file_may_compare_cost_weights():
     assert ROLES.names == ("tiny", "middle", "big", "fitted-q", "random", "behavior-cloning")
 
 
+@pytest.mark.parametrize(
+    ("policy", "cost_weight", "family", "label"),
+    [
+        ("frontier@0.5", 0.5, "frontier", "frontier@0.5"),
+        ("frontier@0.5", 0.4, "frontier@0.5", "frontier@0.5 (cost weight 0.4)"),
+        ("frontier@0.5", None, "frontier@0.5", "frontier@0.5"),
+        ("fitted-q", 0.5, "fitted-q", "fitted-q (cost weight 0.5)"),
+    ],
+)
+def test_a_weight_that_the_name_tells_is_not_told_again(policy, cost_weight, family, label):
+    row = rows_of(make_traced(n_variations=2))[0].model_copy(update={"policy": policy, "cost_weight": cost_weight})
+    assert (row.family, row.label) == (family, label)
+
+
 def test_p_values_come_from_the_draws_of_the_interval_and_are_adjusted_within_the_split(results):
     paired = {
         split: [one for row in results.split_rows(split) for one in row.paired.values()] for split in results.splits

@@ -1,0 +1,56 @@
+"""Fitted-Q iteration for every budget up to the logged one at once."""
+
+from typing import ClassVar
+
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.budget_transitions import Budgets, BudgetTransitions
+from mtrouter_rl.agents.fitted_q import FittedQ, FittedQParameters, train_q_router
+from mtrouter_rl.agents.q_router import QRouter
+from mtrouter_rl.agents.training import require_data
+from mtrouter_rl.pools.card import Frozen
+
+
+class FittedQBudgetParameters(FittedQParameters):
+    """Parameters of `FittedQBudget`.
+
+    Attributes:
+        budgets: Which budgets are drawn.
+    """
+
+    budgets: Budgets = Budgets()
+
+
+class FittedQBudget(FittedQ):
+    """`FittedQ` on a log whose episodes are cut short in hindsight, as smaller budgets would have.
+
+    The state tells what is left of the budget, so one network serves every budget. A log with one large budget hardly shows
+    states in which money is short; here they are made from it.
+
+    Source: see `BudgetTransitions`.
+    """
+
+    parameters_model: ClassVar[type[Frozen]] = FittedQBudgetParameters
+    takes_several_logs: ClassVar[bool] = False
+
+    parameters: FittedQBudgetParameters
+
+    def train(self, context: TrainingContext) -> QRouter:
+        """Train on the context's dataset.
+
+        Raises:
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, or an episode was run without
+                a budget.
+            PoolMismatchError: If the dataset was logged with another pool.
+            RouterError: If the checkpoint folder belongs to another training.
+        """
+        dataset, features = require_data(context, self.card)
+        transitions = BudgetTransitions.of(
+            self.lay_out(context),
+            [episode for episode in dataset.completed if episode.turns],
+            features,
+            pool=context.pool,
+            budgets=self.parameters.budgets,
+            gamma=self.parameters.gamma,
+            max_output_tokens=context.max_output_tokens,
+        )
+        return train_q_router(context, transitions, card=self.card, parameters=self.parameters, learning=self.learning)
