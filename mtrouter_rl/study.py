@@ -277,7 +277,9 @@ def _train_all(request: StudyRequest, pool: RolloutPool, *, show_progress: bool)
     Those that validate come first, one after the other: they use the episodes that were run to find the strongest model.
     """
     every = [_training(request, agent) for agent in request.agents]
-    encode_log(every[0], show_progress=show_progress)
+    of_features = next((training for training in every if load_algorithm(training.agent).needs_features), None)
+    if of_features is not None:
+        encode_log(of_features, show_progress=show_progress)
     validating = [training for training in every if load_algorithm(training.agent).needs_validation]
     for training in validating:
         train_router(training, pool=pool, show_progress=show_progress)
