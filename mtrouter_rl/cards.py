@@ -137,6 +137,7 @@ class EnvCard(Frozen):
         topics: Topic of every task, such as "heat"; tasks may share topics.
         settings: Checked by the family.
         study: Sizes of the quick study where the usual ones do not fit: fields of `mtrouter_rl.study.StudySize`.
+        agents: Parameters of agent cards that are others in this environment, by the name of the agent card.
     """
 
     name: str
@@ -153,6 +154,7 @@ class EnvCard(Frozen):
     topics: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, object] = Field(default_factory=dict)
     study: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    agents: dict[str, dict[str, object]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _tasks_are_unique(self) -> "EnvCard":

@@ -302,7 +302,8 @@ def _train(args: argparse.Namespace) -> None:
     sources = _train_logs(args)
     config = sources[0].config if sources else _config(args, env=(args.env or [DEFAULT_ENV])[0])
     request = TrainRequest(
-        agent=load_agent(args.agent),
+        # Parameters of one environment are not those of several.
+        agent=load_agent(args.agent, None if len(sources) > 1 else config.card),
         config=config,
         seed=args.seed,
         out=args.out,

@@ -221,7 +221,7 @@ def shipped_log(config: EnvConfig) -> Path | None:
 
 
 def _training(request: StudyRequest, agent: str) -> TrainRequest:
-    card = load_agent(agent)
+    card = load_agent(agent, request.config.card)
     return TrainRequest(
         agent=card,
         config=request.config,

@@ -15,7 +15,7 @@ from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
 from mtrouter_rl.agents.saving import RECORD_FILE, Provenance
-from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
+from mtrouter_rl.cards import AgentCard, EnvCard, RewardCard, list_cards, load_agent_card
 from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info, fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.splits import evaluation_specs, sample_specs
@@ -23,7 +23,7 @@ from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.gold_paths import write_atomically
-from mtrouter_rl.errors import InvalidConfigError, RouterError
+from mtrouter_rl.errors import CardError, InvalidConfigError, RouterError, unknown_name
 from mtrouter_rl.evaluation.behavior import BehaviorSetting
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import update_behavior
@@ -511,9 +511,30 @@ def _hyper_parameters(router: Router) -> dict[str, str | int | float]:
     return {name: value if isinstance(value, str | int | float) else str(value) for name, value in parameters.items()}
 
 
-def load_agent(name_or_path: str) -> AgentCard:
-    """Agent card from what a user wrote; `single:MODEL` fills the model into the card `single`."""
+def load_agent(name_or_path: str, env: EnvCard | None = None) -> AgentCard:
+    """Agent card from what a user wrote; `single:MODEL` fills the model into the card `single`.
+
+    Args:
+        name_or_path: Name or path of a card.
+        env: Environment that it is to be trained for; an agent that is given by name takes the parameters that the
+            environment's card has for it.
+
+    Raises:
+        CardError: If there is no such card, it breaks its rules, or the environment names an agent that there is not.
+    """
     if name_or_path.startswith("single:"):
         card = load_agent_card("single")
         return card.model_copy(update={"name": name_or_path, "parameters": {"model": name_or_path.partition(":")[2]}})
-    return load_agent_card(name_or_path)
+    card = load_agent_card(name_or_path)
+    return (
+        card if env is None else card.model_copy(update={"parameters": card.parameters | _changed(env, name_or_path)})
+    )
+
+
+def _changed(env: EnvCard, agent: str) -> dict[str, object]:
+    """Parameters that the card of an environment has for an agent."""
+    known = list_cards("agents")
+    for name in env.agents:
+        if name not in known:
+            raise CardError(f"card '{env.name}', agents: {unknown_name('agent', name, known)}")
+    return env.agents.get(agent, {})

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.agents.resolve import RouterRef, make_encoder, resolve_router
-from mtrouter_rl.cards import list_cards
+from mtrouter_rl.cards import card_root, list_cards
 from mtrouter_rl.datasets.collect import fingerprint_cards
 from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import (
+    CardError,
     DatasetError,
     InvalidConfigError,
     MissingDependencyError,
@@ -247,3 +248,24 @@ def test_a_shipped_log_fits_its_environment():
     dataset = Dataset.load(folder)
     assert len(dataset.completed) >= 1000
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 5_000_000
+
+
+def test_an_environment_changes_parameters_of_agents_that_are_given_by_name(corridor_config, tmp_path):
+    env = corridor_config.card.model_copy(update={"agents": {"fitted-q": {"dropout": 0.3}}})
+    plain, changed = load_agent("fitted-q"), load_agent("fitted-q", env)
+    assert changed.parameters == plain.parameters | {"dropout": 0.3} != plain.parameters
+    assert load_agent("myopic", env) == load_agent("myopic")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((card_root() / "agents" / "fitted-q.yaml").read_text())
+    assert load_agent(str(mine), env) == plain
+
+
+def test_an_environment_cannot_change_an_agent_that_there_is_not(corridor_config):
+    env = corridor_config.card.model_copy(update={"agents": {"fited-q": {"dropout": 0.3}}})
+    with pytest.raises(CardError, match=r"card 'corridor', agents: unknown agent 'fited-q'; did you mean 'fitted-q'"):
+        load_agent("fitted-q", env)
+
+
+def test_parameters_of_agents_make_no_other_dataset(corridor_config):
+    env = corridor_config.card.model_copy(update={"agents": {"fitted-q": {"dropout": 0.3}}})
+    assert fingerprint_cards(replace(corridor_config, card=env)) == fingerprint_cards(corridor_config)
