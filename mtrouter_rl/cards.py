@@ -118,6 +118,10 @@ class SkillPattern(Frozen):
     pattern: RegularExpression
 
 
+EXPERT_SOLVES = 0.95
+"""Share of episodes that an expert is to solve if the card says nothing."""
+
+
 class EnvCard(Frozen):
     """An environment: which tasks, splits, limits, reward and pool.
 
@@ -138,6 +142,8 @@ class EnvCard(Frozen):
         settings: Checked by the family.
         study: Sizes of the quick study where the usual ones do not fit: fields of `mtrouter_rl.study.StudySize`.
         agents: Parameters of agent cards that are others in this environment, by the name of the agent card.
+        expert_solves: Share of episodes that the expert is to solve within the turn limit; `check-env` holds it to that. Say
+            so where paths are longer than the limit. From `EXPERT_SOLVES` on it is to solve some of every task as well.
     """
 
     name: str
@@ -155,6 +161,7 @@ class EnvCard(Frozen):
     settings: dict[str, object] = Field(default_factory=dict)
     study: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
     agents: dict[str, dict[str, object]] = Field(default_factory=dict)
+    expert_solves: Annotated[float, Field(ge=0, le=1)] = EXPERT_SOLVES
 
     @model_validator(mode="after")
     def _tasks_are_unique(self) -> "EnvCard":

@@ -24,7 +24,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--episodes", type=int, default=20, metavar="N", help="episodes of the sample (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
     parser.add_argument(
-        "--expert-threshold", type=float, default=0.95, metavar="P", help="share the expert must solve (default: 0.95)"
+        "--expert-threshold",
+        type=float,
+        metavar="P",
+        help="share the expert must solve (default: what the card says, else 0.95)",
     )
     parser.add_argument(
         "--replan-threshold", type=float, default=0.8, metavar="P", help="share after mistakes (default: 0.8)"

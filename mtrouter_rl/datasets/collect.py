@@ -78,10 +78,10 @@ def dataset_info(
 def fingerprint_cards(config: EnvConfig) -> str:
     """Hash of what decides an episode in the environment and pool cards, 16 hexadecimal digits.
 
-    A changed card makes another dataset. Descriptions, the sizes of a study, parameters of agents, and the reward, which is
-    worked out from a log when it is read, do not count.
+    A changed card makes another dataset. Descriptions, the sizes of a study, parameters of agents, what an expert solves,
+    and the reward, which is worked out from a log when it is read, do not count.
     """
-    env = config.card.model_dump_json(exclude={"description", "reward", "study", "agents"})
+    env = config.card.model_dump_json(exclude={"description", "reward", "study", "agents", "expert_solves"})
     pool = config.pool.model_dump_json(exclude={"description": True, "models": {"__all__": {"aliases"}}})
     return hashlib.blake2b((env + pool).encode(), digest_size=8).hexdigest()
 

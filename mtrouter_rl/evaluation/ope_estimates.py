@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.evaluation.bellman import BellmanCheck, bellman_check
+from mtrouter_rl.evaluation.call_runs import CallRuns, call_runs
 from mtrouter_rl.evaluation.episode_ope import MIN_EFFECTIVE_SAMPLE_SIZE
 from mtrouter_rl.evaluation.fqe import QUANTITIES, FqeData, FqeResult, fitted_q_evaluation
 from mtrouter_rl.evaluation.ope import (
@@ -44,6 +45,8 @@ MAX_BIAS = 0.5
 """Largest Bellman bias for DM, beyond two standard errors, in standard deviations of the logged episodes."""
 MAX_HALF_WIDTH = 1.0
 """Largest half of the interval of the return, in standard deviations of the logged episodes; a wider one tells nothing."""
+MAX_BEYOND_SHARE = 0.5
+"""Above this share of turns that follow more calls of one model in a row than the log holds, DM is refused."""
 THRESHOLDS = {
     "min_effective_sample_size": MIN_EFFECTIVE_SAMPLE_SIZE,
     "max_pareto_k": MAX_PARETO_K,
@@ -51,6 +54,7 @@ THRESHOLDS = {
     "max_unsupported_share": MAX_UNSUPPORTED_SHARE,
     "max_bias": MAX_BIAS,
     "max_half_width": MAX_HALF_WIDTH,
+    "max_beyond_share": MAX_BEYOND_SHARE,
 }
 _MEMORY_STREAM = 3
 _ORDER: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm")
@@ -67,6 +71,7 @@ class PolicyEstimates:
         estimates: By estimator.
         diagnosis: Of its weights; None without propensities.
         unsupported_share: Share of its choices that the behaviour policy hardly ever makes there; None if nobody knows.
+        runs: Its runs of calls of one model against those of the log.
         checks: Of the fitted values, by quantity.
         refusals: Why a family of estimators ("weighting", "fitted") is not believed; a family that is believed is left out.
         headline: The estimator to believe; None if the log cannot tell.
@@ -75,6 +80,7 @@ class PolicyEstimates:
     estimates: dict[Estimator, OpeEstimate]
     diagnosis: OpeDiagnosis | None
     unsupported_share: float | None
+    runs: CallRuns
     checks: dict[str, BellmanCheck]
     refusals: dict[str, tuple[str, ...]]
     headline: Estimator | None
@@ -156,7 +162,14 @@ def _with_memory(part: PolicyEstimates, spread: Mapping[str, float], *, seed: tu
 
 
 def _checked(log: TurnLog, part: PolicyEstimates) -> PolicyEstimates:
-    refusals = refusals_of(log, part.estimates, part.diagnosis, unsupported=part.unsupported_share, checks=part.checks)
+    refusals = refusals_of(
+        log,
+        part.estimates,
+        part.diagnosis,
+        unsupported=part.unsupported_share,
+        runs=part.runs,
+        checks=part.checks,
+    )
     return replace(part, refusals=refusals, headline=_headline(part.estimates, refusals))
 
 
@@ -194,6 +207,7 @@ def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstima
         estimates=estimates,
         diagnosis=diagnosis,
         unsupported_share=unsupported,
+        runs=call_runs(run.log, probabilities),
         checks=checks,
         refusals={},
         headline=None,
@@ -250,6 +264,7 @@ def refusals_of(
     diagnosis: OpeDiagnosis | None,
     *,
     unsupported: float | None,
+    runs: CallRuns,
     checks: Mapping[str, BellmanCheck],
 ) -> dict[str, tuple[str, ...]]:
     """Why the log cannot tell, by the thresholds in `THRESHOLDS`.
@@ -259,6 +274,7 @@ def refusals_of(
         estimates: By estimator.
         diagnosis: Of the weights; None if there are none.
         unsupported: Share of choices in unsupported states; None if nobody knows.
+        runs: The policy's runs of calls of one model against those of the log.
         checks: Of the fitted values, by quantity.
 
     Returns:
@@ -267,7 +283,7 @@ def refusals_of(
     deviations = _spread(log)
     support = [] if unsupported is None else _without_support(unsupported)
     weighting = [*_bad_weights(diagnosis), *support]
-    fitted = [*_bad_values(checks, deviations), *support]
+    fitted = [*_bad_values(checks, deviations), *support, *_long_runs(runs)]
     if "dm" in estimates:
         fitted += _too_wide(estimates["dm"], deviations["return"])
     best = next((name for name in _ORDER if name in estimates and name != "dm"), None)
@@ -299,6 +315,15 @@ def _without_support(share: float) -> list[str]:
     return [
         f"{share:.1%} of its choices are models that were called with a probability below {MIN_SUPPORT:g} there, "
         f"must be at most {MAX_UNSUPPORTED_SHARE:.0%}"
+    ]
+
+
+def _long_runs(runs: CallRuns) -> list[str]:
+    if runs.beyond_share <= MAX_BEYOND_SHARE:
+        return []
+    return [
+        f"{runs.beyond_share:.0%} of its turns would follow {runs.longest_logged} or more calls of one model in a row, must be "
+        f"at most {MAX_BEYOND_SHARE:.0%}: the log holds hardly any such history, so what a model does then is a guess"
     ]
 
 

@@ -62,6 +62,7 @@ class PolicyReport(Frozen):
         effective_sample_size: Of the whole-episode weights; None without propensities.
         largest_weight_share: Share of the largest of them; likewise.
         unsupported_share: Share of its choices that the behaviour policy hardly ever makes there.
+        runs: How long it keeps one model, against how long the log does; see `call_runs.CallRuns`.
         weights: Overlap, support and weight tails; None without propensities.
         bellman: Checks of the fitted values, by quantity.
         own_value: What its own Q-function says of the first states; a return only if its discount factor is 1.
@@ -77,6 +78,7 @@ class PolicyReport(Frozen):
     effective_sample_size: float | None = None
     largest_weight_share: float | None = None
     unsupported_share: float | None = None
+    runs: dict[str, float] = Field(default_factory=dict)
     weights: WeightDiagnosis | None = None
     bellman: dict[str, dict[str, float]] = Field(default_factory=dict)
     own_value: float | None = None

@@ -131,6 +131,7 @@ def _policy_report(run: OpeLog, name: str, found: PolicyEstimates | None) -> Pol
         effective_sample_size=None if diagnosis is None else diagnosis.effective_sample_size,
         largest_weight_share=None if diagnosis is None else diagnosis.largest_weight_share,
         unsupported_share=found.unsupported_share,
+        runs=vars(found.runs),
         weights=None if diagnosis is None else _weights(diagnosis),
         bellman={column: vars(check) for column, check in found.checks.items()},
         own_value=_own_value(run, router, name),

@@ -144,7 +144,7 @@ def check_environment(
     *,
     n_episodes: int = 20,
     seed: int = 0,
-    expert_threshold: float = 0.95,
+    expert_threshold: float | None = None,
     replan_threshold: float = 0.8,
 ) -> ContractReport:
     """Run every check against an environment.
@@ -153,7 +153,7 @@ def check_environment(
         card_or_name: Environment card by name or path, a card, or cards that are resolved already.
         n_episodes: How many episodes are sampled over all splits, tasks in turn.
         seed: Seed of the sample and of the episodes.
-        expert_threshold: Share of the sampled episodes that the expert must solve, in [0, 1].
+        expert_threshold: Share of the sampled episodes that the expert must solve, in [0, 1]; None takes what the card says.
         replan_threshold: Share of those that it must solve in spite of injected mistakes, in [0, 1].
 
     Raises:
@@ -162,7 +162,7 @@ def check_environment(
     if n_episodes < 1:
         raise InvalidConfigError(f"n_episodes is {n_episodes}, must be at least 1")
     for name, share in (("expert_threshold", expert_threshold), ("replan_threshold", replan_threshold)):
-        if not 0 <= share <= 1:
+        if share is not None and not 0 <= share <= 1:
             raise InvalidConfigError(f"{name} is {share}, must be a share in [0, 1]")
     subject = Subject(
         _resolve(card_or_name),

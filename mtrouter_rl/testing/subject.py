@@ -153,13 +153,13 @@ class Subject:
     """
 
     def __init__(
-        self, config: EnvConfig, *, n_episodes: int, seed: int, expert_threshold: float, replan_threshold: float
+        self, config: EnvConfig, *, n_episodes: int, seed: int, expert_threshold: float | None, replan_threshold: float
     ) -> None:
-        """Nothing is started before a check asks for the task."""
+        """Nothing is started before a check asks for the task; a threshold that is None is the card's."""
         self.config = config
         self.n_episodes = n_episodes
         self.seed = seed
-        self.expert_threshold = expert_threshold
+        self.expert_threshold = config.card.expert_solves if expert_threshold is None else expert_threshold
         self.replan_threshold = replan_threshold
 
     @property

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.evaluation.bellman import BellmanCheck
+from mtrouter_rl.evaluation.call_runs import CallRuns
 from mtrouter_rl.evaluation.ope import OpeDiagnosis, OpeEstimate, TurnLog
 from mtrouter_rl.evaluation.ope_estimates import COLUMNS, memory_spread, refusals_of
 
@@ -48,12 +49,17 @@ def make_estimates(half_width=0.5, names=("dm", "wdr")):
     return {name: OpeEstimate(estimator=name, value=np.zeros(3), draws=draws) for name in names}
 
 
-def refusals(*, estimates=None, diagnosis=None, unsupported=0.0, checks=None):
+def make_runs(beyond_share=0.0):
+    return CallRuns(stay_probability=0.9, longest_logged=5, beyond_share=beyond_share)
+
+
+def refusals(*, estimates=None, diagnosis=None, unsupported=0.0, runs=None, checks=None):
     return refusals_of(
         make_log(),
         estimates or make_estimates(),
         diagnosis or make_diagnosis(),
         unsupported=unsupported,
+        runs=runs or make_runs(),
         checks=make_checks() if checks is None else checks,
     )
 
@@ -61,6 +67,7 @@ def refusals(*, estimates=None, diagnosis=None, unsupported=0.0, checks=None):
 def test_a_log_that_can_tell_is_not_refused():
     assert refusals() == {}
     assert refusals(diagnosis=make_diagnosis(pareto_k=None), unsupported=None) == {}
+    assert refusals(runs=make_runs(0.5)) == {}
     # An interval of the size of a single episode's spread, and a bias within chance of half of it, are just allowed.
     assert refusals(estimates=make_estimates(0.99)) == {}
     assert refusals(checks=make_checks(bias=0.59, memory_bias=-0.59)) == {}
@@ -69,6 +76,11 @@ def test_a_log_that_can_tell_is_not_refused():
 @pytest.mark.parametrize(
     ("arguments", "families", "message"),
     [
+        (
+            {"runs": make_runs(0.51)},
+            ("fitted",),
+            "51% of its turns would follow 5 or more calls of one model in a row, must be at most 50%",
+        ),
         (
             {"diagnosis": make_diagnosis(effective_sample_size=29.0)},
             ("weighting",),
@@ -112,7 +124,9 @@ def test_each_threshold_refuses_its_families_and_says_why(arguments, families, m
 
 
 def test_without_propensities_weights_are_refused():
-    found = refusals_of(make_log(), make_estimates(names=("dm",)), None, unsupported=None, checks=make_checks())
+    found = refusals_of(
+        make_log(), make_estimates(names=("dm",)), None, unsupported=None, runs=make_runs(), checks=make_checks()
+    )
     assert found == {"weighting": ("the log has no propensities",)}
 
 

@@ -182,6 +182,17 @@ def test_thresholds_decide():
         assert {one.name: one.status for one in run_checks(subject, checks)}["expert"] == status
 
 
+@pytest.mark.usefixtures("_broken_tasks")
+@pytest.mark.parametrize(("expert_solves", "status"), [(0.95, "failed"), (0.3, "passed"), (0.7, "failed")])
+def test_the_card_says_what_the_expert_solves(expert_solves, status):
+    config = resolve_card(broken_card("Lazy").model_copy(update={"expert_solves": expert_solves}))
+    checks = [check for check in CHECKS if check.name in ("splits", "members", "variations", "protocol", "expert")]
+    subject = Subject(config, n_episodes=12, seed=0, expert_threshold=None, replan_threshold=0.8)
+    expert = next(one for one in run_checks(subject, checks) if one.name == "expert")
+    assert expert.status == status
+    assert ("and some of every task" in expert.detail) == (expert_solves == 0.95)
+
+
 def test_the_sample_takes_tasks_in_turn_and_variations_once():
     specs = Subject(resolve_env("corridor"), n_episodes=200, seed=0, expert_threshold=1.0, replan_threshold=1.0).specs
     assert len({(spec.task, spec.variation) for spec in specs}) == len(specs) == 50
