@@ -1,8 +1,8 @@
 """How long a policy keeps one model, against how long the log ever does.
 
 What happens when a model is called again and again shows only in a log in which that happened: a model that is stuck stays
-stuck, and nothing in the history may say so. A uniform log of M models calls one model k times in a row with probability M^(1 - k),
-so that of tens of thousands of turns hardly any follow five calls of one model. A policy that stays with a model for longer
+stuck, and nothing in the history may say so. A uniform log of M models has k calls of one model in a row with probability
+M^(1 - k), so that of tens of thousands of turns hardly any follow five of them. A policy that stays with a model for longer
 lives in histories that the log does not hold, and fitted values there are guesses.
 """
 
