@@ -13,8 +13,8 @@ import pytest
 from mtrouter_rl.envs.hle.sandbox import Sandbox, SandboxLimits, sandbox_level
 from mtrouter_rl.errors import InvalidConfigError, SimulatorError
 
-LIMITS = SandboxLimits(time_s=20, memory_mb=512, disk_mb=4, max_processes=8, output_characters=3000)
-SHORT = LIMITS.model_copy(update={"time_s": 1.5})
+LIMITS = SandboxLimits(time_s=60, memory_mb=512, disk_mb=4, max_processes=8, output_characters=3000)
+SHORT = LIMITS.model_copy(update={"time_s": 3.0})
 
 
 def interpreters():
