@@ -124,7 +124,7 @@ def test_killed_by_a_signal(sandbox):
 def test_an_endless_loop_is_stopped(sandbox):
     result = sandbox(SHORT).run("print('begun', flush=True)\nwhile True: pass")
     assert (result.output, result.error) == ("begun\n", "time_limit")
-    assert result.describe(SHORT) == "begun\n[stopped after 1.5 s]"
+    assert result.describe(SHORT) == "begun\n[stopped after 3 s]"
 
 
 def test_ten_gigabytes_are_refused(sandbox):
