@@ -7,8 +7,14 @@ from mtrouter_rl.envs.factory import EnvConfig, resolve_env
 DEFAULT_ENV = "scienceworld"
 
 
-def add_environment(parser: argparse.ArgumentParser, *, of_logs: bool = False) -> None:
-    """Add the options; `of_logs` takes several environments, and without any those of the datasets."""
+def add_environment(parser: argparse.ArgumentParser, *, of_logs: bool = False, has_cost_weight: bool = True) -> None:
+    """Add the options.
+
+    Args:
+        parser: Takes them.
+        of_logs: Take several environments, and without any those of the datasets.
+        has_cost_weight: Whether one cost weight is among them.
+    """
     group = parser.add_argument_group("environment")
     if of_logs:
         group.add_argument(
@@ -23,7 +29,8 @@ def add_environment(parser: argparse.ArgumentParser, *, of_logs: bool = False) -
             "--env", default=DEFAULT_ENV, metavar="NAME|PATH", help=f"environment card (default: {DEFAULT_ENV})"
         )
     group.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
-    group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
+    if has_cost_weight:
+        group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
     group.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
     group.add_argument("--max-turns", type=int, metavar="T", help="turn limit (default: the card's)")
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mtrouter_rl.commands.environment import add_environment
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's parser."""
@@ -18,12 +20,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
             "example: mtrouter-rl headroom --env corridor --split test --seeds 3 --out runs/headroom"
         ),
     )
-    parser.add_argument(
-        "--env", default="scienceworld", metavar="NAME|PATH", help="environment (default: scienceworld)"
-    )
-    parser.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
-    parser.add_argument("--max-turns", type=int, metavar="T", help="turn limit (default: the card's)")
-    parser.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
+    add_environment(parser, has_cost_weight=False)
     parser.add_argument(
         "--cost-weights", type=float, nargs="+", metavar="W", help="cost weights (default: 0 0.1 0.4 1 3)"
     )

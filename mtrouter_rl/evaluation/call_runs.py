@@ -61,10 +61,9 @@ def call_runs(log: TurnLog, probabilities: FloatArray) -> CallRuns:
 
 
 def _longest_logged(log: TurnLog) -> int:
-    positions = run_positions(log.actions, log.turns)
-    counts = np.bincount(positions)
-    at_least = counts[::-1].cumsum()[::-1]
-    return max(1, int(np.flatnonzero(at_least >= LEAST_TURNS)[-1])) if (at_least >= LEAST_TURNS).any() else 1
+    counts = np.bincount(run_positions(log.actions, log.turns))
+    at_least = counts[::-1].cumsum()[::-1]  # falls from place to place; there is no place 0
+    return max(1, int((at_least[1:] >= LEAST_TURNS).sum()))
 
 
 def run_positions(actions: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

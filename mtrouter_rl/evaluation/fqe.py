@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 QUANTITIES = ("utility", "cost_usd")
 """What is learned; the return is a weighted sum of them."""
 _ROWS_PER_BLOCK = 192
-"""Few enough that what the layers hand on stays in a core's cache: 40% faster than 2048."""
+"""Few enough that what the layers hand on stays in a core's cache: little more than half the time of 2048."""
 
 
 class FqeParameters(JointParameters, LoopParameters):
