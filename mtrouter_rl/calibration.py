@@ -375,6 +375,7 @@ class CalibrationRequest:
         config: Environment, and the pool to start from.
         target: What to fit to.
         n_seeds: Seeds of every variation while fitting.
+        fit_on: Splits whose episodes are fitted to.
         n_report_seeds: Seeds of every variation in the report; 0 to `n_seeds` - 1 are those of the fit.
         per_task: At most this many variations of a task and split, while fitting and in the report; None takes all.
         tolerance: See `Calibration`.
@@ -387,6 +388,7 @@ class CalibrationRequest:
     target: CalibrationTarget
     n_seeds: int
     n_report_seeds: int
+    fit_on: tuple[Split, ...] = ("train", "validation")
     per_task: int | None = None
     tolerance: float = UTILITY_TOLERANCE
     n_workers: int = 1
@@ -402,7 +404,7 @@ class CalibrationRequest:
 def run_calibration(
     request: CalibrationRequest, *, say: Callable[[str], None]
 ) -> tuple[PoolCard, list[CalibrationRow]]:
-    """Fit a pool on the train and validation splits, then play it on these and on every other split.
+    """Fit a pool on the splits that the request names, then play it on every split.
 
     Args:
         request: What to fit, to what.
@@ -412,13 +414,12 @@ def run_calibration(
         The fitted pool card, and achieved against target.
     """
     config, target = request.config, request.target
-    fitted_on: tuple[Split, ...] = ("train", "validation")
-    others: tuple[Split, ...] = ("test", "ood") if config.card.ood_tasks else ("test",)
+    splits: tuple[Split, ...] = ("train", "validation", "test", *(("ood",) if config.card.ood_tasks else ()))
     with Plays(
         config, n_workers=request.n_workers, folder=request.folder, show_progress=request.show_progress
     ) as plays:
-        specs = _specs(request, fitted_on, request.n_seeds)
-        say(f"fitting on {len(specs)} episodes of train and validation, of every model at every step")
+        specs = _specs(request, request.fit_on, request.n_seeds)
+        say(f"fitting on {len(specs)} episodes of {' and '.join(request.fit_on)}, of every model at every step")
         n_plays = len(config.pool.models) * _N_STEPS + 1
         say(
             f"at most {n_plays * (_N_ROUNDS if target.random else 1)} times as many episodes, usually less than half of that"
@@ -426,7 +427,7 @@ def run_calibration(
         calibration = Calibration(config=config, target=target, plays=plays, say=say, tolerance=request.tolerance)
         pool = calibration.fit(specs)
         rows: list[CalibrationRow] = []
-        for split in (*fitted_on, *others):
+        for split in splits:
             chosen = _specs(request, (split,), request.n_report_seeds)
             rows += compare(pool, target, plays, split=split, specs=chosen)
     return pool, rows

@@ -5,6 +5,7 @@ from typing import cast
 
 from mtrouter_rl.calibration import CalibrationRow, CalibrationTarget, entry_of, format_rows
 from mtrouter_rl.pools.card import PoolCard
+from mtrouter_rl.records import Split
 
 
 def calibrated_card(
@@ -14,6 +15,7 @@ def calibrated_card(
     name: str,
     target: CalibrationTarget,
     extends: str,
+    fit_on: Sequence[Split],
     command: str,
 ) -> str:
     """Text of the card.
@@ -24,6 +26,7 @@ def calibrated_card(
         name: Name of the card.
         target: What was fitted to.
         extends: Name of the pool card that was started from.
+        fit_on: Splits that were fitted to.
         command: The command that made it.
     """
     random = " One `stuck` of all models is fitted to uniform random routing." if target.random is not None else ""
@@ -32,7 +35,7 @@ def calibrated_card(
         f"# Fitted to: {target.source}. Rows of routers were not used.",
         f"# Made by: {command}",
         "#",
-        "# Achieved against target; fitted on train and validation, the other splits only looked at.",
+        f"# Achieved against target; fitted on {' and '.join(fit_on)}, the other splits only looked at.",
         *(f"# {line}" for line in format_rows(rows).splitlines()),
         f"name: {name}",
         f"extends: {extends}",

@@ -13,7 +13,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description=(
             "Fits one ability and one output length a model, and one shared probability of being stuck, so that the single\n"
             "models (and uniform random routing) of a simulated pool reach the scores and relative costs of a table. Fits on\n"
-            "train and validation, reports every split, prints the numbers and writes them as a pool card. With --out, what\n"
+            "the splits of --fit-on, reports every split, prints the numbers and writes them as a pool card. With --out, what\n"
             "was played is kept there: run the same command again after a kill, and it goes on.\n\n"
             "example: mtrouter-rl calibrate --env hle --target envs/calibration/paper-hle.yaml --out runs/calibration"
         ),
@@ -23,6 +23,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--target", required=True, type=Path, metavar="FILE", help="YAML file with the table")
     parser.add_argument(
         "--seeds", type=int, default=2, metavar="K", help="seeds per variation while fitting (default: 2)"
+    )
+    parser.add_argument(
+        "--fit-on",
+        nargs="+",
+        choices=("train", "validation", "test"),
+        default=["train", "validation"],
+        metavar="SPLIT",
+        help="splits whose episodes are fitted to (default: train validation); a table of test scores is met best on test",
     )
     parser.add_argument(
         "--report-seeds", type=int, default=6, metavar="K", help="seeds per variation in the report (default: 6)"
@@ -67,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
         target=target,
         n_seeds=args.seeds,
         n_report_seeds=args.report_seeds,
+        fit_on=tuple(args.fit_on),
         per_task=args.per_task,
         tolerance=UTILITY_TOLERANCE if args.tolerance is None else args.tolerance,
         n_workers=args.workers,
@@ -83,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
             name=path.stem,
             target=target,
             extends=config.pool.name,
+            fit_on=request.fit_on,
             command=shlex.join(["mtrouter-rl", "calibrate", *_told(args)]),
         )
         write_atomically(path, card.encode())
@@ -93,4 +103,5 @@ def _told(args: argparse.Namespace) -> list[str]:
     """Options that decide the numbers, as they were given."""
     names = ("env", "pool", "target", "seeds", "report_seeds", "per_task", "tolerance", "complementarity")
     values = [(name, getattr(args, name)) for name in names]
-    return [word for name, value in values if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
+    told = [word for name, value in values if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [*told, "--fit-on", *args.fit_on]
