@@ -122,6 +122,20 @@ EXPERT_SOLVES = 0.95
 """Share of episodes that an expert is to solve if the card says nothing."""
 
 
+class FullStudyCard(Frozen):
+    """What is an environment's own in the full study.
+
+    Attributes:
+        sizes: Sizes where the usual ones do not fit: fields of `mtrouter_rl.full_study.FullSize`.
+        complementarities: Pool cards whose headroom is shown beside that of the environment's own pool.
+        markets: Pool cards on which the study is repeated, small and without tuning.
+    """
+
+    sizes: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    complementarities: tuple[str, ...] = ()
+    markets: tuple[str, ...] = ()
+
+
 class EnvCard(Frozen):
     """An environment: which tasks, splits, limits, reward and pool.
 
@@ -141,6 +155,7 @@ class EnvCard(Frozen):
         topics: Topic of every task, such as "heat"; tasks may share topics.
         settings: Checked by the family.
         study: Sizes of the quick study where the usual ones do not fit: fields of `mtrouter_rl.study.StudySize`.
+        full_study: What is the environment's own in the full study.
         agents: Parameters of agent cards that are others in this environment, by the name of the agent card.
         expert_solves: Share of episodes that the expert is to solve within the turn limit; `check-env` holds it to that. Say
             so where paths are longer than the limit. From `EXPERT_SOLVES` on it is to solve some of every task as well.
@@ -160,6 +175,7 @@ class EnvCard(Frozen):
     topics: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, object] = Field(default_factory=dict)
     study: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    full_study: FullStudyCard = Field(default_factory=lambda: FullStudyCard())
     agents: dict[str, dict[str, object]] = Field(default_factory=dict)
     expert_solves: Annotated[float, Field(ge=0, le=1)] = EXPERT_SOLVES
 

@@ -16,6 +16,7 @@ from mtrouter_rl.commands.cost_weights import add_cost_weights, at_cost_weights
 from mtrouter_rl.commands.environment import DEFAULT_ENV
 from mtrouter_rl.commands.environment import add_environment as _add_env
 from mtrouter_rl.commands.environment import environment_config as _config
+from mtrouter_rl.commands.full_study import add_full_study, run_full
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.logged import LOG_ONLY
 from mtrouter_rl.errors import MTRouterError
@@ -75,7 +76,7 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_env(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/quick"), metavar="DIR", help="folder of the run (default: runs/quick)"
+        "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/quick, with --full runs/full)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of collection, training and bootstrap (default: 0)")
     parser.add_argument(
@@ -105,23 +106,28 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--reference", action="store_true", help="show the reference that sees the simulator's hidden state as well"
     )
+    add_full_study(parser)
     parser.set_defaults(run=_study)
 
 
 def _study(args: argparse.Namespace) -> None:
+    if args.full:
+        run_full(args, config=_config(args), say=_say)
+        return
     import dataclasses
 
     from mtrouter_rl.evaluation.tables import format_table
     from mtrouter_rl.study import StudyRequest, expand_agents, quick_size, run_study
 
     changes = {"n_episodes": args.episodes, "n_test_seeds": args.test_seeds}
+    out = args.out or Path("runs/quick")
     config = _config(args)
     size = dataclasses.replace(
         quick_size(config.card), **{name: value for name, value in changes.items() if value is not None}
     )
     request = StudyRequest(
         config=config,
-        out=args.out,
+        out=out,
         size=size,
         seed=args.seed,
         n_workers=args.workers,
@@ -135,11 +141,11 @@ def _study(args: argparse.Namespace) -> None:
     for split in results.splits:
         print(f"\n{format_table(results, split)}")
     print(
-        f"\nEverything lies in {args.out}:\n"
-        f"  {args.out / 'report.html'}   the report, for a browser\n"
-        f"  {args.out / 'results.json'}  every number\n"
-        f"  {args.out / 'routers'}       the trained routers\n"
-        f"Open TensorBoard with:\n  tensorboard --logdir {args.out}"
+        f"\nEverything lies in {out}:\n"
+        f"  {out / 'report.html'}   the report, for a browser\n"
+        f"  {out / 'results.json'}  every number\n"
+        f"  {out / 'routers'}       the trained routers\n"
+        f"Open TensorBoard with:\n  tensorboard --logdir {out}"
     )
 
 

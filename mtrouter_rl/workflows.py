@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,6 +50,8 @@ EPISODES_FOLDER = "episodes"
 VALIDATION_FOLDER = "validation"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
+TRAINING_FILE = "training.json"
+"""How long a training took, beside its router."""
 OPE_FOLDER = "ope"
 EVALUATE_EPISODES = 20
 """Episodes of a closed-loop evaluation during a training."""
@@ -220,6 +223,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     datasets = load_logs(request.logs, algorithm=algorithm, agent=request.agent.name)
     if _is_done(request):
         return request.out
+    is_resumed, started = (request.out / CHECKPOINT_FOLDER).is_dir(), time.process_time()
     with contextlib.ExitStack() as stack:
         metrics = stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
         context = TrainingContext(
@@ -238,7 +242,21 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             context = _with_features(context, request, datasets)
         router = algorithm.train(context)
     _save(router, request)
+    took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
+    write_atomically(request.out / TRAINING_FILE, (json.dumps(took) + "\n").encode())
     return request.out
+
+
+def training_seconds(folder: Path) -> float | None:
+    """Processor time of the training of a saved router, s: reading the log is in it, as are all threads.
+
+    None if it was resumed after a stop, since only its last part was measured, or not measured at all.
+    """
+    path = folder / TRAINING_FILE
+    if not path.is_file():
+        return None
+    took = json.loads(path.read_text(encoding="utf-8"))
+    return None if took["is_resumed"] else float(took["process_seconds"])
 
 
 def _periodic_evaluation(

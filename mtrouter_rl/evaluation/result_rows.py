@@ -33,6 +33,7 @@ class Comparison:
         cost_weight: Written into every row; only for files that compare several.
         cost_weights: Policy -> what is written into its row instead; only for policies that are run at several.
         budget_usd: Likewise.
+        on_common: Compare two policies on the episodes that both were run on; otherwise both must have run the same.
         n_resamples: Bootstrap resamples of every interval.
     """
 
@@ -43,6 +44,7 @@ class Comparison:
     cost_weight: float | None = None
     cost_weights: Mapping[str, float] = field(default_factory=dict)
     budget_usd: float | None = None
+    on_common: bool = False
     n_resamples: int = N_RESAMPLES
 
 
@@ -82,8 +84,7 @@ def build_rows(
         if policy in comparison.roles.learned:
             rivals = [name for name in comparison.roles.baselines if name != policy]
             paired = {
-                name: _paired(metrics, keys, names=(policy, name), rng=rng, n_resamples=comparison.n_resamples)
-                for name in rivals
+                name: _paired(metrics, keys, names=(policy, name), comparison=comparison, rng=rng) for name in rivals
             }
             row = row.model_copy(update={"paired": paired})
         rows.append(row)
@@ -171,20 +172,24 @@ def _paired(
     keys: Mapping[str, frozenset[EpisodeKey]],
     *,
     names: tuple[str, str],
+    comparison: Comparison,
     rng: np.random.Generator,
-    n_resamples: int,
 ) -> PairedDifference:
-    """Differences over the keys that both completed; a key that one of them never ran stays in, and is refused."""
+    """Differences over the keys that both completed; a key that one of them never ran stays in, and is refused.
+
+    With `on_common`, keys that one of them never ran are left out instead.
+    """
     policy, baseline = names
+    either = keys[policy] ^ keys[baseline] if comparison.on_common else frozenset()
 
     def difference(name: str) -> BootstrapMean:
         values, others = metrics[policy].values(name), metrics[baseline].values(name)
-        failed = (keys[policy] & keys[baseline]) - (set(values) & set(others))
+        left_out = either | ((keys[policy] & keys[baseline]) - (set(values) & set(others)))
         return paired_difference(
-            {key: value for key, value in values.items() if key not in failed},
-            {key: value for key, value in others.items() if key not in failed},
+            {key: value for key, value in values.items() if key not in left_out},
+            {key: value for key, value in others.items() if key not in left_out},
             rng=rng,
-            n_resamples=n_resamples,
+            n_resamples=comparison.n_resamples,
         )
 
     score, cost_usd, return_ = difference("score"), difference("cost_usd"), difference("return_")

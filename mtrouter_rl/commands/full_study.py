@@ -1,0 +1,61 @@
+"""`mtrouter-rl study --full`: options and output of the full study."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mtrouter_rl.envs.factory import EnvConfig
+
+DEFAULT_OUT = Path("runs/full")
+
+
+def add_full_study(parser: argparse.ArgumentParser) -> None:
+    """Add what only the full study takes."""
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="the full study, hours instead of minutes: every router, the cost-score frontier, other markets, budgets",
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=("headroom", "main", "markets", "budgets", "ablations", "pool-change"),
+        metavar="PART",
+        help="with --full: headroom, main, markets, budgets, ablations, pool-change (default: all, in this order)",
+    )
+
+
+def run_full(args: argparse.Namespace, *, config: "EnvConfig", say: Callable[[str], None]) -> None:
+    """Run the full study and print what it found."""
+    import dataclasses
+
+    from mtrouter_rl.evaluation.tables import format_table
+    from mtrouter_rl.full_study import PARTS, FullStudyRequest, full_size, run_full_study
+    from mtrouter_rl.study import expand_agents
+
+    size = full_size(config.card)
+    if args.episodes is not None:
+        size = dataclasses.replace(size, n_episodes=args.episodes)
+    if args.test_seeds is not None:
+        size = dataclasses.replace(size, n_key_seeds=args.test_seeds, n_other_seeds=args.test_seeds)
+    request = FullStudyRequest(
+        config=config,
+        out=args.out or DEFAULT_OUT,
+        size=size,
+        seed=args.seed,
+        n_workers=args.workers,
+        encoder=args.encoder,
+        parts=tuple(args.parts or PARTS),
+    )
+    if args.agents:
+        request = dataclasses.replace(request, agents=expand_agents(args.agents))
+    results = run_full_study(request, say=say)
+    for split in results.splits:
+        print(f"\n{format_table(results, split)}")
+    print(
+        f"\nEverything lies in {request.out}:\n"
+        f"  {request.out / 'report.html'}   the report, for a browser\n"
+        f"  {request.out / 'results.json'}  every number of the main part"
+    )

@@ -1,0 +1,109 @@
+"""Points of a router's cost-score frontier that are shown: chosen on validation, before test is looked at.
+
+A point is a policy at one cost weight. The limits on cost are those of the MTRouter paper's headline (arXiv 2604.23530,
+ScienceWorld: its router costs 41.3% of the strongest model on test and 34.2% on held-out tasks) and a quarter of the strongest
+model's cost.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from mtrouter_rl.envs.gold_paths import write_atomically
+from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.cost_weight_choice import Outcome
+from mtrouter_rl.evaluation.results import FiniteRecord, ResultRow
+
+POINTS_FILE = "frontier_points.json"
+
+Purpose = Literal["beat", "beat-ood", "keep"]
+MAX_COST_SHARES: dict[Purpose, float] = {"beat": 0.413, "beat-ood": 0.342, "keep": 0.25}
+"""Purpose -> cost that is not to be exceeded, as a share of the strongest single model's."""
+MARGIN = 0.9
+"""On validation the point has to stay below this share of the limit, since costs differ between splits."""
+
+
+class FrontierPoint(FiniteRecord):
+    """A point and why it was chosen.
+
+    Attributes:
+        purpose: "beat" and "beat-ood": the best score within the paper's relative cost on test and on held-out tasks; "keep":
+            the least cost at which the strongest model's score is kept, within a quarter of its cost.
+        policy: The policy.
+        max_cost_share: The limit, as a share of the strongest single model's cost; on validation `MARGIN` times that.
+        is_met: Whether any point met the rule. If none did, this is the nearest: the best score within the limit, and if none
+            is within it, the cheapest.
+    """
+
+    purpose: Purpose
+    policy: str
+    max_cost_share: Annotated[float, Field(gt=0)]
+    is_met: bool
+
+
+class FrontierPoints(FiniteRecord):
+    """Contents of `frontier_points.json`.
+
+    Attributes:
+        split: The split that they were chosen on.
+        strongest: The strongest single model there.
+        grid: Every point of the frontier there.
+        points: The chosen ones, one a purpose; two purposes may share a policy.
+    """
+
+    split: Literal["validation"] = "validation"
+    strongest: Outcome
+    grid: tuple[Outcome, ...]
+    points: tuple[FrontierPoint, ...]
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The chosen policies, each once."""
+        return tuple(dict.fromkeys(point.policy for point in self.points))
+
+    def policy(self, purpose: Purpose) -> str:
+        """The policy of a purpose."""
+        return next(point.policy for point in self.points if point.purpose == purpose)
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a folder."""
+        write_atomically(folder / POINTS_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the file of a folder. Raises `ResultsError` if it is not there or breaks its rules."""
+        path = folder / POINTS_FILE
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise ResultsError(
+                f"{path} cannot be read: {error}; delete it, the points are then chosen again"
+            ) from error
+
+
+def choose_points(rows: Sequence[ResultRow], strongest: ResultRow) -> FrontierPoints:
+    """Choose a point for every purpose.
+
+    Args:
+        rows: Every point of the frontier on validation, at least one.
+        strongest: The strongest single model on the same episodes.
+    """
+    points = []
+    for purpose, share in MAX_COST_SHARES.items():
+        limit_usd = MARGIN * share * strongest.cost_usd_mean
+        within = [row for row in rows if row.cost_usd_mean <= limit_usd]
+        keeping = [row for row in within if row.score_mean >= strongest.score_mean]
+        if purpose == "keep" and keeping:
+            chosen = min(keeping, key=lambda row: row.cost_usd_mean)
+        elif within:
+            chosen = max(within, key=lambda row: row.score_mean)
+        else:
+            chosen = min(rows, key=lambda row: row.cost_usd_mean)
+        is_met = bool(keeping) if purpose == "keep" else bool(within)
+        points.append(FrontierPoint(purpose=purpose, policy=chosen.policy, max_cost_share=share, is_met=is_met))
+    ordered = sorted(rows, key=lambda row: row.cost_usd_mean)
+    return FrontierPoints(
+        strongest=Outcome.of(strongest), grid=tuple(Outcome.of(row) for row in ordered), points=tuple(points)
+    )

@@ -1,0 +1,468 @@
+"""The full study: every router, the whole cost-score frontier, other markets and budgets, and what of it holds.
+
+It is made of steps that are kept when they are done, so that a study that was killed goes on where it stopped. What is chosen
+is chosen on validation; test and held-out tasks are run for the choices that were made before.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mtrouter_rl.agents.cost_weights import name_at
+from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
+from mtrouter_rl.budgets import evaluate_budgets
+from mtrouter_rl.cards import EnvCard
+from mtrouter_rl.envs.factory import EnvConfig, resolve_env
+from mtrouter_rl.errors import CardError, InvalidConfigError, unknown_name
+from mtrouter_rl.evaluation.closed_loop import Contestant
+from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints, choose_points
+from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
+from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.headroom import HeadroomRequest, run_headroom
+from mtrouter_rl.protocols import PricedRouter
+from mtrouter_rl.records import Episode, JsonValue, Split
+from mtrouter_rl.registry import DEFAULT_ENCODER
+from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.study import (
+    CACHE_FOLDER,
+    DATASET_FOLDER,
+    ROUTERS_FOLDER,
+    STRONGEST,
+    Clock,
+    StudyRequest,
+    StudySize,
+    collect_log,
+    expand_agents,
+    run_study,
+    train_side_by_side,
+)
+from mtrouter_rl.workflows import (
+    RESULTS_FILE,
+    VALIDATION_FOLDER,
+    EvaluateRequest,
+    TrainRequest,
+    describe,
+    encode_log,
+    episodes_of_run,
+    evaluate_routers,
+    load_agent,
+    present,
+    reward_of,
+    roles_of,
+    save_config,
+    train_router,
+)
+
+FITTED, FRONTIER, ESTIMATOR = "fitted-q", "fitted-q-frontier", "monte-carlo-q"
+WEIGHTS = (0.0, 0.1, 0.4, 1.0, 3.0)
+"""Cost weights at which the router that is told one is compared with routers that were trained for one."""
+N_GRID = 9
+"""Weights above 0 from which the points that are shown are chosen, on validation."""
+BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+"""Budgets of an episode, as shares of what the strongest model spends on one on validation."""
+REFERENCE = "reference:hidden"
+HEADROOM_FOLDER, CHOICE_FOLDER, MARKETS_FOLDER, BUDGETS_FOLDER = "headroom", "choice", "markets", "budgets"
+
+Part = Literal["headroom", "main", "markets", "budgets"]
+PARTS: tuple[Part, ...] = ("headroom", "main", "markets", "budgets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullSize:
+    """How much a full study does.
+
+    Attributes:
+        n_episodes: Logged episodes to train on.
+        n_validation_seeds: Seeds per validation variation, for every choice.
+        n_key_seeds: Seeds per test variation of what the claims are about.
+        n_other_seeds: Seeds per test variation of everything else.
+        n_ood_key_seeds: Seeds per held-out variation of what the claims are about.
+        n_ood_other_seeds: Seeds per held-out variation of everything else.
+        ood_other_per_task: At most this many held-out variations of a task for everything else; None takes all.
+        n_headroom_seeds: Seeds per test variation of the headroom.
+        n_market_episodes: Logged episodes in every other market.
+        n_market_seeds: Seeds per test variation there.
+        n_budget_seeds: Seeds per test variation under every budget.
+    """
+
+    n_episodes: int = 2180
+    n_validation_seeds: int = 3
+    n_key_seeds: int = 8
+    n_other_seeds: int = 3
+    n_ood_key_seeds: int = 3
+    n_ood_other_seeds: int = 3
+    ood_other_per_task: int | None = 6
+    n_headroom_seeds: int = 1
+    n_market_episodes: int = 1090
+    n_market_seeds: int = 3
+    n_budget_seeds: int = 2
+
+
+def full_size(card: EnvCard) -> FullSize:
+    """Size of the full study of an environment: that of `FullSize`, changed by what its card says.
+
+    Raises:
+        CardError: If the card names a size that there is not.
+    """
+    known = {size.name for size in fields(FullSize)}
+    for name in card.full_study.sizes:
+        if name not in known:
+            raise CardError(f"card '{card.name}', full_study.sizes: {unknown_name('size', name, known)}")
+    return replace(FullSize(), **card.full_study.sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullStudyRequest:
+    """What `mtrouter-rl study --full` is asked for.
+
+    Attributes:
+        config: Environment.
+        out: Folder of the run.
+        size: How much.
+        seed: Seed of collection, training and bootstrap.
+        n_workers: Worker processes.
+        agents: Agent cards that are trained for the environment's cost weight, beside the frontiers; `FITTED` and `ESTIMATOR`
+            are among them.
+        encoder: Registered name of the text encoder.
+        parts: Which parts are run.
+    """
+
+    config: EnvConfig
+    out: Path
+    size: FullSize = FullSize()
+    seed: int = 0
+    n_workers: int = 2
+    agents: tuple[str, ...] = expand_agents(["all"])
+    encoder: str = DEFAULT_ENCODER
+    parts: tuple[Part, ...] = PARTS
+
+    def __post_init__(self) -> None:
+        """Check the agents."""
+        for name in (FITTED, ESTIMATOR):
+            if name not in self.agents:
+                raise InvalidConfigError(
+                    f"agents are {', '.join(self.agents)}; the claims of a full study are about {FITTED} and {ESTIMATOR}, "
+                    f"so '{name}' must be among them"
+                )
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the embedding cache."""
+        return self.out / CACHE_FOLDER
+
+    @property
+    def dataset(self) -> Path:
+        """Folder of the log."""
+        return self.out / DATASET_FOLDER
+
+    def router(self, name: str) -> Path:
+        """Folder of a router, by the name of its card."""
+        return self.out / ROUTERS_FOLDER / name
+
+    def describe(self) -> dict[str, JsonValue]:
+        """JSON of what decides the results, for provenance."""
+        return {
+            "command": "study --full",
+            "seed": self.seed,
+            "size": asdict(self.size),
+            "agents": list(self.agents),
+            "encoder": self.encoder,
+            **describe(self.config),
+        }
+
+    def as_study(self) -> StudyRequest:
+        """The part of the request that the quick study knows."""
+        size = self.size
+        return StudyRequest(
+            config=self.config,
+            out=self.out,
+            size=StudySize(
+                n_episodes=size.n_episodes,
+                n_validation_seeds=size.n_validation_seeds,
+                validation_per_task=None,
+                n_test_seeds=size.n_key_seeds,
+                n_ood_seeds=size.n_ood_key_seeds,
+                ood_per_task=None,
+            ),
+            seed=self.seed,
+            n_workers=self.n_workers,
+            agents=self.agents,
+            encoder=self.encoder,
+            collects=True,
+        )
+
+
+def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], show_progress: bool = True) -> Results:
+    """Run the study; what is done is skipped, what was killed goes on where it stopped.
+
+    Args:
+        request: What to run.
+        say: Told, in a sentence, what begins and how long it took.
+        show_progress: Whether to draw progress bars.
+
+    Returns:
+        The results of the main part, also in `out/results.json`.
+
+    Raises:
+        InvalidConfigError: If the main part is left out and was not run before.
+    """
+    clock = Clock(say)
+    study = _FullStudy(request, say=say, show_progress=show_progress)
+    save_config(request.out, request.describe())
+    if "headroom" in request.parts:
+        clock.step("headroom: what a reference that sees the hidden state reaches; no router is trained for it")
+        study.headroom()
+    if "main" in request.parts:
+        with RolloutPool(request.config, n_workers=request.n_workers) as pool:
+            clock.step(f"log: {request.size.n_episodes} episodes of uniform per-turn random routing on the train split")
+            collect_log(pool, request.as_study(), say=say, show_progress=show_progress)
+            clock.step("train: every router, the one that is told the cost weight, and one for each cost weight")
+            study.train(pool)
+            clock.step("choose: points of the frontier, on validation")
+            study.choose(pool)
+            for split in _splits(request.config):
+                clock.step(f"evaluate on {split}, closed-loop")
+                study.evaluate(pool, split)
+        clock.step("draw plots, TensorBoard and the report")
+        study.present()
+    if not (request.out / RESULTS_FILE).is_file():
+        raise InvalidConfigError(f"{request.out} holds no results of the main part; run it first, with --parts main")
+    if "markets" in request.parts:
+        for market in request.config.card.full_study.markets:
+            clock.step(f"market {market}: the same agents and parameters on another pool, from a log of its own")
+            study.market(market)
+    if "budgets" in request.parts:
+        clock.step("budgets: one router for every budget beside others")
+        study.budgets()
+    clock.done()
+    return Results.load(request.out / RESULTS_FILE)
+
+
+def _splits(config: EnvConfig) -> tuple[Split, ...]:
+    return ("test", "ood") if config.card.ood_tasks else ("test",)
+
+
+class _FullStudy:
+    """The steps of a full study, each of which may be run again."""
+
+    def __init__(self, request: FullStudyRequest, *, say: Callable[[str], None], show_progress: bool) -> None:
+        self._request = request
+        self._say = say
+        self._show_progress = show_progress
+
+    def headroom(self) -> None:
+        """What there is to win, for every setting of complementarity."""
+        request = self._request
+        own = request.config.pool.name
+        for name in (own, *request.config.card.full_study.complementarities):
+            config = request.config if name == own else self._with_pool(name)
+            asked = HeadroomRequest(
+                split="test", n_seeds=request.size.n_headroom_seeds, out=request.out / HEADROOM_FOLDER / name
+            )
+            with RolloutPool(config, n_workers=request.n_workers) as pool:
+                run_headroom(pool, asked, show_progress=self._show_progress)
+
+    def train(self, pool: RolloutPool) -> None:
+        """Train everything; those that validate first, then the others side by side."""
+        request = self._request
+        train_router(self._training(STRONGEST), pool=pool, show_progress=self._show_progress)
+        encode_log(self._training(FITTED), show_progress=self._show_progress)
+        trainings = [self._training(agent) for agent in (*request.agents, FRONTIER)]
+        trainings += [self._training(agent, cost_weight=weight) for agent, weight in self._separate]
+        alone = [one for one in trainings if load_algorithm(one.agent).needs_validation]
+        for training in alone:
+            train_router(training, pool=pool, show_progress=self._show_progress)
+        # The longest first, so that none is left to run alone at the end.
+        others = sorted(
+            (one for one in trainings if one not in alone), key=lambda one: not one.agent.name.startswith(FITTED)
+        )
+        train_side_by_side(others, n_workers=request.n_workers, show_progress=self._show_progress)
+
+    def choose(self, pool: RolloutPool) -> FrontierPoints:
+        """The points of the frontier that are shown, chosen on validation; kept once they are chosen."""
+        request = self._request
+        if (request.out / POINTS_FILE).is_file():
+            return FrontierPoints.load(request.out)
+        folder = request.router(FRONTIER)
+        router = RouterRef.of(str(folder), request.cache)(request.config)
+        assert isinstance(router, PricedRouter)
+        grid = tuple(name_at(str(folder), weight) for weight in router.cost_weight_grid(N_GRID))
+        asked = EvaluateRequest(
+            routers=(*grid, str(request.router(STRONGEST))),
+            split="validation",
+            n_seeds=request.size.n_validation_seeds,
+            out=request.out / CHOICE_FOLDER,
+            seed=request.seed,
+            cache=request.cache,
+        )
+        results = evaluate_routers(pool, asked, show_progress=self._show_progress)
+        strongest = results.row(STRONGEST, "validation")
+        assert strongest is not None
+        points = choose_points([row for row in results.rows if row.family == FRONTIER], strongest)
+        points.save(request.out)
+        for point in points.points:
+            self._say(f"    {point.purpose}: {point.policy}")
+        return points
+
+    def evaluate(self, pool: RolloutPool, split: Split) -> None:
+        """Run what the claims are about on many seeds, everything else on a few, and compare all of them."""
+        request, size = self._request, self._request.size
+        key = self._key_routers()
+        others = tuple(text for text in self._every_router() if text not in key)
+        seeds = (
+            (size.n_key_seeds, size.n_other_seeds)
+            if split == "test"
+            else (size.n_ood_key_seeds, size.n_ood_other_seeds)
+        )
+        limits = (None, None) if split == "test" else (None, size.ood_other_per_task)
+        for routers, n_seeds, per_task in zip((key, others), seeds, limits, strict=True):
+            asked = EvaluateRequest(
+                routers=routers,
+                split=split,
+                n_seeds=n_seeds,
+                out=request.out,
+                per_task=per_task,
+                seed=request.seed,
+                cache=request.cache,
+            )
+            evaluate_routers(pool, asked, show_progress=self._show_progress)
+        self._compare((*key, *others), split)
+
+    def present(self) -> None:
+        """Draw everything that people look at."""
+        request = self._request
+        trained = [str(request.router(agent)) for agent in request.agents]
+        present(request.out, request.config, routers=trained, cache=request.cache)
+
+    def market(self, name: str) -> None:
+        """The quick study on another pool, with a log of its own."""
+        request, size = self._request, self._request.size
+        study = StudyRequest(
+            config=self._with_pool(name),
+            out=request.out / MARKETS_FOLDER / name,
+            size=StudySize(
+                n_episodes=size.n_market_episodes,
+                n_validation_seeds=1,
+                validation_per_task=None,
+                n_test_seeds=size.n_market_seeds,
+                n_ood_seeds=1,
+                ood_per_task=size.ood_other_per_task,
+            ),
+            seed=request.seed,
+            n_workers=request.n_workers,
+            agents=(FITTED, ESTIMATOR),
+            encoder=request.encoder,
+            collects=True,
+            shows_reference=True,
+        )
+        run_study(study, say=lambda text: self._say(f"  {text}"), show_progress=self._show_progress)
+
+    def budgets(self) -> None:
+        """Score under budgets that are shares of what the strongest model spends."""
+        request = self._request
+        train_router(self._training("fitted-q-budget"), show_progress=self._show_progress)
+        spent_usd = FrontierPoints.load(request.out).strongest.cost_usd_mean
+        names = ("fitted-q-budget", FITTED, ESTIMATOR, STRONGEST, "strong-first", "cheap-first", "interleave")
+        routers = [
+            str(request.router(name)) for name in names if name in {*request.agents, STRONGEST, "fitted-q-budget"}
+        ]
+        asked = EvaluateRequest(
+            routers=(*routers, "cheapest", "random"),
+            split="test",
+            n_seeds=request.size.n_budget_seeds,
+            out=request.out / BUDGETS_FOLDER,
+            seed=request.seed,
+            cache=request.cache,
+        )
+        evaluate_budgets(
+            request.config,
+            asked,
+            [float(f"{share * spent_usd:.3g}") for share in BUDGET_SHARES],
+            n_workers=request.n_workers,
+            show_progress=self._show_progress,
+        )
+
+    @property
+    def _separate(self) -> tuple[tuple[str, float], ...]:
+        """Agents and the weights that they are trained for once more; the environment's own weight they have already."""
+        own = self._request.config.cost_weight
+        return tuple((agent, weight) for agent in (FITTED, ESTIMATOR) for weight in WEIGHTS if weight != own)
+
+    def _key_routers(self) -> tuple[str, ...]:
+        """What the claims are about: the paper's estimator, fitted-Q, the chosen points, and the strongest model."""
+        request = self._request
+        chosen = [self._text(policy) for policy in FrontierPoints.load(request.out).policies]
+        return (*(str(request.router(name)) for name in (STRONGEST, FITTED, ESTIMATOR)), *chosen)
+
+    def _every_router(self) -> tuple[str, ...]:
+        request = self._request
+        trained = [str(request.router(agent)) for agent in request.agents]
+        trained += [str(request.router(_at_weight(agent, weight))) for agent, weight in self._separate]
+        told = [name_at(str(request.router(FRONTIER)), weight) for weight in WEIGHTS]
+        singles = [f"single:{name}" for name in request.config.pool.model_names]
+        return (*singles, "random", "cheapest", *trained, *told, REFERENCE)
+
+    def _text(self, policy: str) -> str:
+        """What names a point of the frontier where a router is asked for."""
+        return str(self._request.out / ROUTERS_FOLDER / policy)
+
+    def _training(self, agent: str, *, cost_weight: float | None = None) -> TrainRequest:
+        request = self._request
+        card = load_agent(agent, request.config.card)
+        config = request.config
+        if cost_weight is not None:
+            card = card.model_copy(update={"name": _at_weight(agent, cost_weight)})
+            config = replace(config, cost_weight=cost_weight)
+        return TrainRequest(
+            agent=card,
+            config=config,
+            seed=request.seed,
+            out=request.router(card.name),
+            dataset=None if agent == STRONGEST else request.dataset,
+            encoder=request.encoder,
+            cache=request.cache,
+            n_validation_seeds=request.size.n_validation_seeds,
+            validation_folder=request.router(STRONGEST) / VALIDATION_FOLDER,
+        )
+
+    def _with_pool(self, name: str) -> EnvConfig:
+        return resolve_env(self._request.config.card.name, name, cost_weight=self._request.config.cost_weight)
+
+    def _compare(self, texts: Sequence[str], split: Split) -> None:
+        """Rows of a split once more, from the episodes of all policies: one call compares only those that it runs."""
+        request = self._request
+        contestants = [Contestant.of(text, request.config, cache=request.cache) for text in texts]
+        results = Results.load(request.out / RESULTS_FILE)
+        episodes = _with_shared(contestants, episodes_of_run(request.out)[split])
+        roles = roles_of(contestants)
+        comparison = Comparison(
+            split=split,
+            reward=reward_of(request.config),
+            model_names=request.config.pool.model_names,
+            roles=roles,
+            cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
+            on_common=True,
+        )
+        rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
+        update_rows(results, rows, roles=roles).save(request.out / RESULTS_FILE)
+
+
+def _at_weight(agent: str, weight: float) -> str:
+    """Name of a router that was trained for a cost weight of its own."""
+    return f"{agent}-w{weight:g}"
+
+
+def _with_shared(
+    contestants: Sequence[Contestant], known: Mapping[str, Sequence[Episode]]
+) -> dict[str, Sequence[Episode]]:
+    """Episodes of every contestant; of those that call one model throughout, one was run and kept for all that call it."""
+    first = {one.name: one.first_model for one in contestants}
+    found = {}
+    for one in contestants:
+        same = (name for name in known if one.first_model is not None and first.get(name) == one.first_model)
+        owner = one.name if one.name in known else next(same)
+        found[one.name] = known[owner]
+    return found
