@@ -377,6 +377,7 @@ class CalibrationRequest:
         n_seeds: Seeds of every variation while fitting.
         fit_on: Splits whose episodes are fitted to.
         n_report_seeds: Seeds of every variation in the report; 0 to `n_seeds` - 1 are those of the fit.
+        report_on: Splits in the report; None takes every one.
         per_task: At most this many variations of a task and split, while fitting and in the report; None takes all.
         tolerance: See `Calibration`.
         n_workers: Worker processes.
@@ -389,6 +390,7 @@ class CalibrationRequest:
     n_seeds: int
     n_report_seeds: int
     fit_on: tuple[Split, ...] = ("train", "validation")
+    report_on: tuple[Split, ...] | None = None
     per_task: int | None = None
     tolerance: float = UTILITY_TOLERANCE
     n_workers: int = 1
@@ -404,7 +406,7 @@ class CalibrationRequest:
 def run_calibration(
     request: CalibrationRequest, *, say: Callable[[str], None]
 ) -> tuple[PoolCard, list[CalibrationRow]]:
-    """Fit a pool on the splits that the request names, then play it on every split.
+    """Fit a pool on the splits that the request names, then play it on every split of the report.
 
     Args:
         request: What to fit, to what.
@@ -427,7 +429,7 @@ def run_calibration(
         calibration = Calibration(config=config, target=target, plays=plays, say=say, tolerance=request.tolerance)
         pool = calibration.fit(specs)
         rows: list[CalibrationRow] = []
-        for split in splits:
+        for split in request.report_on or splits:
             chosen = _specs(request, (split,), request.n_report_seeds)
             rows += compare(pool, target, plays, split=split, specs=chosen)
     return pool, rows

@@ -187,7 +187,13 @@ def test_a_fit_that_is_run_again_plays_nothing_again(fitted, monkeypatch):
 def test_the_card_extends_the_pool_and_holds_the_table(fitted, tmp_path):
     _, request, (pool, rows) = fitted
     text = calibrated_card(
-        pool, rows, name="fitted", target=request.target, extends="corridor-three", fit_on=("train",), command="mtrouter-rl calibrate"
+        pool,
+        rows,
+        name="fitted",
+        target=request.target,
+        extends="corridor-three",
+        fit_on=("train",),
+        command="mtrouter-rl calibrate",
     )
     path = tmp_path / "fitted.yaml"
     path.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description=(
             "Fits one ability and one output length a model, and one shared probability of being stuck, so that the single\n"
             "models (and uniform random routing) of a simulated pool reach the scores and relative costs of a table. Fits on\n"
-            "the splits of --fit-on, reports every split, prints the numbers and writes them as a pool card. With --out, what\n"
+            "the splits of --fit-on, reports all splits or those of --report-on, prints the numbers and writes them as a pool card. With --out, what\n"
             "was played is kept there: run the same command again after a kill, and it goes on.\n\n"
             "example: mtrouter-rl calibrate --env hle --target envs/calibration/paper-hle.yaml --out runs/calibration"
         ),
@@ -34,6 +34,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument(
         "--report-seeds", type=int, default=6, metavar="K", help="seeds per variation in the report (default: 6)"
+    )
+    parser.add_argument(
+        "--report-on",
+        nargs="+",
+        choices=("train", "validation", "test", "ood"),
+        metavar="SPLIT",
+        help="splits that achieved and target are compared on afterwards (default: all)",
     )
     parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
     parser.add_argument(
@@ -76,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
         n_seeds=args.seeds,
         n_report_seeds=args.report_seeds,
         fit_on=tuple(args.fit_on),
+        report_on=None if args.report_on is None else tuple(args.report_on),
         per_task=args.per_task,
         tolerance=UTILITY_TOLERANCE if args.tolerance is None else args.tolerance,
         n_workers=args.workers,

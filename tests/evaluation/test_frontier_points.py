@@ -1,0 +1,78 @@
+"""Points of the frontier, chosen on validation within limits of cost."""
+
+import pytest
+
+from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.frontier_points import MARGIN, MAX_COST_SHARES, POINTS_FILE, FrontierPoints, choose_points
+from mtrouter_rl.evaluation.results import ResultRow
+
+STRONGEST_USD = 1.0
+
+
+def make_row(policy, score, cost_usd, cost_weight=None):
+    return ResultRow(
+        policy=policy,
+        split="validation",
+        cost_weight=cost_weight,
+        n_episodes=4,
+        score_mean=score,
+        score_ci95=None,
+        utility_mean=score / 100,
+        cost_usd_mean=cost_usd,
+        cost_usd_ci95=None,
+        cost_usd_total=4 * cost_usd,
+        return_mean=0.0,
+        return_ci95=None,
+        turns_mean=3.0,
+        switches_mean=0.0,
+        stay_after_error=None,
+        model_share={},
+        model_share_by_task={},
+        score_by_task={},
+        budget_violations=0,
+        n_failed=0,
+        hull_gain=None,
+        cost_saved_share=None,
+    )
+
+
+def chosen(points, strongest_score=50.0):
+    rows = [make_row(f"frontier@{weight:g}", score, usd, weight) for weight, (score, usd) in points.items()]
+    return choose_points(rows, make_row("strongest", strongest_score, STRONGEST_USD))
+
+
+def test_the_best_score_within_each_limit_and_the_cheapest_that_keeps_the_score():
+    found = chosen(
+        {0.0: (70.0, 0.40), 0.1: (65.0, 0.36), 0.4: (62.0, 0.30), 1.0: (55.0, 0.2), 2.0: (51.0, 0.1), 4.0: (40.0, 0.05)}
+    )
+    assert found.policy("beat") == "frontier@0.1"  # 0.40 is within the limit of 0.413, but not within the margin
+    assert found.policy("beat-ood") == "frontier@0.4"
+    assert found.policy("keep") == "frontier@2"
+    assert all(point.is_met for point in found.points)
+    assert [one.cost_usd_mean for one in found.grid] == [0.05, 0.1, 0.2, 0.30, 0.36, 0.40]
+
+
+def test_costs_on_the_very_limit_are_within_it():
+    at_limit = MARGIN * MAX_COST_SHARES["beat"] * STRONGEST_USD
+    assert chosen({0.1: (60.0, at_limit), 1.0: (55.0, 0.1)}).policy("beat") == "frontier@0.1"
+
+
+def test_where_no_point_keeps_the_score_the_best_within_the_limit_is_taken_and_said_to_miss():
+    found = chosen({0.1: (60.0, 0.5), 1.0: (45.0, 0.2), 3.0: (30.0, 0.1)})
+    keep = next(point for point in found.points if point.purpose == "keep")
+    assert (keep.policy, keep.is_met) == ("frontier@1", False)
+
+
+def test_where_no_point_is_cheap_enough_the_cheapest_is_taken_and_said_to_miss():
+    found = chosen({0.1: (90.0, 2.0), 1.0: (80.0, 1.5)})
+    assert found.policies == ("frontier@1",)
+    assert not any(point.is_met for point in found.points)
+
+
+def test_the_file_holds_the_choice_and_a_broken_one_is_refused(tmp_path):
+    found = chosen({0.1: (60.0, 0.3), 1.0: (55.0, 0.1)})
+    found.save(tmp_path)
+    assert FrontierPoints.load(tmp_path) == found
+    (tmp_path / POINTS_FILE).write_text('{"split": "test"}')
+    with pytest.raises(ResultsError, match=r"(?s)frontier_points\.json cannot be read.*delete it"):
+        FrontierPoints.load(tmp_path)

@@ -1,0 +1,144 @@
+"""The full study on the corridor, small, and killed on the way."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mtrouter_rl import full_study
+from mtrouter_rl.envs.factory import resolve_env
+from mtrouter_rl.errors import CardError, InvalidConfigError
+from mtrouter_rl.evaluation.frontier_points import FrontierPoints
+from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, Results
+from mtrouter_rl.full_study import PARTS, WEIGHTS, FullSize, FullStudyRequest, full_size, run_full_study
+from mtrouter_rl.headroom import HEADROOM_FILE, Headroom
+from mtrouter_rl.study import STRONGEST
+from mtrouter_rl.workflows import training_seconds
+
+LEARNED = ("fitted-q", "monte-carlo-q", "fitted-q-frontier", "fitted-q-budget")
+SIZE = FullSize(
+    n_episodes=30,
+    n_validation_seeds=1,
+    n_key_seeds=2,
+    n_other_seeds=1,
+    n_ood_key_seeds=2,
+    n_ood_other_seeds=1,
+    ood_other_per_task=2,
+    n_market_episodes=20,
+    n_market_seeds=1,
+    n_budget_seeds=1,
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The corridor with trainings of a moment and a second market."""
+    found = resolve_env("corridor")
+    tiny = {name: {"n_iterations": 3, "steps_per_iteration": 4, "batch_size": 32} for name in LEARNED}
+    own = found.card.full_study.model_copy(update={"markets": ("corridor-three",)})
+    return replace(found, card=found.card.model_copy(update={"agents": tiny, "full_study": own}))
+
+
+def request_of(config, out, **changes):
+    made = FullStudyRequest(
+        config=config,
+        out=out,
+        size=SIZE,
+        n_workers=1,
+        encoder="hashing",
+        agents=("fitted-q", "monte-carlo-q", "cheap-first"),
+    )
+    return replace(made, **changes)
+
+
+def run(request, said=None):
+    return run_full_study(request, say=(said if said is not None else []).append, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, config):
+    """The study, killed once in the middle of its evaluations."""
+    request = request_of(config, tmp_path_factory.mktemp("full"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(full_study, "present", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(request)
+        patch.setattr(full_study, "present", lambda *_args, **_kwargs: None)
+        said = []
+        run(request, said)
+    return request, said
+
+
+def _killed(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
+def test_every_point_is_there_and_compared_with_policies_of_fewer_seeds(done):
+    request, _ = done
+    results = Results.load(request.out / "results.json")
+    fitted = results.row("fitted-q", "test")
+    random = results.row("random", "test")
+    assert (fitted.n_episodes, random.n_episodes) == (16, 8)
+    assert fitted.paired["random"].return_.n_episodes == 8
+    assert fitted.paired[STRONGEST].return_.n_episodes == 16
+    assert fitted.paired["cheap-first"].return_.n_episodes == 8
+    names = {row.policy for row in results.rows if row.split == "test"}
+    separate = {f"{agent}-w{weight:g}" for agent in ("fitted-q", "monte-carlo-q") for weight in WEIGHTS}
+    assert {f"fitted-q-frontier@{weight:g}" for weight in WEIGHTS} | separate | {HIDDEN_REFERENCE, "cheapest"} <= names
+    assert set(FrontierPoints.load(request.out).policies) <= names
+    assert results.row("fitted-q", "ood").n_episodes == 20
+    assert results.row("cheap-first", "ood").n_episodes == 2
+
+
+def test_the_strongest_model_is_compared_though_its_episodes_are_kept_under_another_name(done):
+    request, _ = done
+    results = Results.load(request.out / "results.json")
+    cheapest, single = results.row("cheapest", "test"), results.row("single:small", "test")
+    assert cheapest.score_mean == single.score_mean
+
+
+def test_trainings_tell_how_long_they_took(done):
+    request, _ = done
+    assert all(
+        training_seconds(request.router(name)) > 0 for name in ("fitted-q", "fitted-q-frontier", "monte-carlo-q-w3")
+    )
+
+
+def test_markets_budgets_and_headroom_have_folders_of_their_own(done):
+    request, said = done
+    market = Results.load(request.out / "markets" / "corridor-three" / "results.json")
+    assert market.row("fitted-q", "test").paired["monte-carlo-q"].return_.n_episodes == 8
+    budgets = json.loads((request.out / "budgets" / "budgets.json").read_text())
+    spent = FrontierPoints.load(request.out).strongest.cost_usd_mean
+    assert min(one["budget_usd"] for one in budgets["outcomes"]) == pytest.approx(0.05 * spent, rel=0.01)
+    headroom = Headroom.load(request.out / "headroom" / "corridor-three" / HEADROOM_FILE)
+    assert headroom.part("reference", 0.4).score.n_episodes == 8
+    assert any("market corridor-three" in text for text in said)
+
+
+def test_a_finished_study_runs_nothing_again(done, monkeypatch):
+    request, _ = done
+    monkeypatch.setattr(full_study, "present", lambda *_args, **_kwargs: None)
+    before = (request.out / "results.json").read_bytes()
+    run(request)
+    assert (request.out / "results.json").read_bytes() == before
+
+
+def test_parts_that_need_the_main_part_say_so(config, tmp_path):
+    with pytest.raises(InvalidConfigError, match=r"holds no results of the main part; run it first, with --parts main"):
+        run(request_of(config, tmp_path, parts=("budgets",)))
+
+
+def test_the_claims_need_their_agents(config, tmp_path):
+    with pytest.raises(InvalidConfigError, match=r"agents are fitted-q; .* 'monte-carlo-q' must be among them"):
+        request_of(config, tmp_path, agents=("fitted-q",))
+
+
+def test_sizes_of_a_card(config):
+    own = config.card.full_study
+    card = config.card.model_copy(update={"full_study": own.model_copy(update={"sizes": {"n_episodes": 7}})})
+    assert full_size(card) == replace(FullSize(), n_episodes=7)
+    wrong = config.card.model_copy(update={"full_study": own.model_copy(update={"sizes": {"n_episode": 7}})})
+    with pytest.raises(CardError, match=r"card 'corridor', full_study\.sizes: .*n_episode.*n_episodes"):
+        full_size(wrong)
+    assert PARTS[0] == "headroom"
