@@ -13,8 +13,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description=(
             "Fits one ability and one output length a model, and one shared probability of being stuck, so that the single\n"
             "models (and uniform random routing) of a simulated pool reach the scores and relative costs of a table. Fits on\n"
-            "the splits of --fit-on, reports all splits or those of --report-on, prints the numbers and writes them as a pool card. With --out, what\n"
-            "was played is kept there: run the same command again after a kill, and it goes on.\n\n"
+            "the splits of --fit-on, compares on all splits or those of --report-on, prints the numbers and writes them as a\n"
+            "pool card. With --out, what was played is kept there: run the same command again after a kill, and it goes on.\n\n"
             "example: mtrouter-rl calibrate --env hle --target envs/calibration/paper-hle.yaml --out runs/calibration"
         ),
     )
