@@ -287,8 +287,8 @@ class _Run:
         n_warm_start = getattr(getattr(load_algorithm(self.request.agent), "parameters", None), "n_warm_start", 0)
         if n_warm_start:
             notes.append(
-                f"warm start of {n_warm_start} iteration(s) on logged returns, to which the held-out model contributed later in its "
-                "episodes; the iterations after that plan without it."
+                f"warm start of {n_warm_start} iteration(s) on logged returns, to which the held-out model contributed later "
+                "in its episodes; the iterations after that plan without it."
             )
         if self.request.history == "keep":
             notes.append(

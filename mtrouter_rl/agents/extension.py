@@ -162,8 +162,8 @@ def _feature_rows(record: RouterRecord, settings: QNetworkSettings, pool: PoolCa
             what = "; ".join(f"{MODEL_FEATURE_NAMES[i]} was {trained[i]:.4g}, is {rows[index][i]:.4g}" for i in changed)
             raise PoolMismatchError(
                 f"model '{model}' of pool '{pool.name}' has other features than when router '{record.name}' was trained: "
-                f"{what}; give the card of the training for models that stay, or bring the log to the new prices with 'mtrouter-rl "
-                "reprice' and train again"
+                f"{what}; give the card of the training for models that stay, or bring the log to the new prices with "
+                "'mtrouter-rl reprice' and train again"
             )
         rows[index] = trained
     return rows

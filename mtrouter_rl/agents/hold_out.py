@@ -94,7 +94,7 @@ def hold_out(transitions: "Transitions", held_out: HoldOut, *, index: int) -> "T
 def _from_first_on(transitions: "Transitions", chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Whether a transition is chosen or follows a chosen one of its episode; transitions lie in the order of their turns."""
     before = np.cumsum(chosen)
-    at_start = (before - chosen)[transitions.turns == 0][transitions.episodes]
+    at_start: npt.NDArray[np.int64] = (before - chosen)[transitions.turns == 0][transitions.episodes]
     from_first: npt.NDArray[np.bool_] = before > at_start
     return from_first
 
@@ -110,6 +110,6 @@ def _masked(transitions: "Transitions", index: int) -> "Transitions":
     is_last = ~bits.any(axis=1)
     bits[is_last] = 1.0
     bits[:, index] = 0.0
-    is_stuck = ~bits.any(axis=1)
+    is_stuck: npt.NDArray[np.bool_] = np.asarray(~bits.any(axis=1))
     terminals = np.maximum(transitions.terminals, is_stuck[transitions.rows + 1].astype(np.float32))
     return dataclasses.replace(transitions, observations=observations, terminals=terminals)

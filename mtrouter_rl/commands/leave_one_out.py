@@ -15,8 +15,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="hold every model out of the training in turn: it leaves the pool, joins by its card, with few episodes",
         description=(
             "For every held-out model four routers run the same episodes: trained and run without it; the same router asked\n"
-            "for the whole pool, which judges the model by its card ALONE (an extrapolation, flagged as one); trained with its\n"
-            "turns of few logged episodes; trained on the whole log. Beside them random routing and every single model.\n"
+            "for the whole pool, which judges the model by its card ALONE (an extrapolation, flagged as one); trained with\n"
+            "its turns of few logged episodes; trained on the whole log. Beside them random routing and every single model.\n"
             "Run the same command again after a kill: it goes on where it stopped. See docs/change-the-pool.md.\n\n"
             "example: mtrouter-rl leave-one-out --env corridor --dataset logs/corridor --out runs/leave-one-out"
         ),

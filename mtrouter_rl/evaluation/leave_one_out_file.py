@@ -193,8 +193,8 @@ def _arms_table(found: LeaveOneOut) -> Table:
     caption = (
         f"{found.env}, {found.split} split, pool {found.pool}, {words}, {found.agent}, "
         f"{found.references[0].n_episodes} episodes per policy, the same for all. Return = utility - {found.cost_weight:g} x "
-        f"cost / {found.cost_unit_usd:g} USD. 'its turns': share of turns that went to the held-out model. Brackets: 95% intervals "
-        "over (task, variation)."
+        f"cost / {found.cost_unit_usd:g} USD. 'its turns': share of turns that went to the held-out model. Brackets: 95% "
+        "intervals over (task, variation)."
     )
     header = ("held out", "policy", "score (95% CI)", "USD/episode", "return (95% CI)", "its turns", "its values")
     return Table(caption=caption, header=header, rows=tuple(cells), groups=frozenset(groups - {0}))
