@@ -18,7 +18,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         ),
     )
     parser.add_argument(
-        "router", type=Path, metavar="ROUTER", help="folder of the trained router, which stays as it is"
+        "folder", type=Path, metavar="ROUTER", help="folder of the trained router, which stays as it is"
     )
     parser.add_argument("--pool", required=True, metavar="NAME|PATH", help="card of the new pool")
     parser.add_argument("--name", metavar="NAME", help="name of the new router in tables (default: the old one)")
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from mtrouter_rl.agents.extension import extend_router
     from mtrouter_rl.cards import load_pool_card
 
-    made = extend_router(args.router, load_pool_card(args.pool), out=args.out, name=args.name, overwrite=args.overwrite)
+    made = extend_router(args.folder, load_pool_card(args.pool), out=args.out, name=args.name, overwrite=args.overwrite)
     notes = "".join(f"note: {one.sentence}\n" for one in made.extrapolated)
     print(
         f"joined: {', '.join(made.added) or '(none)'}; left: {', '.join(made.removed) or '(none)'}\n"

@@ -129,7 +129,7 @@ def test_routers_that_know_models_by_name_are_refused(routers, joined, pool, tmp
 
 def test_what_is_refused(routers, pool, joined, tmp_path):
     folder = routers["fitted-q"]
-    with pytest.raises(InvalidConfigError, match="pool 'corridor-three' has the models of router .* already"):
+    with pytest.raises(InvalidConfigError, match=r"pool 'corridor-three' has the models of router .* already"):
         extend_router(folder, pool, out=tmp_path / "out")
     with pytest.raises(InvalidConfigError, match="is the folder of the router itself, must be another one"):
         extend_router(folder, joined, out=folder)
