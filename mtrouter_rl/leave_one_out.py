@@ -103,7 +103,6 @@ def run_leave_one_out(
     config = pool.config
     models = _checked_models(config, request)
     run = _Run(config=config, request=request, show_progress=show_progress)
-    save_config(request.out, run.resolved())
     full = run.train(None, FULL)
     routers = {model: {FULL: full} | {arm: run.train(model, arm) for arm in (METADATA, FEW)} for model in models}
     without = {model: run.leave(model, routers[model][METADATA]) for model in models}
@@ -115,6 +114,7 @@ def run_leave_one_out(
         with RolloutPool(smaller, n_workers=n_workers) as rest:
             episodes |= run.play(rest, (str(without[model]),), folder=f"{EPISODES_FOLDER}-without-{slug(model)}")
     found = run.compare(models, episodes)
+    save_config(request.out, run.resolved())
     found.save(request.out)
     return found
 
