@@ -40,6 +40,10 @@ The usual order:
   mtrouter-rl report RUN... [--out FILE] table, plots and report of a run; a page that compares several
   mtrouter-rl study-cross                one router for several environments against one for each
   mtrouter-rl headroom --out RUN         what could be gained at all: a reference that sees the hidden state
+  mtrouter-rl leave-one-out --dataset LOG --out RUN
+                                         a model leaves the pool, joins by its card alone, or with few episodes
+  mtrouter-rl extend ROUTER --pool CARD --out ROUTER
+                                         bring a trained router to a pool that has changed
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
 
 With logs of your own:

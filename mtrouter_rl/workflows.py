@@ -12,6 +12,7 @@ import numpy as np
 
 from mtrouter_rl import __version__
 from mtrouter_rl.agents.base import Algorithm, LogShares, PeriodicEvaluation, TrainingContext, Validate
+from mtrouter_rl.agents.hold_out import HoldOut
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
@@ -28,7 +29,13 @@ from mtrouter_rl.errors import CardError, InvalidConfigError, RouterError, unkno
 from mtrouter_rl.evaluation.behavior import BehaviorSetting
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import update_behavior
-from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies, unseen_env_notes
+from mtrouter_rl.evaluation.closed_loop import (
+    Contestant,
+    EvaluationPlan,
+    extrapolation_notes,
+    run_policies,
+    unseen_env_notes,
+)
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
 from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
 from mtrouter_rl.evaluation.plots import save_plots
@@ -155,6 +162,7 @@ class TrainRequest:
         more_logs: Further logs of the same models, each with its environment; `dataset` and `config` are then the first.
             Closed-loop validation and evaluation during the training run the environment of the first log.
         log_shares: How mini-batches are drawn where there are several logs.
+        held_out: A model that is held out of the training; None learns from the whole log.
     """
 
     agent: AgentCard
@@ -172,6 +180,7 @@ class TrainRequest:
     evaluate_episodes: int = EVALUATE_EPISODES
     more_logs: tuple[LogSource, ...] = ()
     log_shares: LogShares = "equal"
+    held_out: HoldOut | None = None
 
     @property
     def logs(self) -> tuple[LogSource, ...]:
@@ -194,6 +203,7 @@ class TrainRequest:
             "n_validation_seeds": self.n_validation_seeds,
             "validation_per_task": self.validation_per_task,
             **(several if more else {}),
+            **({} if self.held_out is None else {"held_out": self.held_out.model_dump(mode="json")}),
         }
 
 
@@ -214,12 +224,14 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
 
     Raises:
         InvalidConfigError: If the agent needs a log and none is given, or is to be evaluated during a training that has no
-            iterations or whose environment cannot be run; if several logs are given and it takes one, or one is given twice.
+            iterations or whose environment cannot be run; if several logs are given and it takes one, or one is given twice;
+            if a model is held out and the agent cannot learn without it, or the log does not allow it.
         PoolMismatchError: If a log is of another pool, or two logs are of different models.
         RouterError: If `out` holds a router of another training.
         DatasetError: If the log breaks its rules.
     """
     algorithm = load_algorithm(request.agent)
+    _check_held_out(request, algorithm)
     datasets = load_logs(request.logs, algorithm=algorithm, agent=request.agent.name)
     if _is_done(request):
         return request.out
@@ -237,6 +249,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
             validate=None if pool is None else make_validate(pool, request),
             evaluation=_periodic_evaluation(request, algorithm, stack),
             max_output_tokens=request.config.limits.max_output_tokens,
+            held_out=request.held_out,
         )
         if algorithm.needs_features:
             context = _with_features(context, request, datasets)
@@ -257,6 +270,14 @@ def training_seconds(folder: Path) -> float | None:
         return None
     took = json.loads(path.read_text(encoding="utf-8"))
     return None if took["is_resumed"] else float(took["process_seconds"])
+
+
+def _check_held_out(request: TrainRequest, algorithm: Algorithm) -> None:
+    if request.held_out is not None and not getattr(algorithm, "takes_held_out_model", False):
+        raise InvalidConfigError(
+            f"agent '{request.agent.name}': algorithm '{request.agent.algorithm}' cannot learn without model "
+            f"'{request.held_out.model}'; hold models out of fitted_q or myopic, whose targets need not follow the logged calls"
+        )
 
 
 def _periodic_evaluation(
@@ -412,7 +433,9 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
     rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
     logs = sorted({dataset_id for one in contestants for dataset_id in one.dataset_ids})
     so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
-    notes = dict.fromkeys((*so_far.notes, *unseen_env_notes(contestants, config.card.name)))
+    notes = dict.fromkeys(
+        (*so_far.notes, *unseen_env_notes(contestants, config.card.name), *extrapolation_notes(contestants))
+    )
     so_far = so_far.model_copy(update={"notes": tuple(notes)})
     results = update_rows(so_far, rows, roles=roles)
     results.save(request.out / RESULTS_FILE)

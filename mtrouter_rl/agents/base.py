@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from mtrouter_rl.agents.hold_out import HoldOut
 from mtrouter_rl.cards import AgentCard, RewardCard
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import MetricSink, Router
@@ -86,6 +87,7 @@ class TrainingContext:
             `takes_several_logs`.
         log_shares: How mini-batches are drawn where there are several logs.
         max_output_tokens: Output limit of every call in the environment, on top of the models' own; None if nobody knows.
+        held_out: A model that is held out of the training, for algorithms with `takes_held_out_model`.
     """
 
     pool: PoolCard
@@ -101,6 +103,7 @@ class TrainingContext:
     more_logs: tuple[TrainingLog, ...] = ()
     log_shares: LogShares = "equal"
     max_output_tokens: int | None = None
+    held_out: HoldOut | None = None
 
 
 class Algorithm(Protocol):
@@ -112,7 +115,7 @@ class Algorithm(Protocol):
         needs_validation: `train` calls `context.validate`.
 
     An algorithm whose `train` reads `context.more_logs` as well says so by an attribute `takes_several_logs` that is True;
-    without it, several logs are refused.
+    without it, several logs are refused. Likewise `takes_held_out_model` for `context.held_out`.
     """
 
     needs_dataset: bool

@@ -88,6 +88,7 @@ class FittedQ(CardAlgorithm[FittedQParameters]):
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
     takes_several_logs: ClassVar[bool] = True
+    takes_held_out_model: ClassVar[bool] = True
 
     @property
     def gamma(self) -> float:

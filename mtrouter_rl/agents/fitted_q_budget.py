@@ -31,6 +31,7 @@ class FittedQBudget(FittedQ):
 
     parameters_model: ClassVar[type[Frozen]] = FittedQBudgetParameters
     takes_several_logs: ClassVar[bool] = False
+    takes_held_out_model: ClassVar[bool] = False
 
     parameters: FittedQBudgetParameters
 

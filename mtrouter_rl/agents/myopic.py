@@ -26,6 +26,7 @@ class Myopic(CardAlgorithm[MyopicParameters]):
     needs_dataset: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
     takes_several_logs: ClassVar[bool] = True
+    takes_held_out_model: ClassVar[bool] = True
 
     @property
     def gamma(self) -> float:

@@ -101,6 +101,7 @@ class CardAlgorithm(Generic[ParametersT]):
         needs_features: Likewise.
         needs_validation: Likewise; a card's parameters may decide it.
         takes_several_logs: See `mtrouter_rl.agents.base.Algorithm`.
+        takes_held_out_model: Likewise.
         card: The agent card.
         parameters: Its parameters, checked.
     """
@@ -110,6 +111,7 @@ class CardAlgorithm(Generic[ParametersT]):
     needs_features: ClassVar[bool] = False
     needs_validation: bool = False
     takes_several_logs: ClassVar[bool] = False
+    takes_held_out_model: ClassVar[bool] = False
 
     def __init__(self, card: AgentCard, parameters: ParametersT) -> None:
         self.card = card

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mtrouter_rl.agents.extrapolation import Extrapolation
+from mtrouter_rl.agents.hold_out import HoldOut
 from mtrouter_rl.cards import AgentCard, RewardCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import PoolMismatchError, RouterError
@@ -56,6 +58,9 @@ class Provenance(Frozen):
         env: Environment of that log; None likewise.
         reward: What it maximises, in the environment of the first log if there are several; None if it maximises nothing.
         more_logs: The other logs that it learned from.
+        held_out: The model that was held out of the training; None if it learned from the whole log.
+        extrapolated: Models that no logged turn stands behind: held out, or added later by their cards alone.
+        removed_models: Models that it was trained with and that left its pool afterwards.
     """
 
     card: AgentCard
@@ -65,6 +70,9 @@ class Provenance(Frozen):
     env: str | None = None
     reward: RewardCard | None = None
     more_logs: tuple[LogRecord, ...] = ()
+    held_out: HoldOut | None = None
+    extrapolated: tuple[Extrapolation, ...] = ()
+    removed_models: tuple[str, ...] = ()
 
     @property
     def dataset_ids(self) -> tuple[str, ...]:

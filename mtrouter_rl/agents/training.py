@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.agents.base import TrainingContext, TrainingLog
+from mtrouter_rl.agents.extrapolation import Extrapolation, extrapolations
+from mtrouter_rl.agents.hold_out import hold_out
 from mtrouter_rl.agents.quiet import silence_gym_notice
 from mtrouter_rl.agents.saving import LogRecord, Provenance
 from mtrouter_rl.agents.transitions import Transitions, join_transitions
@@ -46,13 +48,15 @@ def lay_out_logs(
 ) -> Transitions:
     """The logs of a context as transitions, with the rewards of their environments; see `transitions.join_transitions`.
 
+    A model that the context holds out is taken out of them; see `hold_out.hold_out`.
+
     Raises:
-        InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
+        InvalidConfigError: If dataset or features are missing or hold nothing to learn from, or the model cannot be held out.
         PoolMismatchError: As `require_data`.
     """
     dataset, features = require_data(context, card)
     first = TrainingLog(dataset=dataset, reward=context.reward, features=features)
-    return join_transitions(
+    transitions = join_transitions(
         (first, *context.more_logs),
         gamma=gamma,
         log_shares=context.log_shares,
@@ -60,6 +64,9 @@ def lay_out_logs(
         n_extra=n_extra,
         show_progress=context.show_progress,
     )
+    if context.held_out is None:
+        return transitions
+    return hold_out(transitions, context.held_out, index=context.pool.index(context.held_out.model))
 
 
 def training_identity(context: TrainingContext, card: AgentCard, parameters: Frozen) -> dict[str, JsonValue]:
@@ -93,7 +100,17 @@ def provenance(context: TrainingContext, card: AgentCard, parameters: Frozen) ->
         env=None if info is None else info.env,
         reward=context.reward,
         more_logs=_records(context),
+        held_out=context.held_out,
+        extrapolated=_extrapolated(context),
     )
+
+
+def _extrapolated(context: TrainingContext) -> tuple[Extrapolation, ...]:
+    """The model that was held out altogether."""
+    if context.held_out is None or context.held_out.n_episodes or context.features is None:
+        return ()
+    rows = context.features.model_features.tolist()
+    return extrapolations(rows, context.pool.model_names, unknown=(context.held_out.model,))
 
 
 def _records(context: TrainingContext) -> tuple[LogRecord, ...]:

@@ -5,10 +5,12 @@ from mtrouter_rl.commands import (
     calibrate,
     check_env,
     export,
+    extend,
     frontier,
     headroom,
     hindsight_gap,
     import_log,
+    leave_one_out,
     new_env,
     one_turn,
     ope,
@@ -38,5 +40,7 @@ ADDERS = (
     calibrate.add,
     headroom.add,
     hindsight_gap.add,
+    leave_one_out.add,
+    extend.add,
 )
 """One function for every command of this package, in the order of `--help`."""

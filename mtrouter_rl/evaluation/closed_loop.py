@@ -99,6 +99,16 @@ def unseen_env_notes(contestants: Sequence[Contestant], env: str) -> tuple[str, 
     )
 
 
+def extrapolation_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
+    """A sentence for every model of a router that no logged turn stands behind."""
+    return tuple(
+        f"{one.name}: {extrapolation.sentence}"
+        for one in contestants
+        if one.provenance is not None
+        for extrapolation in one.provenance.extrapolated
+    )
+
+
 def run_policies(
     pool: RolloutPool, contestants: Sequence[Contestant], plan: EvaluationPlan, *, show_progress: bool = True
 ) -> dict[str, tuple[Episode, ...]]:
