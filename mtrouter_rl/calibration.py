@@ -201,8 +201,7 @@ class Calibration:
         target: What is fitted to.
         plays: Who plays.
         say: Told what was found.
-        tolerance: How near a single model's utility has to come to its row, as a share of the way from the worst end to full
-            success; random routing is held to twice as much.
+        tolerance: How near a utility has to come to its row, as a share of the way from the worst end to full success.
     """
 
     config: EnvConfig
@@ -253,7 +252,7 @@ class Calibration:
             utility = self._utility(pool, RANDOM, specs)
             self.say(f"stuck {stuck:.4f}: random {100 * utility:.1f}, target {100 * wanted:.1f}")
             tried.append(_Round(pool=pool, stuck=stuck, random=utility, miss=self._miss(pool, specs)))
-            if abs(self.target.share(utility) - self.target.share(wanted)) <= 2 * self.tolerance:
+            if abs(self.target.share(utility) - self.target.share(wanted)) <= self.tolerance:
                 break
             stuck = _next_stuck(tried, wanted)
         return min(tried, key=lambda one: one.miss).pool

@@ -15,6 +15,8 @@ from mtrouter_rl.agents.cost_weights import name_at
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
 from mtrouter_rl.budgets import evaluate_budgets
 from mtrouter_rl.cards import EnvCard
+from mtrouter_rl.datasets.info import INFO_FILE
+from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig, resolve_env
 from mtrouter_rl.errors import CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.closed_loop import Contestant
@@ -22,6 +24,7 @@ from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints, 
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.headroom import HeadroomRequest, run_headroom
+from mtrouter_rl.leave_one_out import LeaveOneOutRequest, run_leave_one_out
 from mtrouter_rl.protocols import PricedRouter
 from mtrouter_rl.records import Episode, JsonValue, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -66,8 +69,10 @@ BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 REFERENCE = "reference:hidden"
 HEADROOM_FOLDER, CHOICE_FOLDER, MARKETS_FOLDER, BUDGETS_FOLDER = "headroom", "choice", "markets", "budgets"
 
-Part = Literal["headroom", "main", "markets", "budgets"]
-PARTS: tuple[Part, ...] = ("headroom", "main", "markets", "budgets")
+POOL_CHANGE_FOLDER = "pool-change"
+
+Part = Literal["headroom", "main", "markets", "budgets", "pool-change"]
+PARTS: tuple[Part, ...] = ("headroom", "main", "markets", "budgets", "pool-change")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,7 @@ class FullSize:
         n_market_episodes: Logged episodes in every other market.
         n_market_seeds: Seeds per test variation there.
         n_budget_seeds: Seeds per test variation under every budget.
+        n_pool_change_seeds: Seeds per test variation where a model joins or leaves.
     """
 
     n_episodes: int = 2180
@@ -99,6 +105,7 @@ class FullSize:
     n_market_episodes: int = 1090
     n_market_seeds: int = 3
     n_budget_seeds: int = 2
+    n_pool_change_seeds: int = 2
 
 
 def full_size(card: EnvCard) -> FullSize:
@@ -237,6 +244,9 @@ def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], sho
     if "budgets" in request.parts:
         clock.step("budgets: one router for every budget beside others")
         study.budgets()
+    if "pool-change" in request.parts:
+        clock.step("pool change: the strongest model, and the best value for money, held out of the training")
+        study.pool_change()
     clock.done()
     return Results.load(request.out / RESULTS_FILE)
 
@@ -384,6 +394,34 @@ class _FullStudy:
             n_workers=request.n_workers,
             show_progress=self._show_progress,
         )
+
+    def pool_change(self) -> None:
+        """The strongest model, and the one of the best return on validation, leave and join."""
+        request = self._request
+        asked = LeaveOneOutRequest(
+            agent=load_agent(FITTED, request.config.card),
+            dataset=request.dataset,
+            out=request.out / POOL_CHANGE_FOLDER,
+            models=self._models_to_hold_out(),
+            n_seeds=request.size.n_pool_change_seeds,
+            seed=request.seed,
+            encoder=request.encoder,
+        )
+        with RolloutPool(request.config, n_workers=request.n_workers) as pool:
+            run_leave_one_out(pool, asked, n_workers=request.n_workers, show_progress=self._show_progress)
+
+    def _models_to_hold_out(self) -> tuple[str, ...]:
+        request = self._request
+        reward = reward_of(request.config)
+        folder = request.router(STRONGEST) / VALIDATION_FOLDER / "validation"
+        found = [Dataset.load(path.parent) for path in sorted(folder.glob(f"*/{INFO_FILE}"))]
+        utilities = {one.info.behavior_policy: np.mean([e.utility for e in one.episodes]) for one in found}
+        returns = {
+            one.info.behavior_policy: np.mean([reward.reward(e.utility, e.cost_usd) for e in one.episodes])
+            for one in found
+        }
+        best = (max(values, key=lambda name: values[name]) for values in (utilities, returns))
+        return tuple(dict.fromkeys(name.removeprefix("single:") for name in best))
 
     @property
     def _separate(self) -> tuple[tuple[str, float], ...]:

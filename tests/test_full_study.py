@@ -27,6 +27,7 @@ SIZE = FullSize(
     n_market_episodes=20,
     n_market_seeds=1,
     n_budget_seeds=1,
+    n_pool_change_seeds=1,
 )
 
 
@@ -114,6 +115,12 @@ def test_markets_budgets_and_headroom_have_folders_of_their_own(done):
     headroom = Headroom.load(request.out / "headroom" / "corridor-three" / HEADROOM_FILE)
     assert headroom.part("reference", 0.4).score.n_episodes == 8
     assert any("market corridor-three" in text for text in said)
+
+
+def test_the_strongest_model_and_the_best_value_leave_and_join(done):
+    request, _ = done
+    held_out = json.loads((request.out / "pool-change" / "leave_one_out.json").read_text())["models"]
+    assert 1 <= len(held_out) <= 2
 
 
 def test_a_finished_study_runs_nothing_again(done, monkeypatch):
