@@ -98,7 +98,7 @@ def frontiers_figure(resamples: Resamples, plot: FrontierPlot) -> Figure:
     left_title(figure, f"{plot.env}: frontiers of score against cost, {plot.split} split{simulated}")
     axes.grid(visible=True, color="0.92")
     axes.set_axisbelow(True)
-    _legend(axes, groups)
+    _legend(axes, groups, has_hull=bool(plot.single_models))
     named = [label for label in labels if label.text not in plot.baselines]
     place_labels(figure, axes, named, obstacles=obstacles, font_size=8.0)
     return figure
@@ -167,9 +167,10 @@ def _draw_hull(axes: Axes, resamples: Resamples, names: Sequence[str], *, color:
     return hull
 
 
-def _legend(axes: Axes, groups: Sequence[tuple[_Kind, tuple[str, ...]]]) -> None:
+def _legend(axes: Axes, groups: Sequence[tuple[_Kind, tuple[str, ...]]], *, has_hull: bool) -> None:
     for kind, names in groups:
         if names:
             axes.plot([], [], color=kind.color, marker=kind.marker, ms=min(kind.size, 10), ls="", label=kind.name)
-    axes.plot([], [], color=SINGLE_COLOR, lw=1.5, ls="--", label="hull of single models")
+    if has_hull:
+        axes.plot([], [], color=SINGLE_COLOR, lw=1.5, ls="--", label="hull of single models")
     legend_below(axes, n_columns=3)
