@@ -46,7 +46,7 @@ def test_mean_over_log_cost_by_hand_and_by_a_sum():
 
 
 def test_mean_over_log_cost_with_points_outside_the_range_and_without_a_value_there():
-    costs, _, hulls = drawn_hulls(5, seed=3)
+    costs, _, hulls = drawn_hulls(5, n_draws=12, seed=3)
     low, high = np.full(len(costs), 1.7), np.full(len(costs), 2.6)
     grid = np.geomspace(1.7, 2.6, 501)
     for row, found in enumerate(hulls.mean_over_log_cost(low, high)):
