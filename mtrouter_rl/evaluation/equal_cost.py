@@ -7,8 +7,17 @@ frontier is not defined**: no mixture is that cheap. An *anchor*, such as the ch
 anybody can mix in, and carries it down to the anchor's cost.
 
 Intervals are paired: hull, mixture and difference are worked out again in every resample of `Resamples`. A hull is a
-maximum, so that points which differ by chance alone lift it a little, in the sample and once more in its resamples. Give
-few points, chosen on other episodes.
+maximum, so that points which differ by chance alone lift it; `Resamples.estimate` widens the interval for it. Give few points,
+chosen on other episodes. Measured in simulations (400 each, 600 resamples; scores with a shared and an own normal part, costs
+uniform), how many of the 95% intervals held the true difference of score at equal cost:
+
+| points of the frontier | 10 clusters | 40 | 120 |
+|---|---:|---:|---:|
+| two, far apart | 92% | 94% | 93% |
+| six on one line, as bad as it gets between points | 84% | 92% | 92% |
+| six that are the same point | 80% | 87% | 93% |
+
+In the last two rows nearly all misses lie above the truth: there the frontier is flattered.
 
 Source: the reasoning of `mtrouter_rl.evaluation.hull`; the area is that of the cost-quality curves by which RouterBench (Hu et
 al., 2024) compares routers, here over the logarithm of cost and with a paired interval, which are ours.

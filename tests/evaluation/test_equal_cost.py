@@ -143,27 +143,42 @@ def test_order_changes_nothing():
         assert compare(resamples_of(values), ANCHORED, ["other"]) == compare(resamples_of(turned), other, ["other"])
 
 
-def test_coverage_at_equal_cost():
-    """The truth is 50 (half of 60 at 4 and 40 at 2) - 45; costs are drawn as well."""
-    rng, n_held = np.random.default_rng(1), 0
-    points = {"router@0": (60, 4.0), "router@1": (40, 2.0), "other": (45, 3.0)}
-    n_trials, n_clusters = 200, 40
+def one_side_errors(points, frontier, *, truth, n_trials=300, n_clusters=40):
+    """Shares of the intervals that lie wholly above, and wholly below, the true difference to "other"; costs are drawn too."""
+    rng, n_above, n_below = np.random.default_rng(1), 0, 0
     for trial in range(n_trials):
-        common = rng.normal(0, 15, (n_clusters, 1))
-        scores = np.array([score for score, _ in points.values()]) + common + rng.normal(0, 10, (n_clusters, 3))
-        costs = np.array([cost for _, cost in points.values()]) * rng.uniform(0.7, 1.3, (n_clusters, 3))
+        common, shape = rng.normal(0, 15, (n_clusters, 1)), (n_clusters, len(points))
         means = PairedMeans(
             policies=tuple(points),
             clusters=tuple(("boil", v) for v in range(n_clusters)),
-            scores=scores,
-            costs_usd=costs,
+            scores=np.array([score for score, _ in points.values()]) + common + rng.normal(0, 10, shape),
+            costs_usd=np.array([cost for _, cost in points.values()]) * rng.uniform(0.6, 1.4, shape),
             n_episodes=dict.fromkeys(points, n_clusters),
             left_out=(),
         )
         resamples = Resamples.of(means, rng=np.random.default_rng(trial), n_resamples=400)
-        found = score_at_equal_cost(resamples, ROUTER, ["other"])["other"]
-        n_held += found.low <= 5.0 <= found.high
-    assert 0.89 <= n_held / n_trials <= 0.99
+        found = score_at_equal_cost(resamples, frontier, ["other"])["other"]
+        n_above += truth < found.low
+        n_below += truth > found.high
+    return n_above / n_trials, n_below / n_trials
+
+
+def test_coverage_at_equal_cost():
+    """The truth is 50 (half of 60 at 4 and 40 at 2) - 45."""
+    above, below = one_side_errors(
+        {"router@0": (60, 4.0), "router@1": (40, 2.0), "other": (45, 3.0)}, ROUTER, truth=5.0
+    )
+    assert 0.005 < above < 0.06
+    assert 0.005 < below < 0.07
+
+
+def test_coverage_where_the_hull_has_most_to_gain_by_chance():
+    """Six points on one line, with independent noise: a percentile interval alone would lie too high in 19% of the cases."""
+    line = {f"router@{number}": (20.0 + 10 * number, 1.0 + number) for number in range(6)}
+    frontier = Frontier(name="router", policies=tuple(line))
+    above, below = one_side_errors(line | {"other": (45, 3.5)}, frontier, truth=0.0)
+    assert above < 0.12
+    assert below < 0.02
 
 
 def test_thirty_policies_take_far_less_than_a_second():

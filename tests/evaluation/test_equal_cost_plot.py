@@ -9,8 +9,14 @@ from mtrouter_rl.evaluation.plot_style import LEARNED_COLOR, SINGLE_COLOR
 from tests.evaluation.frontier_cases import resamples_of, spread
 
 POINTS = {
-    **{"router@0": (60, 0.4), "router@3": (40, 0.1), "mc-w0.1": (45, 0.4), "mc-w3": (20, 0.1)},
-    **{"small": (10, 0.05), "big": (50, 1.0), "seer": (80, 0.4), "random": (30, 0.5)},
+    "router@0": (60, 0.4),
+    "router@3": (40, 0.1),
+    "mc-w0.1": (45, 0.4),
+    "mc-w3": (20, 0.1),
+    "small": (10, 0.05),
+    "big": (50, 1.0),
+    "seer": (80, 0.4),
+    "random": (30, 0.5),
 }
 PLOT = FrontierPlot(
     env="kitchen",

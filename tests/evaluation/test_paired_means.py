@@ -86,6 +86,15 @@ def test_draws_that_are_not_defined_widen_both_ends():
     assert (wide.low, wide.high) == (-np.inf, np.inf)
 
 
+def test_an_interval_reaches_farther_against_the_bias_of_its_resamples():
+    """Resamples from 1 to 3 around a value of 1.5: their median, 2, is 0.5 too high, so the lower end falls by 1."""
+    resamples = resamples_of({"only": spread(50, 1)}, n_resamples=201)
+    estimate = resamples.estimate(np.append(1.5, np.linspace(1, 3, 201)), ["only"])
+    assert (estimate.low, estimate.high) == (pytest.approx(1.05 - 1), pytest.approx(2.95))
+    other = resamples.estimate(np.append(2.5, np.linspace(1, 3, 201)), ["only"])
+    assert (other.low, other.high) == (pytest.approx(1.05), pytest.approx(2.95 + 1))
+
+
 def test_failed_variations_are_left_out_for_all_and_counted():
     broken = episodes_of({("boil", 0, 0): (0.0, 9.0)}, status="failed")
     means = PairedMeans.of({"whole": flat(50, 1), "broken": broken + flat(40, 1)[1:]})
