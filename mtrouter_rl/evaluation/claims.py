@@ -157,7 +157,8 @@ class Measured(FiniteRecord):
     """A measured number.
 
     Attributes:
-        value: The number; None where it is out of reach (a score that a frontier never has, a cost below all its points).
+        value: The number; None where it is out of reach (a score that a frontier never has, a cost below all its points) or not
+            defined (a share of no errors).
         low: Lower end of its 95% interval; None if it is unbounded, or if the number has no interval.
         high: Upper end, likewise.
         n_episodes: Completed episodes of the policy that has fewest of those compared; None for what is not of episodes.

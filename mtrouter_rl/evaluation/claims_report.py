@@ -9,7 +9,7 @@ from mtrouter_rl.evaluation.tables import ABSENT, Table, format_number, format_p
 
 CLAIMS_PAGE = "claims.md"
 _DECIMALS: dict[Unit, int] = {"points": 1, "USD": 4, "return": 3, "switches": 2, "bits": 3}
-_OUT_OF_REACH = "out of reach"
+_NO_NUMBER = "no number"
 
 
 def save_claims(claims: Claims, folder: Path) -> tuple[Path, Path]:
@@ -35,7 +35,7 @@ def claims_text(claims: Claims) -> str:
     tables = [
         table for split in claims.splits for table in (_short_table(split), parts_table(split)) if table is not None
     ]
-    return "\n\n".join([_setting(claims), *map(to_plain, tables)])
+    return "\n\n".join([_setting(claims).replace("**", ""), *map(to_plain, tables)])
 
 
 def claims_table(split: SplitClaims) -> Table:
@@ -76,7 +76,7 @@ def format_measured(measured: Measured | None, unit: Unit) -> str:
     """
     if measured is None:
         return ABSENT
-    value = _OUT_OF_REACH if measured.value is None else _number(measured.value, unit)
+    value = _NO_NUMBER if measured.value is None else _number(measured.value, unit)
     ends = ["unbounded" if end is None else _number(end, unit) for end in (measured.low, measured.high)]
     interval = "" if measured.n_clusters is None else f" [{', '.join(ends)}]"
     return f"{value}{interval}{'' if unit == 'share' else f' {unit}'}"
@@ -97,7 +97,8 @@ _HOW_TO_READ = (
     "**holds**: the whole 95% interval reaches the target; **does not hold**: none of it does; **not distinguishable**: part "
     "of it does. *Target reached* looks at the measured number alone, without its interval. A claim of several comparisons "
     "shows the one that is farthest from the target; it holds if each holds, and does not hold if one does not. "
-    "**not measured**: something that it needs was not run. What equal cost, equal score and area are: "
+    "**not measured**: something that it needs was not run. *No number*: out of reach (a score that a frontier never has, a "
+    "cost below all its points) or not defined (a share of no errors). What equal cost, equal score and area are: "
     "`docs/compare-frontiers.md`."
 )
 

@@ -373,12 +373,13 @@ def test_pages_say_what_was_simulated_and_every_verdict():
     assert "not measured" in page
     assert "Simulated" not in claims_markdown(claims(is_simulated=False))
     text = claims_text(claims())
+    assert text.startswith("Simulated models: no LLM was called. Environment kitchen")
     assert "cheaper-and-better" in text
     assert "| " not in text
 
 
 def test_numbers_out_of_reach_are_said_to_be():
     measured = Measured.of(estimate(-math.inf, -math.inf, 2.0))
-    assert format_measured(measured, "USD") == "out of reach [unbounded, +2.0000] USD"
+    assert format_measured(measured, "USD") == "no number [unbounded, +2.0000] USD"
     assert format_measured(Measured.exact(0.2), "share") == "20.0%"
     assert format_measured(None, "points") == "-"
