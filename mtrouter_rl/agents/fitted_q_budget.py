@@ -25,8 +25,8 @@ class FittedQBudgetParameters(FittedQParameters):
     def _budget_is_seen(self) -> Self:
         if "progress" not in self.history_inputs:
             raise ValueError(
-                f"history_inputs is {list(self.history_inputs)}, must hold 'progress': it tells what is left of the budget, and "
-                "a router that does not see it cannot serve several budgets"
+                f"history_inputs is {list(self.history_inputs)}, must hold 'progress': it tells what is left of the budget, "
+                "and a router that does not see it cannot serve several budgets"
             )
         return self
 
