@@ -20,6 +20,7 @@ from mtrouter_rl.evaluation.statistics import Interval
 
 Quantity = Literal["return", "score"]
 _LABELS: dict[Quantity, str] = {"return": "return", "score": "score (100 = every task solved)"}
+_SHIFT = 1.02
 _AGENT_STYLES = ((LEARNED_COLOR, "o", "-"), (SINGLE_COLOR, "s", "--"))
 
 
@@ -65,7 +66,8 @@ def log_size_figure(ablations: Ablations, quantity: Quantity) -> Figure:
     for number, agent in enumerate(dict.fromkeys(row.trained.agent for row in rows)):
         own = [row for row in rows if row.trained.agent == agent]
         color, marker, style = _AGENT_STYLES[number]
-        episodes = [row.trained.n_logged_episodes for row in own]
+        # Beside each other, so that neither agent's intervals lie under the other's.
+        episodes = [row.trained.n_logged_episodes * _SHIFT**number for row in own]
         intervals = [_value(row, quantity) for row in own]
         axes.plot(episodes, [one.mean for one in intervals], color=color, marker=marker, ls=style, label=agent)
         for place, interval in zip(episodes, intervals, strict=True):
