@@ -96,7 +96,7 @@ class Variant:
         card = load_agent(self.agent, env.card)
         is_whole = not self.changes and self.group in (None, LOG_SIZE) and self.log_percent == WHOLE_LOG
         name = card.name if is_whole else f"{card.name}-{self.name}"
-        return card.model_copy(update={"name": name, "parameters": card.parameters | self.changes})
+        return card.model_copy(update={"name": name, "parameters": {**card.parameters, **self.changes}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,21 +302,16 @@ def run_ablations(request: AblationRequest, *, say: Callable[[str], None], show_
 
 def _check(request: AblationRequest) -> None:
     """Refuse what would fail late."""
-    for agent in (request.agent, request.compared):
-        card = None if agent is None else load_agent(agent, request.config.card)
-        if card is None:
-            continue
-        algorithm = load_algorithm(card)
+    if request.compared == request.agent:
+        raise InvalidConfigError(f"compare is '{request.agent}', must be another agent than the one that is ablated")
+    for agent in dict.fromkeys((request.agent, request.compared or request.agent)):
+        algorithm = load_algorithm(load_agent(agent, request.config.card))
         if not algorithm.needs_dataset or algorithm.needs_validation:
             rule = "needs validation runs" if algorithm.needs_validation else "learns from no log"
             raise InvalidConfigError(
-                f"agent '{card.name}' {rule}, so it cannot be ablated; take one that learns from a log alone, such as fitted-q"
+                f"agent '{agent}' {rule}, so it cannot be ablated; take one that learns from a log alone, such as fitted-q"
             )
-        if request.compared is not None and agent == request.agent == request.compared:
-            raise InvalidConfigError(f"compare is '{agent}', must be another agent than the one that is ablated")
     full = load_algorithm(load_agent(request.agent, request.config.card))
-    if ENCODER in request.which and not full.needs_features:
-        raise InvalidConfigError(f"agent '{request.agent}' reads no text; leave {ENCODER} out of --which")
     for variant in request.variants:
         if variant.changes:
             _check_changes(request, variant, getattr(full, "parameters", None))
