@@ -21,7 +21,7 @@ from mtrouter_rl.agents.networks import (
     StateDict,
     stack_weights,
 )
-from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
+from mtrouter_rl.agents.parameters import CardAlgorithm, HistoryInputs, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.saving import SavedRouter
 from mtrouter_rl.agents.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
 
 
-class BehaviorCloningParameters(NetworkParameters, LoopParameters):
+class BehaviorCloningParameters(NetworkParameters, LoopParameters, HistoryInputs):
     """Parameters of `BehaviorCloning`.
 
     Attributes:
@@ -131,7 +131,8 @@ class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
         transitions = lay_out_logs(context, self.card, gamma=1.0)
         datasets = (dataset, *(log.dataset for log in context.more_logs))
         imitated = transitions.of_episodes(_best(datasets, transitions, share=self.parameters.best_share))
-        layout = HistoryLayout.of_features(features, n_extra=len(context.pool.models))
+        n_models = len(context.pool.models)
+        layout = HistoryLayout.of_features(features, n_extra=n_models, shown=self.parameters.history_inputs)
         factory = HistoryEncoderFactory.of(layout, self.parameters)
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
 

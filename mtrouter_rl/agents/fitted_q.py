@@ -13,8 +13,10 @@ from mtrouter_rl.agents.networks import HistoryLayout, StateDict
 from mtrouter_rl.agents.parameters import (
     CardAlgorithm,
     Discount,
+    HistoryInputs,
     JointParameters,
     LoopParameters,
+    ModelEmbedding,
     NonNegative,
     PositiveInt,
 )
@@ -26,8 +28,15 @@ from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.pools.card import Frozen
 
 
-class QParameters(JointParameters, LoopParameters):
-    """What every agent with a joint Q-function has: the sizes of the network and the training loop."""
+class QParameters(JointParameters, LoopParameters, HistoryInputs):
+    """What every agent with a joint Q-function has: the sizes of the network, its inputs, and the training loop.
+
+    Attributes:
+        model_embedding: What the Q-function tells models apart by: "metadata+residual", "metadata", "residual" or "none";
+            see `networks.make_q_network`.
+    """
+
+    model_embedding: ModelEmbedding = "metadata+residual"
 
 
 class FittedQParameters(QParameters):
@@ -155,9 +164,13 @@ def train_q_router(
     from mtrouter_rl.agents.joint_q import JointQFunctionFactory
 
     _, features = require_data(context, card)
-    layout = HistoryLayout.of_features(features, n_extra=0 if cost_weights is None else N_COLUMNS)
+    layout = HistoryLayout.of_features(
+        features, n_extra=0 if cost_weights is None else N_COLUMNS, shown=parameters.history_inputs
+    )
     model_features = features.model_features.tolist()
-    factory = JointQFunctionFactory.of(layout, parameters, model_features=model_features)
+    factory = JointQFunctionFactory.of(
+        layout, parameters, model_features=model_features, model_embedding=parameters.model_embedding
+    )
 
     def make_router(iterates: Sequence[StateDict]) -> QRouter:
         settings = QNetworkSettings(
@@ -165,6 +178,7 @@ def train_q_router(
             sizes=JointParameters(**{name: getattr(parameters, name) for name in JointParameters.model_fields}),
             model_features=tuple(tuple(row) for row in model_features),
             n_members=learning.n_critics * len(iterates),
+            model_embedding=parameters.model_embedding,
         )
         router = QRouter(
             name=card.name,

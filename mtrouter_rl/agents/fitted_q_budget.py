@@ -1,6 +1,8 @@
 """Fitted-Q iteration for every budget up to the logged one at once."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.budget_transitions import Budgets, BudgetTransitions
@@ -18,6 +20,15 @@ class FittedQBudgetParameters(FittedQParameters):
     """
 
     budgets: Budgets = Budgets()
+
+    @model_validator(mode="after")
+    def _budget_is_seen(self) -> Self:
+        if "progress" not in self.history_inputs:
+            raise ValueError(
+                f"history_inputs is {list(self.history_inputs)}, must hold 'progress': it tells what is left of the budget, "
+                "and a router that does not see it cannot serve several budgets"
+            )
+        return self
 
 
 class FittedQBudget(FittedQ):

@@ -16,8 +16,8 @@ from d3rlpy.optimizers.optimizers import OptimizerFactory, register_optimizer_fa
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from mtrouter_rl.agents.networks import HistoryEncoder, HistoryLayout, JointQNetwork
-from mtrouter_rl.agents.parameters import JointParameters, NetworkParameters
+from mtrouter_rl.agents.networks import HistoryEncoder, HistoryLayout, QNetwork, make_q_network
+from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters
 from mtrouter_rl.errors import InvalidConfigError
 
 
@@ -35,9 +35,9 @@ class _HistoryEncoderModule(Encoder):  # type: ignore[misc]
 
 
 class JointQFunction(DiscreteQFunction):  # type: ignore[misc]
-    """`JointQNetwork` in the type that d3rlpy asks for."""
+    """A `QNetwork` in the type that d3rlpy asks for."""
 
-    def __init__(self, network: JointQNetwork) -> None:
+    def __init__(self, network: QNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -95,9 +95,9 @@ class JointQFunctionForwarder(DiscreteQFunctionForwarder):  # type: ignore[misc]
         self._q_func = q_func
 
     @property
-    def _network(self) -> JointQNetwork:
+    def _network(self) -> QNetwork:
         inner = self._q_func if isinstance(self._q_func, JointQFunction) else self._q_func.module
-        network: JointQNetwork = inner.network
+        network: QNetwork = inner.network
         return network
 
 
@@ -109,6 +109,8 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
         model_features: Features of the M models, in pool order, shape (M, F).
         n_history: Size D of the history features.
         text_blocks: [start, stop] of every text block within them.
+        hidden: [start, stop] of the columns that are not shown.
+        model_embedding: See `networks.make_q_network`.
         text_projection: See `NetworkParameters`.
         history_hidden: See `NetworkParameters`.
         model_hidden: See `JointParameters`.
@@ -120,6 +122,8 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
     model_features: list[list[float]] = dataclasses.field(default_factory=list)
     n_history: int = 0
     text_blocks: list[list[int]] = dataclasses.field(default_factory=list)
+    hidden: list[list[int]] = dataclasses.field(default_factory=list)
+    model_embedding: ModelEmbedding = "metadata+residual"
     text_projection: int = NetworkParameters.model_fields["text_projection"].default
     history_hidden: list[int] = dataclasses.field(
         default_factory=lambda: list(NetworkParameters.model_fields["history_hidden"].default)
@@ -133,13 +137,20 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
 
     @classmethod
     def of(
-        cls, layout: HistoryLayout, parameters: JointParameters, *, model_features: Sequence[Sequence[float]]
+        cls,
+        layout: HistoryLayout,
+        parameters: JointParameters,
+        *,
+        model_features: Sequence[Sequence[float]],
+        model_embedding: ModelEmbedding = "metadata+residual",
     ) -> Self:
-        """Factory for a layout and sizes."""
+        """Factory for a layout, sizes, and what models are told apart by."""
         return cls(
             model_features=[[float(value) for value in row] for row in model_features],
             n_history=layout.n_columns,
             text_blocks=[list(block) for block in layout.text_blocks],
+            hidden=[list(columns) for columns in layout.hidden],
+            model_embedding=model_embedding,
             text_projection=parameters.text_projection,
             history_hidden=list(parameters.history_hidden),
             model_hidden=parameters.model_hidden,
@@ -162,8 +173,7 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
                 f"JointQFunctionFactory: model_features has {len(self.model_features)} rows, must have one for each of "
                 f"the {action_size} models"
             )
-        blocks = tuple((block[0], block[1]) for block in self.text_blocks)
-        layout = HistoryLayout(n_columns=self.n_history, text_blocks=blocks)
+        layout = _layout(self.n_history, self.text_blocks, self.hidden)
         parameters = JointParameters(
             text_projection=self.text_projection,
             history_hidden=tuple(self.history_hidden),
@@ -172,7 +182,10 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
             joint_hidden=tuple(self.joint_hidden),
             dropout=self.dropout,
         )
-        q_func = JointQFunction(JointQNetwork(layout, parameters, model_features=self.model_features))
+        network = make_q_network(
+            layout, parameters, model_features=self.model_features, model_embedding=self.model_embedding
+        )
+        q_func = JointQFunction(network)
         return q_func, JointQFunctionForwarder(q_func)
 
     @staticmethod
@@ -188,6 +201,7 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
     Attributes:
         n_columns: D + M.
         text_blocks: [start, stop] of every text block.
+        hidden: [start, stop] of the columns that are not shown.
         text_projection: See `NetworkParameters`.
         history_hidden: See `NetworkParameters`.
         dropout: See `NetworkParameters`.
@@ -195,6 +209,7 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
 
     n_columns: int = 0
     text_blocks: list[list[int]] = dataclasses.field(default_factory=list)
+    hidden: list[list[int]] = dataclasses.field(default_factory=list)
     text_projection: int = NetworkParameters.model_fields["text_projection"].default
     history_hidden: list[int] = dataclasses.field(
         default_factory=lambda: list(NetworkParameters.model_fields["history_hidden"].default)
@@ -207,6 +222,7 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
         return cls(
             n_columns=layout.n_columns,
             text_blocks=[list(block) for block in layout.text_blocks],
+            hidden=[list(columns) for columns in layout.hidden],
             text_projection=parameters.text_projection,
             history_hidden=list(parameters.history_hidden),
             dropout=parameters.dropout,
@@ -223,18 +239,24 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
                 f"HistoryEncoderFactory: the observation has shape {tuple(observation_shape)}, "
                 f"must be ({self.n_columns},) as in n_columns"
             )
-        blocks = tuple((block[0], block[1]) for block in self.text_blocks)
         parameters = NetworkParameters(
             text_projection=self.text_projection, history_hidden=tuple(self.history_hidden), dropout=self.dropout
         )
-        return _HistoryEncoderModule(
-            HistoryEncoder(HistoryLayout(n_columns=self.n_columns, text_blocks=blocks), parameters)
-        )
+        return _HistoryEncoderModule(HistoryEncoder(_layout(self.n_columns, self.text_blocks, self.hidden), parameters))
 
     @staticmethod
     def get_type() -> str:
         """Name under which d3rlpy stores it."""
         return "mtrouter_history"
+
+
+def _layout(n_columns: int, text_blocks: list[list[int]], hidden: list[list[int]]) -> HistoryLayout:
+    """Layout from the plain lists that d3rlpy saves."""
+    return HistoryLayout(
+        n_columns=n_columns,
+        text_blocks=tuple((start, stop) for start, stop in text_blocks),
+        hidden=tuple((start, stop) for start, stop in hidden),
+    )
 
 
 @dataclasses.dataclass()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtrouter_rl.agents.parameters import JointParameters, NetworkParameters
+from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters
+from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS, HistoryInput, hidden_columns
 from mtrouter_rl.pools.card import Frozen
 
 if TYPE_CHECKING:
@@ -33,17 +34,21 @@ class HistoryLayout(Frozen):
     Attributes:
         n_columns: Columns that the encoder reads, from the first.
         text_blocks: (start, stop) of every text block; all of one size E. The remaining columns are taken as they are.
+        hidden: (start, stop) of columns that the encoder is not shown: it takes them for 0.
     """
 
     n_columns: int
     text_blocks: tuple[tuple[int, int], ...]
+    hidden: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of_features(cls, features: "HistoryFeatures", *, n_extra: int = 0) -> "HistoryLayout":
-        """Layout of history features, followed by `n_extra` plain columns."""
+    def of_features(
+        cls, features: "HistoryFeatures", *, n_extra: int = 0, shown: Sequence[HistoryInput] = HISTORY_INPUTS
+    ) -> "HistoryLayout":
+        """Layout of history features, of which some parts are shown, followed by `n_extra` plain columns, which all are."""
         slices = [features.blocks[name] for name in TEXT_BLOCKS if name in features.blocks]
         blocks = tuple((part.start, part.stop) for part in slices)
-        return cls(n_columns=features.dim + n_extra, text_blocks=blocks)
+        return cls(n_columns=features.dim + n_extra, text_blocks=blocks, hidden=hidden_columns(features, shown))
 
 
 class GradientDropout(nn.Module):
@@ -87,6 +92,8 @@ class HistoryEncoder(nn.Module):
     """phi(h): projected text blocks, joined with the remaining columns, through an MLP with layer norm.
 
     Text vectors make up nearly all columns and few of the facts; the projections keep them from drowning the rest.
+    Hidden columns are set to 0 and keep their weights, so that networks that are shown different parts start from the same
+    weights.
     """
 
     def __init__(self, layout: HistoryLayout, parameters: NetworkParameters) -> None:
@@ -97,6 +104,8 @@ class HistoryEncoder(nn.Module):
         rest = [column for column in range(layout.n_columns) if column not in in_text]
         self.rest: Tensor
         self.register_buffer("rest", torch.tensor(rest, dtype=torch.long), persistent=False)
+        self.shown: Tensor | None
+        self.register_buffer("shown", _shown(layout) if layout.hidden else None, persistent=False)
         size = len(rest)
         if self.text_slices:
             text_dim = layout.text_blocks[0][1] - layout.text_blocks[0][0]
@@ -112,11 +121,21 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode rows of shape (B, n_columns or more) to shape (B, out_dim)."""
+        if self.shown is not None:
+            x = x[:, : self.n_columns] * self.shown
         rest = x.index_select(1, self.rest)
         if self.text_slices:
             rest = torch.cat([self.text(x).flatten(1), rest], dim=1)
         encoded: Tensor = self.layers(rest)
         return encoded
+
+
+def _shown(layout: HistoryLayout) -> Tensor:
+    """1 for every column that the encoder is shown, else 0, shape (n_columns,)."""
+    shown = torch.ones(layout.n_columns)
+    for start, stop in layout.hidden:
+        shown[start:stop] = 0
+    return shown
 
 
 class JointQNetwork(nn.Module):
@@ -131,15 +150,29 @@ class JointQNetwork(nn.Module):
     """
 
     def __init__(
-        self, layout: HistoryLayout, parameters: JointParameters, *, model_features: Sequence[Sequence[float]]
+        self,
+        layout: HistoryLayout,
+        parameters: JointParameters,
+        *,
+        model_features: Sequence[Sequence[float]],
+        model_embedding: ModelEmbedding = "metadata+residual",
     ) -> None:
+        """Make the network; `model_embedding` as in `make_q_network`, but not "none"."""
         super().__init__()
         self.n_history = layout.n_columns
         self.history = HistoryEncoder(layout, parameters)
+        metadata = torch.tensor(model_features, dtype=torch.float32)
+        n_models, n_features = metadata.shape
         self.model_features: Tensor
-        self.register_buffer("model_features", torch.tensor(model_features, dtype=torch.float32))
-        n_models, n_features = self.model_features.shape
-        self.residual = nn.Parameter(torch.zeros(n_models, parameters.residual_dim))
+        self.register_buffer(
+            "model_features", torch.zeros_like(metadata) if model_embedding == "residual" else metadata
+        )
+        self.residual: Tensor
+        zeros = torch.zeros(n_models, parameters.residual_dim)
+        if model_embedding == "metadata":
+            self.register_buffer("residual", zeros)
+        else:
+            self.residual = nn.Parameter(zeros)
         size = parameters.model_hidden
         self.model = nn.Sequential(
             nn.Linear(n_features + parameters.residual_dim, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()
@@ -186,6 +219,67 @@ class JointQNetwork(nn.Module):
         return joint
 
 
+class SeparateQNetwork(nn.Module):
+    """Q(h, m) = w_m . g(phi(h)) + b_m: a free output for every model, which knows nothing of the models.
+
+    The hidden layers and the zero at the start are those of `JointQNetwork`; what models have in common (their prices, their
+    limits) cannot be learned from one for the others.
+
+    Source: the Q-network of Mnih et al., Human-Level Control through Deep Reinforcement Learning (2015).
+    """
+
+    def __init__(self, layout: HistoryLayout, parameters: JointParameters, *, n_models: int) -> None:
+        super().__init__()
+        self.n_history = layout.n_columns
+        self.history = HistoryEncoder(layout, parameters)
+        first, *more = parameters.joint_hidden
+        self.joint_history = nn.Linear(self.history.out_dim, first)
+        self.head = _head(first, more, parameters.dropout, n_outputs=n_models)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `JointQNetwork.forward`."""
+        return _mask_forbidden(self._outputs(x), x[:, self.n_history :])
+
+    def value_of(self, x: Tensor, actions: Tensor) -> Tensor:
+        """As `JointQNetwork.value_of`."""
+        return self._outputs(x).gather(1, actions.unsqueeze(1))
+
+    def embed_models(self) -> Tensor:
+        """All that it knows of the models: the weights w_m of their outputs, shape (M, last hidden size)."""
+        weight = self.head[-1].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        values: Tensor = self.head(self.joint_history(self.history(x[:, : self.n_history])))
+        return values
+
+
+QNetwork = JointQNetwork | SeparateQNetwork
+
+
+def make_q_network(
+    layout: HistoryLayout,
+    parameters: JointParameters,
+    *,
+    model_features: Sequence[Sequence[float]],
+    model_embedding: ModelEmbedding,
+) -> QNetwork:
+    """A Q-function of history and model.
+
+    Args:
+        layout: Of the history features.
+        parameters: Sizes.
+        model_features: Features of the M models, shape (M, F).
+        model_embedding: What it tells models apart by: "metadata+residual", their features and a learned residual;
+            "metadata", their features alone, so that models of equal features have equal values; "residual", a learned
+            vector alone; "none", no embedding but an output for every model, from the history alone.
+    """
+    if model_embedding == "none":
+        return SeparateQNetwork(layout, parameters, n_models=len(model_features))
+    return JointQNetwork(layout, parameters, model_features=model_features, model_embedding=model_embedding)
+
+
 class ActionClassifier(nn.Module):
     """Logit of every model from a row of [history features, allowed bits]."""
 
@@ -200,12 +294,12 @@ class ActionClassifier(nn.Module):
         return logits
 
 
-def _head(size: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+def _head(size: int, hidden: Sequence[int], dropout: float, *, n_outputs: int = 1) -> nn.Sequential:
     layers: list[nn.Module] = [nn.ReLU(), GradientDropout(dropout)]
     for out in hidden:
         layers += [nn.Linear(size, out), nn.ReLU()]
         size = out
-    last = nn.Linear(size, 1)
+    last = nn.Linear(size, n_outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)

@@ -3,9 +3,10 @@
 import math
 from typing import Annotated, ClassVar, Generic, Literal, Self, TypeVar, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS, HistoryInput
 from mtrouter_rl.errors import CardError
 from mtrouter_rl.pools.card import Frozen
 
@@ -15,6 +16,29 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Discount = Annotated[float, Field(ge=0, le=1)]
+
+
+ModelEmbedding = Literal["metadata+residual", "metadata", "residual", "none"]
+"""What a Q-function tells models apart by; see `networks.make_q_network`."""
+
+
+class HistoryInputs(Frozen):
+    """What of the history a router is shown.
+
+    Attributes:
+        history_inputs: Parts of the history features that the network sees, see `history_inputs.HistoryInput`; the columns of
+            all others are 0 to it, in training and when it acts. None of them (`[]`) leaves a router that knows of an
+            episode only which models are allowed.
+    """
+
+    history_inputs: tuple[HistoryInput, ...] = HISTORY_INPUTS
+
+    @field_validator("history_inputs")
+    @classmethod
+    def _named_once(cls, names: tuple[HistoryInput, ...]) -> tuple[HistoryInput, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"is {list(names)}, must name each part once")
+        return names
 
 
 class NetworkParameters(Frozen):

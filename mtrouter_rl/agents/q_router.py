@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.learned_router import LearnedRouter, check_shapes
-from mtrouter_rl.agents.networks import Ensemble, HistoryLayout, JointQNetwork, StateDict, stack_weights
-from mtrouter_rl.agents.parameters import JointParameters
+from mtrouter_rl.agents.networks import Ensemble, HistoryLayout, QNetwork, StateDict, make_q_network, stack_weights
+from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding
 from mtrouter_rl.agents.saving import SavedRouter, check_pool, read_record
 from mtrouter_rl.errors import RouterError
 from mtrouter_rl.pools.card import Frozen, PoolCard
@@ -31,17 +31,24 @@ class QNetworkSettings(Frozen):
         sizes: Of the network.
         model_features: Features of the M models that it was trained with, shape (M, F).
         n_members: How many networks are averaged: kept iterates times critics.
+        model_embedding: What it tells models apart by, see `networks.make_q_network`.
     """
 
     layout: HistoryLayout
     sizes: JointParameters
     model_features: tuple[tuple[float, ...], ...]
     n_members: int
+    model_embedding: ModelEmbedding = "metadata+residual"
 
-    def make_network(self) -> JointQNetwork:
+    def make_network(self) -> QNetwork:
         """One network of this shape; torch's global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            return JointQNetwork(self.layout, self.sizes, model_features=self.model_features)
+            return make_q_network(
+                self.layout,
+                self.sizes,
+                model_features=self.model_features,
+                model_embedding=self.model_embedding,
+            )
 
 
 class QRouter(LearnedRouter[QNetworkSettings]):
@@ -60,7 +67,7 @@ class QRouter(LearnedRouter[QNetworkSettings]):
         return Ensemble(self.settings.make_network(), self.weights)
 
     @cached_property
-    def _last_iterate(self) -> JointQNetwork:
+    def _last_iterate(self) -> QNetwork:
         network = self.settings.make_network()
         network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
         return network.eval()

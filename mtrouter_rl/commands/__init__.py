@@ -1,6 +1,7 @@
 """Commands, one file each: `add(commands)` adds the parser. They parse, call the package and print."""
 
 from mtrouter_rl.commands import (
+    ablate,
     behavior,
     calibrate,
     check_env,
@@ -24,6 +25,7 @@ from mtrouter_rl.commands import (
 
 ADDERS = (
     frontier.add,
+    ablate.add,
     report.add,
     behavior.add,
     import_log.add,

@@ -197,12 +197,12 @@ def _paired(
         score=score.interval,
         cost_usd=cost_usd.interval,
         return_=return_.interval,
-        p_value=_p_value(return_),
+        p_value=difference_p_value(return_),
         p_value_holm=None,
     )
 
 
-def _p_value(difference: BootstrapMean) -> float | None:
+def difference_p_value(difference: BootstrapMean) -> float | None:
     """The bootstrap's p-value, at least what a sign test of the clusters can reach: 2^(1 - clusters).
 
     With a handful of clusters every resample may lie on one side of 0, and the bootstrap alone would call that certain.
