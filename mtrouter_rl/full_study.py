@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from mtrouter_rl.ablations import AblationRequest, run_ablations
 from mtrouter_rl.agents.cost_weights import name_at
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
 from mtrouter_rl.budgets import evaluate_budgets
@@ -23,6 +24,7 @@ from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints, choose_points
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.full_study_claims import ESTIMATOR, FITTED, FRONTIER, WEIGHTS, at_weight, judge
 from mtrouter_rl.headroom import HeadroomRequest, run_headroom
 from mtrouter_rl.leave_one_out import LeaveOneOutRequest, run_leave_one_out
 from mtrouter_rl.protocols import PricedRouter
@@ -59,9 +61,6 @@ from mtrouter_rl.workflows import (
     train_router,
 )
 
-FITTED, FRONTIER, ESTIMATOR = "fitted-q", "fitted-q-frontier", "monte-carlo-q"
-WEIGHTS = (0.0, 0.1, 0.4, 1.0, 3.0)
-"""Cost weights at which the router that is told one is compared with routers that were trained for one."""
 N_GRID = 9
 """Weights above 0 from which the points that are shown are chosen, on validation."""
 BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -69,10 +68,10 @@ BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 REFERENCE = "reference:hidden"
 HEADROOM_FOLDER, CHOICE_FOLDER, MARKETS_FOLDER, BUDGETS_FOLDER = "headroom", "choice", "markets", "budgets"
 
-POOL_CHANGE_FOLDER = "pool-change"
+ABLATIONS_FOLDER, POOL_CHANGE_FOLDER = "ablations", "pool-change"
 
-Part = Literal["headroom", "main", "markets", "budgets", "pool-change"]
-PARTS: tuple[Part, ...] = ("headroom", "main", "markets", "budgets", "pool-change")
+Part = Literal["headroom", "main", "ablations", "markets", "budgets", "pool-change"]
+PARTS: tuple[Part, ...] = ("headroom", "main", "ablations", "markets", "budgets", "pool-change")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +90,7 @@ class FullSize:
         n_market_episodes: Logged episodes in every other market.
         n_market_seeds: Seeds per test variation there.
         n_budget_seeds: Seeds per test variation under every budget.
+        n_ablation_seeds: Seeds per test variation of every ablation.
         n_pool_change_seeds: Seeds per test variation where a model joins or leaves.
     """
 
@@ -98,13 +98,14 @@ class FullSize:
     n_validation_seeds: int = 3
     n_key_seeds: int = 8
     n_other_seeds: int = 3
-    n_ood_key_seeds: int = 3
+    n_ood_key_seeds: int = 2
     n_ood_other_seeds: int = 3
-    ood_other_per_task: int | None = 6
+    ood_other_per_task: int | None = 5
     n_headroom_seeds: int = 1
     n_market_episodes: int = 1090
     n_market_seeds: int = 3
     n_budget_seeds: int = 2
+    n_ablation_seeds: int = 3
     n_pool_change_seeds: int = 2
 
 
@@ -237,6 +238,9 @@ def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], sho
         study.present()
     if not (request.out / RESULTS_FILE).is_file():
         raise InvalidConfigError(f"{request.out} holds no results of the main part; run it first, with --parts main")
+    if "ablations" in request.parts:
+        clock.step("ablations: the same agent with one thing changed at a time, and with less of the log")
+        study.ablate()
     if "markets" in request.parts:
         for market in request.config.card.full_study.markets:
             clock.step(f"market {market}: the same agents and parameters on another pool, from a log of its own")
@@ -247,6 +251,8 @@ def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], sho
     if "pool-change" in request.parts:
         clock.step("pool change: the strongest model, and the best value for money, held out of the training")
         study.pool_change()
+    clock.step("judge: what of it holds")
+    study.judge()
     clock.done()
     return Results.load(request.out / RESULTS_FILE)
 
@@ -320,17 +326,19 @@ class _FullStudy:
     def evaluate(self, pool: RolloutPool, split: Split) -> None:
         """Run what the claims are about on many seeds, everything else on a few, and compare all of them."""
         request, size = self._request, self._request.size
-        key = self._key_routers()
-        others = tuple(text for text in self._every_router() if text not in key)
-        seeds = (
-            (size.n_key_seeds, size.n_other_seeds)
-            if split == "test"
-            else (size.n_ood_key_seeds, size.n_ood_other_seeds)
+        key, singles = self._key_routers(), [f"single:{name}" for name in request.config.pool.model_names]
+        others = [text for text in self._other_routers() if text not in key]
+        is_test = split == "test"
+        of_key, of_others = (
+            (size.n_key_seeds, size.n_other_seeds) if is_test else (size.n_ood_key_seeds, size.n_ood_other_seeds)
         )
-        limits = (None, None) if split == "test" else (None, size.ood_other_per_task)
-        for routers, n_seeds, per_task in zip((key, others), seeds, limits, strict=True):
+        for routers, n_seeds, per_task in (
+            (key, of_key, None),
+            (singles, size.n_other_seeds if is_test else 1, None),
+            (others, of_others, None if is_test else size.ood_other_per_task),
+        ):
             asked = EvaluateRequest(
-                routers=routers,
+                routers=tuple(routers),
                 split=split,
                 n_seeds=n_seeds,
                 out=request.out,
@@ -339,7 +347,7 @@ class _FullStudy:
                 cache=request.cache,
             )
             evaluate_routers(pool, asked, show_progress=self._show_progress)
-        self._compare((*key, *others), split)
+        self._compare((*key, *singles, *others), split)
 
     def present(self) -> None:
         """Draw everything that people look at."""
@@ -395,6 +403,28 @@ class _FullStudy:
             show_progress=self._show_progress,
         )
 
+    def ablate(self) -> None:
+        """What each part of the router is worth, and how much log it needs beside the paper's estimator."""
+        request = self._request
+        asked = AblationRequest(
+            config=request.config,
+            dataset=request.dataset,
+            out=request.out / ABLATIONS_FOLDER,
+            agent=FITTED,
+            compared=ESTIMATOR,
+            n_seeds=request.size.n_ablation_seeds,
+            seed=request.seed,
+            n_workers=request.n_workers,
+            encoder=request.encoder,
+        )
+        run_ablations(asked, say=lambda text: self._say(f"  {text}"), show_progress=self._show_progress)
+
+    def judge(self) -> None:
+        """Every claim with its interval and verdict."""
+        request = self._request
+        ablations = request.out / ABLATIONS_FOLDER
+        judge(request.out, request.config, agents=request.agents, ablations=ablations, seed=request.seed)
+
     def pool_change(self) -> None:
         """The strongest model, and the one of the best return on validation, leave and join."""
         request = self._request
@@ -435,13 +465,12 @@ class _FullStudy:
         chosen = [self._text(policy) for policy in FrontierPoints.load(request.out).policies]
         return (*(str(request.router(name)) for name in (STRONGEST, FITTED, ESTIMATOR)), *chosen)
 
-    def _every_router(self) -> tuple[str, ...]:
+    def _other_routers(self) -> tuple[str, ...]:
         request = self._request
         trained = [str(request.router(agent)) for agent in request.agents]
-        trained += [str(request.router(_at_weight(agent, weight))) for agent, weight in self._separate]
+        trained += [str(request.router(at_weight(agent, weight))) for agent, weight in self._separate]
         told = [name_at(str(request.router(FRONTIER)), weight) for weight in WEIGHTS]
-        singles = [f"single:{name}" for name in request.config.pool.model_names]
-        return (*singles, "random", "cheapest", *trained, *told, REFERENCE)
+        return ("random", "cheapest", *trained, *told, REFERENCE)
 
     def _text(self, policy: str) -> str:
         """What names a point of the frontier where a router is asked for."""
@@ -452,7 +481,7 @@ class _FullStudy:
         card = load_agent(agent, request.config.card)
         config = request.config
         if cost_weight is not None:
-            card = card.model_copy(update={"name": _at_weight(agent, cost_weight)})
+            card = card.model_copy(update={"name": at_weight(agent, cost_weight)})
             config = replace(config, cost_weight=cost_weight)
         return TrainRequest(
             agent=card,
@@ -486,11 +515,6 @@ class _FullStudy:
         )
         rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
         update_rows(results, rows, roles=roles).save(request.out / RESULTS_FILE)
-
-
-def _at_weight(agent: str, weight: float) -> str:
-    """Name of a router that was trained for a cost weight of its own."""
-    return f"{agent}-w{weight:g}"
 
 
 def _with_shared(

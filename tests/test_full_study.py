@@ -8,6 +8,7 @@ import pytest
 from mtrouter_rl import full_study
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import CardError, InvalidConfigError
+from mtrouter_rl.evaluation.claims import Claims
 from mtrouter_rl.evaluation.frontier_points import FrontierPoints
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, Results
 from mtrouter_rl.full_study import PARTS, WEIGHTS, FullSize, FullStudyRequest, full_size, run_full_study
@@ -27,6 +28,7 @@ SIZE = FullSize(
     n_market_episodes=20,
     n_market_seeds=1,
     n_budget_seeds=1,
+    n_ablation_seeds=1,
     n_pool_change_seeds=1,
 )
 
@@ -115,6 +117,21 @@ def test_markets_budgets_and_headroom_have_folders_of_their_own(done):
     headroom = Headroom.load(request.out / "headroom" / "corridor-three" / HEADROOM_FILE)
     assert headroom.part("reference", 0.4).score.n_episodes == 8
     assert any("market corridor-three" in text for text in said)
+
+
+def test_every_claim_is_judged_on_both_splits(done):
+    request, _ = done
+    claims = Claims.load(request.out / "claims.json")
+    assert [one.split for one in claims.splits] == ["test", "ood"]
+    test, ood = claims.splits
+    points = FrontierPoints.load(request.out).policies
+    by_key = {claim.key: claim for claim in test.claims}
+    assert all(claim.verdict != "not measured" for claim in test.claims if claim.key != "models-by-skill")
+    assert any(", ".join(points) in note for note in test.claims[0].notes)
+    assert len(by_key["baselines-at-equal-cost"].parts) == 3
+    assert ood.n_clusters == 10
+    assert any("On the 2 of 10 (task, variation)" in note for claim in ood.claims for note in claim.notes)
+    assert (request.out / "plots" / "frontiers_test.png").is_file()
 
 
 def test_the_strongest_model_and_the_best_value_leave_and_join(done):

@@ -1,0 +1,199 @@
+"""What a full study shows: its episodes, and which policies play which part in which claim."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mtrouter_rl import __version__
+from mtrouter_rl.agents.cost_weights import name_at
+from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior, MutualInformation
+from mtrouter_rl.evaluation.claim_evidence import Evidence
+from mtrouter_rl.evaluation.claim_rules import (
+    CLAIM_RULES,
+    as_good_for_less,
+    cheaper_and_better,
+    gain_over_hull,
+    interval_half_widths,
+)
+from mtrouter_rl.evaluation.claims import Claim, ClaimRoles, Claims, SplitClaims, TrainingTimes
+from mtrouter_rl.evaluation.claims_report import save_claims
+from mtrouter_rl.evaluation.equal_cost_plot import FrontierPlot, frontiers_figure
+from mtrouter_rl.evaluation.frontier_points import FrontierPoints
+from mtrouter_rl.evaluation.plot_style import DPI
+from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE
+from mtrouter_rl.records import Episode, Split
+from mtrouter_rl.study import AGENT_SETS, ROUTERS_FOLDER, STRONGEST
+from mtrouter_rl.workflows import episodes_of_run, reward_of, training_seconds
+
+FITTED, FRONTIER, ESTIMATOR = "fitted-q", "fitted-q-frontier", "monte-carlo-q"
+WEIGHTS = (0.0, 0.1, 0.4, 1.0, 3.0)
+"""Cost weights at which the router that is told one is compared with routers that were trained for one."""
+QUARTER = f"{FITTED}-log-25"
+PLOTS_FOLDER = "plots"
+
+_OF_CHOSEN_POINTS = (cheaper_and_better, as_good_for_less, gain_over_hull)
+_ON_EVERY_VARIATION = (*_OF_CHOSEN_POINTS, interval_half_widths)
+_CHOSEN = "Points of the frontier: those chosen on validation, {}."
+_FEWER = "On the {} of {} (task, variation) that every policy was run on."
+
+Episodes = Mapping[str, Sequence[Episode]]
+
+
+def at_weight(agent: str, weight: float) -> str:
+    """Name of a router that was trained for a cost weight of its own."""
+    return f"{agent}-w{weight:g}"
+
+
+def judge(out: Path, config: EnvConfig, *, agents: Sequence[str], ablations: Path, seed: int) -> Claims:
+    """Work out every claim from the episodes of a study, and save claims and figures beside its results.
+
+    Args:
+        out: Folder of the study.
+        config: Its environment.
+        agents: Agents that were trained for the environment's cost weight.
+        ablations: Folder of the ablations, for the router that learned from a quarter of the log; may lack it.
+        seed: Seed of the bootstrap.
+    """
+    quarters = episodes_of_run(ablations)
+    splits = []
+    for split, played in episodes_of_run(out).items():
+        of_quarter = {name: kept for name, kept in quarters.get(split, {}).items() if name == QUARTER}
+        judged = _SplitJudge(out, config, agents=agents, episodes={**played, **of_quarter}, seed=seed)
+        splits.append(judged.claims(split))
+    made = Claims(
+        env=config.card.name,
+        pool=config.pool.name,
+        is_simulated=config.pool.backend.kind == "simulated",
+        cost_weight=config.cost_weight,
+        cost_unit_usd=config.card.reward.cost_unit_usd,
+        seed=seed,
+        package_version=__version__,
+        splits=tuple(sorted(splits, key=lambda one: one.split, reverse=True)),
+    )
+    save_claims(made, out)
+    return made
+
+
+class _SplitJudge:
+    """The claims of one split."""
+
+    def __init__(self, out: Path, config: EnvConfig, *, agents: Sequence[str], episodes: Episodes, seed: int) -> None:
+        self._out = out
+        self._config = config
+        self._agents = agents
+        self._episodes = episodes
+        self._seed = seed
+        self._points = FrontierPoints.load(out).policies
+
+    def claims(self, split: Split) -> SplitClaims:
+        """All claims; those about the chosen points on every variation, the others on those that all policies were run on."""
+        curve = self._evidence(self._roles(), on_common=True)
+        chosen = self._evidence(self._key_roles(), on_common=False)
+        curve = replace(curve, training=self._training_times(), skill=self._skill(split))
+        self._draw(curve, split)
+        return SplitClaims(
+            split=split,
+            n_clusters=len(chosen.resamples.means.clusters),
+            n_left_out=len(chosen.resamples.means.left_out),
+            n_resamples=len(curve.resamples.weights) - 1,
+            roles=curve.roles,
+            targets=curve.targets,
+            claims=tuple(self._claim(rule, curve=curve, chosen=chosen) for rule in CLAIM_RULES),
+        )
+
+    def _claim(self, rule: Callable[[Evidence], Claim], *, curve: Evidence, chosen: Evidence) -> Claim:
+        claim = rule(chosen if rule in _ON_EVERY_VARIATION else curve)
+        notes = list(claim.notes)
+        if rule in _OF_CHOSEN_POINTS:
+            notes.append(_CHOSEN.format(", ".join(self._points)))
+        n_clusters, n_all = (len(one.resamples.means.clusters) for one in (curve, chosen))
+        if rule not in _ON_EVERY_VARIATION and n_clusters < n_all:
+            notes.append(_FEWER.format(n_clusters, n_all))
+        return claim.model_copy(update={"notes": tuple(notes)})
+
+    def _evidence(self, roles: ClaimRoles, *, on_common: bool) -> Evidence:
+        named = {name: self._episodes[name] for name in roles.names}
+        ran = [{(one.task, one.variation) for one in logged} for logged in named.values()]
+        common = set.intersection(*ran)
+        if on_common:
+            named = {
+                name: [one for one in logged if (one.task, one.variation) in common] for name, logged in named.items()
+            }
+        return Evidence.of(named, roles=roles, reward=reward_of(self._config), rng=np.random.default_rng(self._seed))
+
+    def _key_roles(self) -> ClaimRoles:
+        """Roles of what was run on every variation."""
+        return ClaimRoles(
+            frontier=self._points,
+            default=FITTED,
+            strongest=STRONGEST,
+            single_models=self._singles,
+            monte_carlo=(ESTIMATOR,),
+            monte_carlo_default=ESTIMATOR,
+            references=(HIDDEN_REFERENCE,) if self._is_everywhere(HIDDEN_REFERENCE) else (),
+        )
+
+    def _roles(self) -> ClaimRoles:
+        """Roles of everything."""
+        own = self._config.cost_weight
+        among = dict.fromkeys(name for name in ("random", *self._agents, STRONGEST) if name in self._episodes)
+        learned = {FITTED, ESTIMATOR}
+        single_turn = {*AGENT_SETS["single-turn"], STRONGEST}
+        weights = [FITTED if weight == own else at_weight(FITTED, weight) for weight in WEIGHTS]
+        return ClaimRoles(
+            frontier=tuple(name_at(FRONTIER, weight) for weight in WEIGHTS),
+            default=FITTED,
+            strongest=STRONGEST,
+            single_models=self._singles,
+            monte_carlo=tuple(ESTIMATOR if weight == own else at_weight(ESTIMATOR, weight) for weight in WEIGHTS),
+            monte_carlo_default=ESTIMATOR,
+            references=(HIDDEN_REFERENCE,),
+            reference_default=HIDDEN_REFERENCE,
+            baselines=tuple(name for name in among if name not in learned),
+            separate=tuple(weights),
+            quarter=QUARTER if QUARTER in self._episodes else None,
+            multi_turn=tuple(name for name in among if name not in single_turn and name != FITTED),
+        )
+
+    @property
+    def _singles(self) -> tuple[str, ...]:
+        return tuple(f"single:{name}" for name in self._config.pool.model_names)
+
+    def _is_everywhere(self, policy: str) -> bool:
+        """Whether a policy was run on all variations that the default router was run on."""
+        ran = ({(one.task, one.variation) for one in self._episodes[name]} for name in (FITTED, policy))
+        return len(set.union(*(found := list(ran)))) == len(found[1])
+
+    def _training_times(self) -> TrainingTimes | None:
+        own = self._config.cost_weight
+        names = [FITTED if weight == own else at_weight(FITTED, weight) for weight in WEIGHTS]
+        seconds = {name: training_seconds(self._out / ROUTERS_FOLDER / name) for name in (FRONTIER, *names)}
+        if any(value is None for value in seconds.values()):
+            return None
+        known = {name: value for name, value in seconds.items() if value is not None}
+        return TrainingTimes(one_network_s=known[FRONTIER], separate_s={name: known[name] for name in names})
+
+    def _skill(self, split: Split) -> MutualInformation | None:
+        row = Behavior.load(self._out / BEHAVIOR_FILE).row(FITTED, split)
+        return None if row is None else row.mutual_information.skill
+
+    def _draw(self, evidence: Evidence, split: Split) -> None:
+        roles = evidence.roles
+        plot = FrontierPlot(
+            env=self._config.card.name,
+            split=split,
+            is_simulated=self._config.pool.backend.kind == "simulated",
+            families=(
+                evidence.frontier(FRONTIER, roles.frontier),
+                evidence.frontier(ESTIMATOR, roles.monte_carlo),
+            ),
+            single_models=roles.single_models,
+            references=roles.references,
+            baselines=roles.baselines,
+        )
+        folder = self._out / PLOTS_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        frontiers_figure(evidence.resamples, plot).savefig(folder / f"frontiers_{split}.png", dpi=DPI)
