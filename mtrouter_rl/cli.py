@@ -100,7 +100,7 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--agents",
         nargs="+",
         metavar="AGENT",
-        help="agent cards to train, or sets of them: default, single-turn, per-turn, rules, all (default: default)",
+        help="agent cards to train, or sets of them: default, single-turn, per-turn, rules, learners, all (default: default)",
     )
     parser.add_argument(
         "--reference", action="store_true", help="show the reference that sees the simulator's hidden state as well"
