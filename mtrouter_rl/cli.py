@@ -40,6 +40,7 @@ The usual order:
   mtrouter-rl study-cross                one router for several environments against one for each
   mtrouter-rl headroom --out RUN         what could be gained at all: a reference that sees the hidden state
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
+  mtrouter-rl overestimation RUN         whether the routers' Q-values come true
 
 With logs of your own:
   mtrouter-rl import FORMAT PATH... --pool CARD --out LOG

@@ -50,6 +50,6 @@ def test_a_difference_is_told(bench, sides):
         bare.network.joint_model.weight[0, 0] += 1
     with (
         torch.random.fork_rng(devices=[]),
-        pytest.raises(SystemExit, match="the loss is .* bare torch|weights differ at"),
+        pytest.raises(SystemExit, match=r"the loss is .* bare torch|weights differ at"),
     ):
         bench.check_equal(through, bare, n_steps=8)

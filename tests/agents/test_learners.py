@@ -36,7 +36,7 @@ from mtrouter_rl.registry import ALGORITHMS
 LEARNERS = {
     "dqn": {"learner": "dqn"},
     "double_dqn": {"learner": "double_dqn"},
-    "ensemble": {"learner": "double_dqn", "n_critics": 3},
+    "ensemble": {"learner": "double_dqn", "n_critics": 2},
     "nfq": {"learner": "nfq"},
     "discrete_cql": {"learner": "discrete_cql", "conservatism": 0.01},
     "discrete_bcq": {"learner": "discrete_bcq", "action_flexibility": 0.3, "logit_penalty": 0.001},
