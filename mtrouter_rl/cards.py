@@ -23,7 +23,7 @@ _FOLDERS: dict[CardKind, str] = {"envs": "envs", "pools": "envs/pools", "agents"
 _PACKAGE_ROOT = Path(__file__).resolve().parent
 ENTRY_POINT_GROUP = "mtrouter_rl.cards"
 EXTENDS = "extends"
-"""Field of a pool card that names the card it changes."""
+"""Field of a pool or agent card that names the card it changes."""
 
 CardT = TypeVar("CardT", bound=Frozen)
 NumberT = TypeVar("NumberT", float, FloatArray)

@@ -9,7 +9,7 @@ from pydantic import Field
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.behavior_cloning import CloneRouter, CloneSettings, stack_imitators
 from mtrouter_rl.agents.learned_router import check_shapes
-from mtrouter_rl.agents.networks import HistoryLayout, StateDict
+from mtrouter_rl.agents.networks import StateDict
 from mtrouter_rl.agents.parameters import NetworkParameters
 from mtrouter_rl.agents.q_router import QNetworkSettings, QRouter
 from mtrouter_rl.agents.saving import SavedRouter
@@ -52,7 +52,7 @@ class ConstrainedQRouter(QRouter):
         n_models, layout = len(router.model_names), router.settings.layout
         sizes = {name: getattr(router.settings.sizes, name) for name in NetworkParameters.model_fields}
         imitator = CloneSettings(
-            layout=HistoryLayout(n_columns=layout.n_columns + n_models, text_blocks=layout.text_blocks),
+            layout=layout.model_copy(update={"n_columns": layout.n_columns + n_models}),
             sizes=NetworkParameters(**sizes),
             n_members=len(iterates),
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtrouter_rl.agents.parameters import LoopParameters
 
 if TYPE_CHECKING:
+    from d3rlpy.base import LearnableConfig
     from d3rlpy.dataset import TransitionMiniBatch
     from d3rlpy.models.encoders import EncoderFactory
 
@@ -104,22 +105,23 @@ def q_learner(settings: QLearning, factory: "JointQFunctionFactory") -> Learner:
         from mtrouter_rl.agents.joint_q import FusedAdamWFactory
         from mtrouter_rl.agents.masked_bcq import MaskedDiscreteBCQConfig
 
-        renewal = {"target_update_interval": loop.steps_per_iteration}
+        renewal: dict[str, object] = {"target_update_interval": loop.steps_per_iteration}
         # d3rlpy lets the imitator share the encoder of a Q-function, for the sake of pixels. That would hide the mask from it,
         # and let its loss, far larger than that of the values, decide what they are made of.
-        constraint = {
+        constraint: dict[str, object] = {
             "encoder_factory": factory.observation_encoder(),
             "share_encoder": False,
             "action_flexibility": settings.action_flexibility,
             "beta": settings.logit_penalty,
         }
-        make, own = {
+        recipes: dict[QLearnerName, tuple[Callable[..., LearnableConfig], dict[str, object]]] = {
             "dqn": (DQNConfig, renewal),
             "double_dqn": (DoubleDQNConfig, renewal),
             "nfq": (NFQConfig, {}),
             "discrete_cql": (DiscreteCQLConfig, renewal | {"alpha": settings.conservatism}),
             "discrete_bcq": (MaskedDiscreteBCQConfig, renewal | constraint),
-        }[settings.learner]
+        }
+        make, own = recipes[settings.learner]
         config = make(
             batch_size=loop.batch_size,
             learning_rate=loop.learning_rate,

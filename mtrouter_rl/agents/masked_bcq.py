@@ -41,6 +41,8 @@ class MaskedDiscreteBCQImpl(DiscreteBCQImpl):  # type: ignore[misc]
 class MaskedDiscreteBCQ(DiscreteBCQ):  # type: ignore[misc]
     """`DiscreteBCQ` with the choice of `MaskedDiscreteBCQImpl`."""
 
+    _impl: DiscreteBCQImpl
+
     def inner_create_impl(self, observation_shape: tuple[int, ...], action_size: int) -> None:
         """Make the networks."""
         super().inner_create_impl(observation_shape, action_size)

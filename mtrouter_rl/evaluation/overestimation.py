@@ -192,8 +192,8 @@ def _row(router: Router, episodes: Path, results: Results, *, show_progress: boo
     dataset = Dataset.load(episodes)
     pool = logged_pool(dataset.info)
     title = f"{router.name}, {dataset.info.split}"
-    episodes_with_turns = [one for one in dataset.completed if one.turns]
-    traced = [ask(router, one, pool) for one in tqdm(episodes_with_turns, desc=title, disable=not show_progress)]
+    completed = [one for one in dataset.completed if one.turns]
+    traced = [ask(router, one, pool) for one in tqdm(completed, desc=title, leave=False, disable=not show_progress)]
     rng = np.random.default_rng(results.seed)
     found = calibrate(traced, meaning, model_names=results.model_names, rng=rng)
     if found is None:

@@ -95,6 +95,21 @@ def masked_log():
     return make_dataset(episodes)
 
 
+@pytest.mark.parametrize("learner", ["double_dqn", "discrete_bcq"])
+@pytest.mark.parametrize(("bootstraps", "value"), [(False, 0.3), (True, 0.3 + 0.9 * 0.8)])
+def test_last_reward_of_a_truncated_episode_is_learned(learner, bootstraps, value):
+    """What comes after it counts only if it is asked for: state 1, in which every model gains 0.8 and ends the task."""
+    truncated = [make_turn(0, state=0, next_state=1, gain=0.3, cost=0, truncated=True)]
+    episodes = [make_episode(truncated, index=index) for index in range(30)]
+    for index in range(30):
+        ending = [make_turn(index % 3, state=1, next_state=2, gain=0.8, cost=0, terminated=True)]
+        episodes.append(make_episode(ending, index=100 + index, start=1))
+    loop = {"n_iterations": 4, "steps_per_iteration": 60, "batch_size": 64, "learning_rate": 5e-3, "keep_last": 1}
+    changes = loop | {"gamma": 0.9, "n_warm_start": 1, "bootstrap_after_truncation": bootstraps}
+    router = train(learner, make_dataset(episodes), **JOINT, **changes)
+    assert router.q_values([make_observation(0)])[0, 0] == pytest.approx(value, abs=0.1)
+
+
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_saved_router_decides_alike_and_keeps_to_the_mask(learner, small_log, tmp_path):
     router = train(learner, small_log, **TINY["fitted_q"])
@@ -214,7 +229,7 @@ def test_a_bcq_router_acts_as_d3rlpy_would(small_log):
 
 def test_bcq_leaves_out_what_the_log_hardly_ever_did():
     """The dear model is the better first one; where the log called it once in twenty turns, BCQ does not rely on it."""
-    log = skewed_log((0.6, 0.35, 0.05))
+    log = skewed_log((0.6, 0.35, 0.05), n_episodes=1000)
     free = train("double_dqn", log, **JOINT, **LOOP)
     bound = train("discrete_bcq", log, **JOINT, **LOOP)
     start = [make_observation(0)]
