@@ -23,7 +23,7 @@ _FOLDERS: dict[CardKind, str] = {"envs": "envs", "pools": "envs/pools", "agents"
 _PACKAGE_ROOT = Path(__file__).resolve().parent
 ENTRY_POINT_GROUP = "mtrouter_rl.cards"
 EXTENDS = "extends"
-"""Field of a pool card that names the card it changes."""
+"""Field of a pool or agent card that names the card it changes."""
 
 CardT = TypeVar("CardT", bound=Frozen)
 NumberT = TypeVar("NumberT", float, FloatArray)
@@ -156,7 +156,7 @@ class EnvCard(Frozen):
         settings: Checked by the family.
         study: Sizes of the quick study where the usual ones do not fit: fields of `mtrouter_rl.study.StudySize`.
         full_study: What is the environment's own in the full study.
-        agents: Parameters of agent cards that are others in this environment, by the name of the agent card.
+        agents: Parameters of agent cards that are others in this environment, by name; also of the cards that extend these.
         expert_solves: Share of episodes that the expert is to solve within the turn limit; `check-env` holds it to that. Say
             so where paths are longer than the limit. From `EXPERT_SOLVES` on it is to solve some of every task as well.
     """
@@ -369,14 +369,20 @@ def _validated(path: Path, data: dict[str, object], model: type[CardT]) -> CardT
         raise _explain(str(path), error) from error
 
 
-def _pool_data(path: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, object]:
-    """Fields of a pool card; one that `extends` another states only what differs, see `load_pool_card`."""
+def _card_data(
+    kind: CardKind, path: Path, *, changes: Mapping[str, Mapping[str, object]], extended_by: tuple[Path, ...] = ()
+) -> dict[str, object]:
+    """Fields of a card; one that `extends` another states only what differs, see `load_pool_card`.
+
+    `changes` are made to the cards that are extended, by their names.
+    """
     data = _read_mapping(path)
     if EXTENDS not in data:
         return data
     base = data.pop(EXTENDS)
+    one = {"agents": "an agent"}.get(kind, f"a {kind.removesuffix('s')}")
     if not isinstance(base, str):
-        raise CardError(f"card {path}, field '{EXTENDS}': is {base!r}, must be the name or path of a pool card")
+        raise CardError(f"card {path}, field '{EXTENDS}': is {base!r}, must be the name or path of {one} card")
     if path.resolve() in extended_by:
         raise CardError(
             f"card {path}, field '{EXTENDS}': it extends itself, by way of '{base}'; let one card stand alone"
@@ -387,8 +393,9 @@ def _pool_data(path: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, o
                 f"card {path} extends '{base}' and has no '{field}'; a card that differs says so itself: add it"
             )
     beside = path.parent / base
-    base_path = beside if beside.is_file() else find_card("pools", base)
-    return _merged(_pool_data(base_path, extended_by=(*extended_by, path.resolve())), data, card=path)
+    base_path = beside if beside.is_file() else find_card(kind, base)
+    extended = _card_data(kind, base_path, changes=changes, extended_by=(*extended_by, path.resolve()))
+    return _merged(_merged(extended, changes.get(base, {}), card=base_path), data, card=path)
 
 
 def _merged(base: Mapping[str, object], changes: Mapping[str, object], *, card: Path) -> dict[str, object]:
@@ -433,12 +440,27 @@ def load_pool_card(name_or_path: str | Path) -> PoolCard:
         UnknownNameError: If there is no card of that name.
     """
     path = find_card("pools", name_or_path)
-    return _validated(path, _pool_data(path), PoolCard)
+    return _validated(path, _card_data("pools", path, changes={}), PoolCard)
 
 
-def load_agent_card(name_or_path: str | Path) -> AgentCard:
-    """Agent card by name or path. Raises `CardError` or `UnknownNameError`."""
-    return parse_card(find_card("agents", name_or_path), AgentCard)
+def load_agent_card(
+    name_or_path: str | Path, *, changed: Mapping[str, Mapping[str, object]] | None = None
+) -> AgentCard:
+    """Agent card by name or path; a card may extend another one, as a pool card may.
+
+    Args:
+        name_or_path: The card.
+        changed: Parameters that differ, by the name of an agent; they hold for the cards that extend it as well, as far as
+            these say nothing else.
+
+    Raises:
+        CardError: If a card breaks its rules, or extends itself.
+        UnknownNameError: If there is no card of that name.
+    """
+    path = find_card("agents", name_or_path)
+    changes = {name: {"parameters": dict(parameters)} for name, parameters in (changed or {}).items()}
+    data = _card_data("agents", path, changes=changes)
+    return _validated(path, _merged(data, changes.get(str(name_or_path), {}), card=path), AgentCard)
 
 
 def load_dataset_card(name_or_path: str | Path) -> DatasetCard:

@@ -45,6 +45,7 @@ The usual order:
   mtrouter-rl extend ROUTER --pool CARD --out ROUTER
                                          bring a trained router to a pool that has changed
   mtrouter-rl behavior RUN               how the policies route: switches, errors, what they depend on
+  mtrouter-rl overestimation RUN         whether the routers' Q-values come true
 
 With logs of your own:
   mtrouter-rl import FORMAT PATH... --pool CARD --out LOG
@@ -105,7 +106,7 @@ def _add_study(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--agents",
         nargs="+",
         metavar="AGENT",
-        help="agent cards to train, or sets of them: default, single-turn, per-turn, rules, all (default: default)",
+        help="agent cards to train, or sets of them: default, single-turn, per-turn, rules, learners, all (default: default)",
     )
     parser.add_argument(
         "--reference", action="store_true", help="show the reference that sees the simulator's hidden state as well"

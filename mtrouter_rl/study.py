@@ -56,11 +56,21 @@ _SINGLE_TURN = (
 )
 _PER_TURN = ("turn-ridge", "turn-neighbors", "turn-clusters", "turn-boosting")
 _RULES = ("escalate-on-error", "strong-first", "cheap-first", "interleave")
+_LEARNERS = (
+    "fitted-q",
+    "fitted-q-last-iterate",
+    "fitted-q-ensemble",
+    "fitted-q-dqn",
+    "fitted-q-nfq",
+    "fitted-q-cql",
+    "fitted-q-bcq",
+)
 AGENT_SETS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
     "single-turn": _SINGLE_TURN,
     "per-turn": _PER_TURN,
     "rules": _RULES,
+    "learners": _LEARNERS,
     "all": (*_DEFAULT, "behavior-cloning-best", *_SINGLE_TURN, *_PER_TURN, *_RULES, "cascade"),
 }
 """Agents of a study by one word; random, cheapest, strongest and the single models are in every study."""

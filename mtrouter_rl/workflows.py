@@ -558,7 +558,7 @@ def load_agent(name_or_path: str, env: EnvCard | None = None) -> AgentCard:
     Args:
         name_or_path: Name or path of a card.
         env: Environment that it is to be trained for; an agent that is given by name takes the parameters that the
-            environment's card has for it.
+            environment's card has for it, or for the agent that its card extends.
 
     Raises:
         CardError: If there is no such card, it breaks its rules, or the environment names an agent that there is not.
@@ -566,16 +566,13 @@ def load_agent(name_or_path: str, env: EnvCard | None = None) -> AgentCard:
     if name_or_path.startswith("single:"):
         card = load_agent_card("single")
         return card.model_copy(update={"name": name_or_path, "parameters": {"model": name_or_path.partition(":")[2]}})
-    card = load_agent_card(name_or_path)
-    return (
-        card if env is None else card.model_copy(update={"parameters": card.parameters | _changed(env, name_or_path)})
-    )
+    return load_agent_card(name_or_path, changed=None if env is None else _changed(env))
 
 
-def _changed(env: EnvCard, agent: str) -> dict[str, object]:
-    """Parameters that the card of an environment has for an agent."""
+def _changed(env: EnvCard) -> dict[str, dict[str, object]]:
+    """Parameters that the card of an environment has for agents."""
     known = list_cards("agents")
     for name in env.agents:
         if name not in known:
             raise CardError(f"card '{env.name}', agents: {unknown_name('agent', name, known)}")
-    return env.agents.get(agent, {})
+    return env.agents

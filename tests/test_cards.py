@@ -309,3 +309,20 @@ def test_the_shifted_pool_gives_every_model_the_strengths_of_the_next():
         assert {key: mine[key] for key in mine if key not in ("skills", "topics")} == {
             key: old[key] for key in old if key not in ("skills", "topics")
         }
+
+
+def test_an_agent_card_may_extend_another_one(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{name: mine, description: a test, extends: fitted-q, parameters: {dropout: 0.5}}")
+    plain, made = load_agent_card("fitted-q"), load_agent_card(mine)
+    assert made == plain.model_copy(
+        update={"name": "mine", "description": "a test", "parameters": plain.parameters | {"dropout": 0.5}}
+    )
+    mine.write_text("{name: mine, description: a test, extends: fited-q}")
+    with pytest.raises(UnknownNameError, match=r"unknown agent card 'fited-q'; did you mean 'fitted-q'"):
+        load_agent_card(mine)
+    mine.write_text("{name: mine, description: a test, extends: [fitted-q]}")
+    with pytest.raises(
+        CardError, match=r"field 'extends': is \['fitted-q'\], must be the name or path of an agent card"
+    ):
+        load_agent_card(mine)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mtrouter_rl.agents.behavior import POLICY_FORMS
-from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_env_card, load_pool_card
+from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card, load_env_card, load_pool_card
 from mtrouter_rl.cli import build_parser
 from mtrouter_rl.evaluation.hidden_reference import REFERENCE_TEXTS
 from mtrouter_rl.evaluation.revisit import STATE_COLUMNS
@@ -124,7 +124,8 @@ def test_yaml_blocks_are_valid_cards(page, code, tmp_path):
     if "extends" in card:
         path = tmp_path / "card.yaml"
         path.write_text(code, encoding="utf-8")
-        load_pool_card(path)
+        load = load_agent_card if "parameters" in card else load_pool_card
+        load(path)
         return
     model = EnvCard if "family" in card else PoolCard if "models" in card else AgentCard
     model.model_validate(card)

@@ -260,6 +260,15 @@ def test_an_environment_changes_parameters_of_agents_that_are_given_by_name(corr
     assert load_agent(str(mine), env) == plain
 
 
+def test_what_an_environment_changes_holds_for_agents_that_extend_the_changed_one(corridor_config):
+    changes = {"fitted-q": {"dropout": 0.3, "keep_last": 5}, "fitted-q-cql": {"conservatism": 0.7}}
+    env = corridor_config.card.model_copy(update={"agents": changes})
+    base = load_agent("fitted-q", env).parameters
+    assert load_agent("fitted-q-cql", env).parameters == base | {"learner": "discrete_cql", "conservatism": 0.7}
+    # What a card says itself counts.
+    assert load_agent("fitted-q-last-iterate", env).parameters == base | {"keep_last": 1}
+
+
 def test_an_environment_cannot_change_an_agent_that_there_is_not(corridor_config):
     env = corridor_config.card.model_copy(update={"agents": {"fited-q": {"dropout": 0.3}}})
     with pytest.raises(CardError, match=r"card 'corridor', agents: unknown agent 'fited-q'; did you mean 'fitted-q'"):

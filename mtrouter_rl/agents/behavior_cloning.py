@@ -58,6 +58,11 @@ class CloneSettings(Frozen):
     sizes: NetworkParameters
     n_members: int
 
+    def make_network(self, n_models: int) -> ActionClassifier:
+        """One network of this shape; torch's global random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            return ActionClassifier(self.layout, self.sizes, n_models=n_models)
+
 
 class CloneRouter(LearnedRouter[CloneSettings]):
     """Calls each allowed model as often as the imitated episodes did in such a state.
@@ -71,7 +76,7 @@ class CloneRouter(LearnedRouter[CloneSettings]):
 
     @cached_property
     def _ensemble(self) -> Ensemble:
-        return Ensemble(_make_network(self.settings, len(self.model_names)), self.weights)
+        return Ensemble(self.settings.make_network(len(self.model_names)), self.weights)
 
     def propensities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M).
@@ -86,7 +91,7 @@ class CloneRouter(LearnedRouter[CloneSettings]):
 
     def history_embeddings(self, observations: Sequence[Observation]) -> FloatArray:
         """What the last iterate makes of histories, shape (B, d); see `QRouter.history_embeddings`."""
-        network = _make_network(self.settings, len(self.model_names))
+        network = self.settings.make_network(len(self.model_names))
         network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
         rows = self._rows(observations, distributions.action_masks(observations, len(self.model_names)))
         with torch.inference_mode():
@@ -100,7 +105,7 @@ class CloneRouter(LearnedRouter[CloneSettings]):
     @classmethod
     def check_weights(cls, saved: SavedRouter, settings: CloneSettings, weights: StateDict) -> None:
         """See `LearnedRouter.check_weights`."""
-        expected = _make_network(settings, len(saved.record.model_names)).state_dict()
+        expected = settings.make_network(len(saved.record.model_names)).state_dict()
         check_shapes(saved, weights, n_members=settings.n_members, expected=expected)
 
 
@@ -142,7 +147,7 @@ class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
                 model_names=context.pool.model_names,
                 features=features,
                 settings=CloneSettings(layout=layout, sizes=sizes, n_members=len(iterates)),
-                weights=stack_weights([_own_names(iterate) for iterate in iterates]),
+                weights=stack_imitators(iterates),
                 provenance=provenance(context, self.card, self.parameters),
             )
 
@@ -157,13 +162,13 @@ class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
         return make_router(iterates)
 
 
-def _make_network(settings: CloneSettings, n_models: int) -> ActionClassifier:
-    with torch.random.fork_rng(devices=[]):
-        return ActionClassifier(settings.layout, settings.sizes, n_models=n_models)
+def stack_imitators(iterates: Sequence[StateDict]) -> dict[str, Tensor]:
+    """Weights of an ensemble of the imitators of all iterates, under the names of `ActionClassifier`."""
+    return stack_weights([_own_names(iterate) for iterate in iterates])
 
 
 def _own_names(weights: StateDict) -> dict[str, Tensor]:
-    """Weights of d3rlpy's categorical policy under the names of `ActionClassifier`."""
+    """Weights of d3rlpy's categorical policy under the names of `ActionClassifier`; others are left out."""
     prefixes = {"_encoder.network.": "encoder.", "_fc.": "output."}
     return {
         own + name.removeprefix(theirs): tensor

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.constrained_router import ConstrainedQRouter
 from mtrouter_rl.agents.cost_weights import N_COLUMNS, CostWeights
 from mtrouter_rl.agents.frontier_router import FrontierRouter
 from mtrouter_rl.agents.learners import QLearnerName, QLearning, q_learner
@@ -43,10 +44,14 @@ class FittedQParameters(QParameters):
     """Parameters of `FittedQ`.
 
     Attributes:
-        learner: "double_dqn", "dqn" or "discrete_cql"; see `learners.QLearning`.
+        learner: "double_dqn", "dqn", "nfq", "discrete_cql" or "discrete_bcq"; see `learners.QLearning`.
         gamma: Discount factor; 1 values a whole episode, whose length the environment limits.
         n_critics: Q-functions side by side; targets take the lower value.
         conservatism: Weight of the penalty of "discrete_cql"; must stay 0 with the others.
+        action_flexibility: "discrete_bcq" chooses among models that are more than so many times as likely in the log as the
+            likeliest allowed one; must stay 0 with the others.
+        logit_penalty: Weight of the mean squared log-probability in the imitation loss of "discrete_bcq"; large values flatten
+            what the imitator says. Must stay 0 with the others.
         n_warm_start: How many of the iterations, from the first, regress the logged return.
         bootstrap_after_truncation: See `transitions.make_transitions`.
     """
@@ -55,6 +60,8 @@ class FittedQParameters(QParameters):
     gamma: Discount = 1.0
     n_critics: PositiveInt = 1
     conservatism: NonNegative = 0.0
+    action_flexibility: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    logit_penalty: NonNegative = 0.0
     n_warm_start: Annotated[int, Field(ge=0)] = 2
     bootstrap_after_truncation: bool = False
 
@@ -64,6 +71,20 @@ class FittedQParameters(QParameters):
             raise ValueError(
                 f"conservatism is {self.conservatism} with learner '{self.learner}', must be above 0 with "
                 "'discrete_cql' and 0 with every other learner"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _constraint_is_used(self) -> Self:
+        if (self.action_flexibility > 0) != (self.learner == "discrete_bcq"):
+            raise ValueError(
+                f"action_flexibility is {self.action_flexibility} with learner '{self.learner}', must be above 0 with "
+                "'discrete_bcq' and 0 with every other learner"
+            )
+        if self.logit_penalty > 0 and self.learner != "discrete_bcq":
+            raise ValueError(
+                f"logit_penalty is {self.logit_penalty} with learner '{self.learner}', must be 0 with every learner but "
+                "'discrete_bcq', which alone has an imitator"
             )
         return self
 
@@ -80,8 +101,8 @@ class FittedQParameters(QParameters):
 class FittedQ(CardAlgorithm[FittedQParameters]):
     """Learns Q*(h, m), the return of calling m now and the best models ever after, from logs of any behaviour policy.
 
-    d3rlpy's double DQN with a target network that stands still for a whole iteration is fitted-Q iteration:
-    Q_{k+1} = argmin_Q E[(r + gamma Q_k(h', argmax_m Q(h', m)) - Q(h, m))^2]. The router averages the last iterates.
+    d3rlpy's double DQN (or another `learner`) with a target network that stands still for a whole iteration is fitted-Q
+    iteration: Q_{k+1} = argmin_Q E[(r + gamma Q_k(h', argmax_m Q(h', m)) - Q(h, m))^2]. The router averages the last iterates.
 
     Q_0 is the logged return, regressed by the first iterations (`n_warm_start`), or 0 without them. From 0, k
     iterations see k turns ahead; from the value of the behaviour policy they see k turns of the best models and the
@@ -124,6 +145,8 @@ class FittedQ(CardAlgorithm[FittedQParameters]):
             gamma=self.parameters.gamma,
             n_critics=self.parameters.n_critics,
             conservatism=self.parameters.conservatism,
+            action_flexibility=self.parameters.action_flexibility,
+            logit_penalty=self.parameters.logit_penalty,
             n_warm_start=self.parameters.n_warm_start,
         )
 
@@ -155,7 +178,8 @@ def train_q_router(
         card: The agent card.
         parameters: Sizes and loop.
         learning: Which Q-learning.
-        cost_weights: Which cost weights the transitions are drawn with; None if they know but one.
+        cost_weights: Which cost weights the transitions are drawn with; None if they know but one. A learner with an imitator
+            takes none.
 
     Raises:
         InvalidConfigError: If the training diverges.
@@ -188,6 +212,8 @@ def train_q_router(
             weights=stack_critics(iterates),
             provenance=provenance(context, card, parameters),
         )
+        if learning.is_constrained:
+            return ConstrainedQRouter.of(router, iterates, action_flexibility=learning.action_flexibility)
         if cost_weights is None:
             return router
         return FrontierRouter.of(router, cost_weights=cost_weights, cost_weight=context.reward.cost_weight)

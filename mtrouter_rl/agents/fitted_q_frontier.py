@@ -1,6 +1,8 @@
 """Fitted-Q iteration for every cost weight of a range at once."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.cost_weights import N_COLUMNS, CostWeights
@@ -18,6 +20,15 @@ class FittedQFrontierParameters(FittedQParameters):
     """
 
     cost_weights: CostWeights = CostWeights()
+
+    @model_validator(mode="after")
+    def _learner_has_no_imitator(self) -> Self:
+        if self.learner == "discrete_bcq":
+            raise ValueError(
+                "learner is 'discrete_bcq', must be another one here: its imitator is told no cost weight; train fitted_q "
+                "with it at one weight, or take 'discrete_cql'"
+            )
+        return self
 
 
 class FittedQFrontier(FittedQ):

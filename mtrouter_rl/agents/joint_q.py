@@ -159,6 +159,17 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
             dropout=parameters.dropout,
         )
 
+    def observation_encoder(self) -> "HistoryEncoderFactory":
+        """Factory of encoders of the same sizes over the whole observation, the mask included."""
+        return HistoryEncoderFactory(
+            n_columns=self.n_history + len(self.model_features),
+            text_blocks=self.text_blocks,
+            hidden=self.hidden,
+            text_projection=self.text_projection,
+            history_hidden=self.history_hidden,
+            dropout=self.dropout,
+        )
+
     def create_discrete(
         self, encoder: Encoder, hidden_size: int, action_size: int
     ) -> tuple[JointQFunction, JointQFunctionForwarder]:

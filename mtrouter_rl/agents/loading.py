@@ -14,6 +14,7 @@ ROUTER_KINDS = Registry(
     group="mtrouter_rl.router_kinds",
     builtin={
         "q": "mtrouter_rl.agents.q_router:QRouter",
+        "constrained_q": "mtrouter_rl.agents.constrained_router:ConstrainedQRouter",
         "frontier_q": "mtrouter_rl.agents.frontier_router:FrontierRouter",
         "clone": "mtrouter_rl.agents.behavior_cloning:CloneRouter",
         "uniform": "mtrouter_rl.agents.heuristics:UniformRouter",

@@ -62,14 +62,19 @@ class QRouter(LearnedRouter[QNetworkSettings]):
     KIND: ClassVar[str] = "q"
     SETTINGS: ClassVar[type[Frozen]] = QNetworkSettings
 
+    @property
+    def q_weights(self) -> StateDict:
+        """Those of its weights that make the Q-function."""
+        return self.weights
+
     @cached_property
     def _ensemble(self) -> Ensemble:
-        return Ensemble(self.settings.make_network(), self.weights)
+        return Ensemble(self.settings.make_network(), self.q_weights)
 
     @cached_property
     def _last_iterate(self) -> QNetwork:
         network = self.settings.make_network()
-        network.load_state_dict({name: members[-1] for name, members in self.weights.items()})
+        network.load_state_dict({name: members[-1] for name, members in self.q_weights.items()})
         return network.eval()
 
     def q_values(self, observations: Sequence[Observation]) -> FloatArray:
@@ -151,10 +156,14 @@ class QRouter(LearnedRouter[QNetworkSettings]):
 
 
 def split_critics(iterates: Sequence[StateDict]) -> list[dict[str, Tensor]]:
-    """Weights of every critic of every iterate as d3rlpy names them (`0.network.head...`), each under its own names."""
+    """Weights of every critic of every iterate as d3rlpy names them (`0.network.head...`), each under its own names.
+
+    Weights of other modules, whose names begin with no number, are left out.
+    """
     members = []
     for iterate in iterates:
-        critics = sorted({int(name.partition(".")[0]) for name in iterate})
+        numbers = {name.partition(".")[0] for name in iterate}
+        critics = sorted(int(number) for number in numbers if number.isdigit())
         for critic in critics:
             prefix = f"{critic}.network."
             members.append(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.checkpoint import CheckpointStore
-from mtrouter_rl.agents.learners import Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm
+from mtrouter_rl.agents.learners import IMITATOR, Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm
 from mtrouter_rl.agents.networks import StateDict
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.transitions import Transitions
@@ -53,7 +53,7 @@ def train(
         make_router: Makes the router that is evaluated during the training.
 
     Returns:
-        Weights of the learner's module after each of the last `loop.keep_last` iterations, oldest first.
+        Weights of the learner's modules after each of the last `loop.keep_last` iterations, oldest first.
 
     Raises:
         RouterError: If the checkpoint folder holds the checkpoint of another training, or one that cannot be read.
@@ -74,13 +74,13 @@ def train(
             networks.set_learning_rate(loop.learning_rate_at(iteration))
             started = time.perf_counter()
             source = logged_returns if iteration < learner.n_warm_start else transitions
-            loss = _run_iteration(algorithm, source, loop=loop, seed=context.seed, iteration=iteration)
+            losses = _run_iteration(algorithm, source, loop=loop, seed=context.seed, iteration=iteration)
             steps_per_second = loop.steps_per_iteration / (time.perf_counter() - started)
-            iterates.append(networks.weights(learner.module))
+            iterates.append(networks.weights(*learner.modules))
             step = (iteration + 1) * loop.steps_per_iteration
             context.metrics.scalar(LEARNING_RATE, loop.learning_rate_at(iteration), step)
             context.metrics.scalar(STEPS_PER_SECOND, steps_per_second, step)
-            watch.record(networks, loss=loss, step=step)
+            watch.record(networks, losses=losses, step=step)
             if _is_evaluated(iteration, loop=loop, context=context):
                 _evaluate(make_router(tuple(iterates)), context=context, step=step)
             # Last: a training that is killed before goes through this iteration again, its evaluation included.
@@ -106,24 +106,22 @@ def _build(learner: Learner, transitions: Transitions, *, loop: LoopParameters, 
 
 def _run_iteration(
     algorithm: TrainableAlgorithm, transitions: Transitions, *, loop: LoopParameters, seed: int, iteration: int
-) -> float:
-    """Gradient steps of one iteration; gives the mean loss.
+) -> dict[str, float]:
+    """Gradient steps of one iteration; gives the means of the losses that d3rlpy names.
 
     d3rlpy renews the target network after every step whose number is a multiple of the interval. Steps are counted
     from 1 here, so that this is the last step of an iteration and not the first one of the next.
     """
     generator = _seed(seed, iteration + 1)
-    losses = [
-        algorithm.update(transitions.sample(loop.batch_size, generator))["loss"]
-        for _ in range(loop.steps_per_iteration)
-    ]
-    loss = float(np.mean(losses))
+    steps = [algorithm.update(transitions.sample(loop.batch_size, generator)) for _ in range(loop.steps_per_iteration)]
+    losses = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+    loss = losses["loss"]
     if not math.isfinite(loss):
         raise InvalidConfigError(
             f"iteration {iteration}: the loss is {loss}, must be finite; the training diverges: lower learning_rate "
             f"(now {loop.learning_rate})"
         )
-    return loss
+    return losses
 
 
 def _is_evaluated(iteration: int, *, loop: LoopParameters, context: TrainingContext) -> bool:
@@ -160,16 +158,18 @@ class _Watch:
         self.unit = transitions.value_unit
         self.continues = 1 - torch.from_numpy(transitions.terminals[chosen])
 
-    def record(self, networks: Networks, *, loss: float, step: int) -> None:
-        """Write the metrics of an iteration: the loss, and for Q-learning value estimate and Bellman residual."""
-        if self.learner.module != Q_FUNCTIONS:
-            self.sink.scalar(IMITATION_LOSS, loss, step)
+    def record(self, networks: Networks, *, losses: Mapping[str, float], step: int) -> None:
+        """Write the metrics of an iteration: the losses, and for Q-learning value estimate and Bellman residual."""
+        if IMITATOR in self.learner.modules:
+            self.sink.scalar(IMITATION_LOSS, losses.get("imitator_loss", losses["loss"]), step)
+        if Q_FUNCTIONS not in self.learner.modules:
             return
-        value = networks.q_values(self.starts).max(dim=1).values.mean()
+        value = networks.greedy_values(self.starts).mean()
         chosen = networks.q_values(self.now).gather(1, self.actions[:, None]).squeeze(1)
-        following = networks.q_values(self.next).max(dim=1).values
+        following = networks.greedy_values(self.next)
         residual = self.rewards + self.learner.gamma * self.continues * following - chosen
-        self.sink.scalar(TD_LOSS, loss, step)
+        # Where an imitator is trained beside the values, the loss is the sum of both.
+        self.sink.scalar(TD_LOSS, losses["td_loss"] if IMITATOR in self.learner.modules else losses["loss"], step)
         self.sink.scalar(Q_MEAN, self.unit * float(value), step)
         self.sink.scalar(BELLMAN_RESIDUAL, self.unit * float(residual.abs().mean()), step)
 

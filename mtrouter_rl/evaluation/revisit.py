@@ -107,6 +107,19 @@ def revisit(
     return traced
 
 
+def ask(router: Router, episode: Episode, pool: PoolCard) -> TracedEpisode:
+    """An episode with the router's opinion of every turn.
+
+    Args:
+        router: The router.
+        episode: Has at least one turn.
+        pool: The pool that it was run with.
+    """
+    observations = observations_of(episode, pool)
+    q_values = router.q_values(observations) if isinstance(router, ValueRouter) else None
+    return TracedEpisode(episode=episode, propensities=router.propensities(observations), q_values=q_values)
+
+
 def history_states(
     router: HistoryEmbedder,
     traced: Mapping[str, Sequence[TracedEpisode]],
@@ -151,11 +164,8 @@ def _spread_keys(episodes: Sequence[Episode]) -> set[EpisodeKey]:
 
 def _asked(one: TracedEpisode, router: Router, keys: Collection[EpisodeKey], pool: PoolCard) -> TracedEpisode:
     """The episode with the router's opinion of every turn, if it is one of those that it is asked about."""
-    if not one.episode.turns or episode_key(one.episode) not in keys:
-        return one
-    observations = observations_of(one.episode, pool)
-    q_values = router.q_values(observations) if isinstance(router, ValueRouter) else None
-    return TracedEpisode(episode=one.episode, propensities=router.propensities(observations), q_values=q_values)
+    is_asked = one.episode.turns and episode_key(one.episode) in keys
+    return ask(router, one.episode, pool) if is_asked else one
 
 
 def _metadata(one: TracedEpisode, turn: int, *, split: str, model_names: Sequence[str]) -> tuple[str, ...]:

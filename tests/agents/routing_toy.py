@@ -108,15 +108,21 @@ def make_dataset(episodes, pool=POOL):
     return Dataset(info=info, episodes=tuple(episodes))
 
 
-def _roll(rng, index):
+def _roll(rng, index, choose):
     state, turns = 0, []
     while state != END:
-        model = int(rng.integers(3))
+        model, propensity = choose(rng)
         branches = OUTCOMES[state][model]
         _, following, gain = branches[rng.choice(len(branches), p=[branch[0] for branch in branches])]
         turns.append(
             make_turn(
-                model, state=state, next_state=following, gain=gain, cost=COSTS[model], terminated=following == END
+                model,
+                state=state,
+                next_state=following,
+                gain=gain,
+                cost=COSTS[model],
+                terminated=following == END,
+                propensity=propensity,
             )
         )
         state = following
@@ -125,7 +131,18 @@ def _roll(rng, index):
 
 def uniform_log(n_episodes=1500, seed=0):
     rng = np.random.default_rng(seed)
-    return make_dataset([_roll(rng, index) for index in range(n_episodes)])
+    return make_dataset([_roll(rng, index, lambda rng: (int(rng.integers(3)), 1 / 3)) for index in range(n_episodes)])
+
+
+def skewed_log(probabilities, n_episodes=1500, seed=0):
+    """Episodes of a policy that calls each model with a fixed probability."""
+
+    def choose(rng):
+        model = int(rng.choice(3, p=probabilities))
+        return model, probabilities[model]
+
+    rng = np.random.default_rng(seed)
+    return make_dataset([_roll(rng, index, choose) for index in range(n_episodes)])
 
 
 def backup(state, model, values, cost_weight=REWARD.cost_weight):
