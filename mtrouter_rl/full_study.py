@@ -143,7 +143,7 @@ class FullStudyRequest:
     size: FullSize = FullSize()
     seed: int = 0
     n_workers: int = 2
-    agents: tuple[str, ...] = expand_agents(["all"])
+    agents: tuple[str, ...] = expand_agents(["all", "learners"])
     encoder: str = DEFAULT_ENCODER
     parts: tuple[Part, ...] = PARTS
 

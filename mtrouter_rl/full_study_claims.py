@@ -140,7 +140,7 @@ class _SplitJudge:
         """Roles of everything."""
         own = self._config.cost_weight
         among = dict.fromkeys(name for name in ("random", *self._agents, STRONGEST) if name in self._episodes)
-        learned = {FITTED, ESTIMATOR}
+        learned = {FITTED, ESTIMATOR, *AGENT_SETS["learners"]}  # the same method is no baseline of its own
         single_turn = {*AGENT_SETS["single-turn"], STRONGEST}
         weights = [FITTED if weight == own else at_weight(FITTED, weight) for weight in WEIGHTS]
         return ClaimRoles(
@@ -155,7 +155,7 @@ class _SplitJudge:
             baselines=tuple(name for name in among if name not in learned),
             separate=tuple(weights),
             quarter=QUARTER if QUARTER in self._episodes else None,
-            multi_turn=tuple(name for name in among if name not in single_turn and name != FITTED),
+            multi_turn=tuple(name for name in among if name not in {*single_turn, FITTED, *AGENT_SETS["learners"]}),
         )
 
     @property
