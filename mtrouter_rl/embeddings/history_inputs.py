@@ -27,10 +27,10 @@ HistoryInput = Literal[
 ]
 """Names of the parts.
 
-"task", "last_observation", "last_action", "recent", "earlier_action", "past": the text blocks. "progress": turns and money,
-spent and left. "last_turn": whether the last turn was an error, which model took it, and whether that one is warm. "trends":
-what is counted over the turns so far (errors, repetitions, news, switches, length). "model_memory": which models acted before
-the last turn, failed, or brought nothing new.
+"task", "last_observation", "last_action", "recent", "earlier_action", "past": the text blocks. "progress": turns and money, spent and left.
+"last_turn": whether the last turn was an error, which model took it, and whether that one is warm. "trends": what is
+counted over the turns so far (errors, repetitions, news, switches, length). "model_memory": which models acted before the
+last turn, failed, or brought nothing new.
 """
 
 HISTORY_INPUTS: tuple[HistoryInput, ...] = get_args(HistoryInput)
