@@ -22,7 +22,7 @@ FORBIDDEN_Q = -100.0
 """Q-value of a forbidden model: below every return, and small enough to stay exact in float32 (-1e9 breaks d3rlpy's
 discrete BCQ)."""
 
-TEXT_BLOCKS = ("task", "last_observation", "last_action", "recent", "earlier_action", "past")
+TEXT_BLOCKS = ("task", "last_observation", "last_action", "recent")
 """Blocks of the history features that hold text vectors; all of one size E."""
 
 StateDict = Mapping[str, Tensor]

@@ -26,7 +26,7 @@ Float32Array = npt.NDArray[np.float32]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Cap = Annotated[int, Field(gt=0)]
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 1
 """Raised whenever the meaning of a column changes, so that a saved router is never fed other columns."""
 
 SCALAR_NAMES: tuple[str, ...] = (
@@ -51,7 +51,7 @@ SCALAR_NAMES: tuple[str, ...] = (
 """Meaning of every column of the "scalars" block, each roughly within [-2, 2]."""
 
 _PAST_TURN_OF_VIEW = itemgetter("model", "action", "observation", "error")
-_TEXT_BLOCKS = ("task", "last_observation", "last_action", "recent", "earlier_action", "past")
+_TEXT_BLOCKS = ("task", "last_observation", "last_action", "recent")
 _N_MEMORIES = 5
 _TEXTS_PER_BATCH = 256
 _FLOOR_BUDGET_USD = 1e-4
@@ -61,8 +61,7 @@ class HistoryFeaturesConfig(Frozen):
     """How fast the past fades. With a decay of 0.8 a turn weighs 0.8 times as much as the one after it.
 
     Attributes:
-        text_decay: Decay of the mean of the last few turns' text vectors.
-        past_decay: Decay of the same over a dozen turns and more, which tells how far a task has come.
+        text_decay: Decay of the mean of past turns' text vectors.
         model_decay: Decay of the memories of which models acted, failed, or brought nothing new.
         error_decay_fast: Decay of the error rate over the last few turns.
         error_decay_slow: Decay of the error rate over the last dozen turns.
@@ -72,7 +71,6 @@ class HistoryFeaturesConfig(Frozen):
     """
 
     text_decay: Decay = 0.7
-    past_decay: Decay = 0.93
     model_decay: Decay = 0.8
     error_decay_fast: Decay = 0.5
     error_decay_slow: Decay = 0.9
@@ -137,9 +135,6 @@ class _State:
         action: Vector of the last action, shape (E,).
         recent: Decayed sum of (action + observation vector) / 2, shape (E,).
         recent_weight: Sum of the weights in `recent`.
-        earlier_action: Vector of the last action but one, shape (E,).
-        past: As `recent`, with the slower decay, shape (E,).
-        past_weight: Sum of the weights in `past`.
         memory: Last model, decayed sum of models, of models with an error, of models without news, last model but one;
             shape (5, F).
         memory_weight: Sum of the weights in row 1 of `memory`.
@@ -152,9 +147,6 @@ class _State:
     action: Float32Array
     recent: Float32Array
     recent_weight: float
-    earlier_action: Float32Array
-    past: Float32Array
-    past_weight: float
     memory: Float32Array
     memory_weight: float
     n_errors: int = 0
@@ -286,9 +278,8 @@ class HistoryFeatures:
         encoder: Text encoder; wrap it in `CachedEncoder` so that every text is encoded once.
         pool: The models.
         config: How fast the past fades.
-        dim: Size D of a vector, 6 E + 17 + 5 F.
-        blocks: Named parts of the vector: "task", "last_observation", "last_action", "recent" (decayed mean of actions and
-            observations), "earlier_action" (the last but one), "past" (as "recent", fading slowly; E columns each),
+        dim: Size D of a vector, 4 E + 17 + 5 F.
+        blocks: Named parts of the vector: "task", "last_observation", "last_action", "recent" (E columns each),
             "scalars" (as in `SCALAR_NAMES`) and "model_memory" (5 F columns: last model, decayed mean of models,
             decayed sum of models whose turn was an error, the same of models whose turn showed an observation that the
             episode had shown before, last model but one).
@@ -452,9 +443,6 @@ class HistoryFeatures:
             action=zeros,
             recent=zeros,
             recent_weight=0.0,
-            earlier_action=zeros,
-            past=zeros,
-            past_weight=0.0,
             memory=np.zeros((_N_MEMORIES, len(MODEL_FEATURE_NAMES)), dtype=np.float32),
             memory_weight=0.0,
             n_characters=len(task_text) + len(first_observation),
@@ -477,9 +465,6 @@ class HistoryFeatures:
             action=action,
             recent=np.float32(config.text_decay) * state.recent + np.float32(0.5) * (action + observation),
             recent_weight=config.text_decay * state.recent_weight + 1.0,
-            earlier_action=state.action,
-            past=np.float32(config.past_decay) * state.past + np.float32(0.5) * (action + observation),
-            past_weight=config.past_decay * state.past_weight + 1.0,
             memory=self._remember(state.memory, model, is_error=is_error, is_new=is_new),
             memory_weight=config.model_decay * state.memory_weight + 1.0,
             n_errors=state.n_errors + is_error,
@@ -513,8 +498,6 @@ class HistoryFeatures:
             "last_observation": state.observation,
             "last_action": state.action,
             "recent": state.recent / np.float32(max(state.recent_weight, 1.0)),
-            "earlier_action": state.earlier_action,
-            "past": state.past / np.float32(max(state.past_weight, 1.0)),
             "scalars": self._scalars(state, limits),
             "model_memory": memory.ravel(),
         }

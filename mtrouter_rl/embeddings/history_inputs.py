@@ -14,20 +14,11 @@ if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
 
 HistoryInput = Literal[
-    "task",
-    "last_observation",
-    "last_action",
-    "recent",
-    "earlier_action",
-    "past",
-    "progress",
-    "last_turn",
-    "trends",
-    "model_memory",
+    "task", "last_observation", "last_action", "recent", "progress", "last_turn", "trends", "model_memory"
 ]
 """Names of the parts.
 
-"task", "last_observation", "last_action", "recent", "earlier_action", "past": the text blocks. "progress": turns and money, spent and left.
+"task", "last_observation", "last_action", "recent": the text blocks. "progress": turns and money, spent and left.
 "last_turn": whether the last turn was an error, which model took it, and whether that one is warm. "trends": what is
 counted over the turns so far (errors, repetitions, news, switches, length). "model_memory": which models acted before the
 last turn, failed, or brought nothing new.
@@ -49,14 +40,7 @@ def input_columns(features: "HistoryFeatures") -> dict[HistoryInput, tuple[Colum
     scalars, memory = blocks["scalars"].start, blocks["model_memory"]
     before_last = memory.start + len(MODEL_FEATURE_NAMES)
     trends = [name for name in SCALAR_NAMES if name not in (*_PROGRESS, *_LAST_TURN)]
-    texts: tuple[HistoryInput, ...] = (
-        "task",
-        "last_observation",
-        "last_action",
-        "recent",
-        "earlier_action",
-        "past",
-    )
+    texts: tuple[HistoryInput, ...] = ("task", "last_observation", "last_action", "recent")
     return {
         **{name: ((blocks[name].start, blocks[name].stop),) for name in texts},
         "progress": _runs(_scalars(_PROGRESS, scalars)),
