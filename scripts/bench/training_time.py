@@ -5,7 +5,7 @@ memory to a router in memory, by the clock and by the processor time of all thre
 less. The steps of fitted-q are set by its card, not by the log. Rules learn nothing and are left out; the cascade takes the
 dearest model for the strongest, so that no validation is run.
 
-    python scripts/bench/training_time.py --dataset datasets/scienceworld-uniform-v1
+    python scripts/bench/training_time.py --dataset datasets/scienceworld-uniform-v2
 """
 
 import argparse
@@ -53,7 +53,7 @@ def make_context(args):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, default=Path("datasets/scienceworld-uniform-v1"), metavar="DIR")
+    parser.add_argument("--dataset", type=Path, default=Path("datasets/scienceworld-uniform-v2"), metavar="DIR")
     parser.add_argument("--agents", nargs="+", default=["all"], metavar="AGENT", help="agent cards, or sets of them")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help="registered text encoder")
     parser.add_argument("--threads", type=int, default=2, help="threads of a training")
