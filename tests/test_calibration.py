@@ -87,6 +87,23 @@ def test_a_toy_pool_is_fitted(write):
     assert pool.backend.settings["models"]["small"]["stuck"] == 0.02  # no random row, so nothing to fit it to
 
 
+def test_a_pool_is_fitted_on_the_splits_that_its_table_is_of(write):
+    said = []
+    request = CalibrationRequest(
+        config=resolve_env("corridor"),
+        target=load_target(write(TARGET)),
+        n_seeds=6,
+        n_report_seeds=6,
+        fit_on=("test",),
+        report_on=("test",),
+    )
+    _, rows = run_calibration(request, say=said.append)
+    assert "fitting on 48 episodes of test" in said[0]
+    assert {row.split for row in rows} == {"test"}
+    for row in rows:
+        assert row.utility.mean == pytest.approx(row.target_utility, abs=0.05)
+
+
 def test_costs_are_compared_with_the_reference():
     config, target = resolve_env("corridor"), CalibrationTarget.model_validate(TARGET)
     with Plays(config, n_workers=1) as plays:
