@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from mtrouter_rl.ablations import AblationRequest, run_ablations
+from mtrouter_rl.ablations import ENCODER, GROUPS, AblationRequest, run_ablations
 from mtrouter_rl.agents.cost_weights import name_at
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
 from mtrouter_rl.budgets import evaluate_budgets
@@ -61,6 +61,8 @@ from mtrouter_rl.workflows import (
     train_router,
 )
 
+ABLATED = tuple(group for group in GROUPS if group != ENCODER)
+"""Groups of ablations; that of the encoder is left to `mtrouter-rl ablate`, since a transformer takes hours here."""
 N_GRID = 9
 """Weights above 0 from which the points that are shown are chosen, on validation."""
 BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -411,6 +413,7 @@ class _FullStudy:
             dataset=request.dataset,
             out=request.out / ABLATIONS_FOLDER,
             agent=FITTED,
+            which=ABLATED,
             compared=ESTIMATOR,
             n_seeds=request.size.n_ablation_seeds,
             seed=request.seed,
