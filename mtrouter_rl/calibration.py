@@ -202,6 +202,7 @@ class Calibration:
         plays: Who plays.
         say: Told what was found.
         tolerance: How near a utility has to come to its row, as a share of the way from the worst end to full success.
+        stuck: Probability of being stuck that all models are given; None fits it to random routing.
     """
 
     config: EnvConfig
@@ -209,6 +210,7 @@ class Calibration:
     plays: Plays
     say: Callable[[str], None]
     tolerance: float = UTILITY_TOLERANCE
+    stuck: float | None = None
 
     def fit(self, specs: Sequence[EpisodeSpec]) -> PoolCard:
         """Fitted pool card."""
@@ -242,6 +244,8 @@ class Calibration:
 
     def _fit_stuck(self, pool: PoolCard, specs: Sequence[EpisodeSpec]) -> PoolCard:
         """Abilities, and the shared probability of being stuck: the more models are stuck, the more a change of model helps."""
+        if self.stuck is not None:
+            return self._fit_abilities(_with_stuck(pool, self.stuck), specs)
         if self.target.random is None:
             return self._fit_abilities(pool, specs)
         wanted = self.target.random.utility
@@ -379,6 +383,7 @@ class CalibrationRequest:
         report_on: Splits in the report; None takes every one.
         per_task: At most this many variations of a task and split, while fitting and in the report; None takes all.
         tolerance: See `Calibration`.
+        stuck: See `Calibration`.
         n_workers: Worker processes.
         folder: Where episodes are kept, so that a killed fit goes on; None keeps none.
         show_progress: Whether to draw progress bars.
@@ -392,14 +397,17 @@ class CalibrationRequest:
     report_on: tuple[Split, ...] | None = None
     per_task: int | None = None
     tolerance: float = UTILITY_TOLERANCE
+    stuck: float | None = None
     n_workers: int = 1
     folder: Path | None = None
     show_progress: bool = False
 
     def __post_init__(self) -> None:
-        """Check the tolerance."""
+        """Check the numbers."""
         if not 0 < self.tolerance < 1:
             raise InvalidConfigError(f"tolerance is {self.tolerance}, must be in (0, 1), such as {UTILITY_TOLERANCE}")
+        if self.stuck is not None and not 0 <= self.stuck < 1:
+            raise InvalidConfigError(f"stuck is {self.stuck}, must be in [0, 1), such as 0.05")
 
 
 def run_calibration(
@@ -425,7 +433,9 @@ def run_calibration(
         say(
             f"at most {n_plays * (_N_ROUNDS if target.random else 1)} times as many episodes, usually less than half of that"
         )
-        calibration = Calibration(config=config, target=target, plays=plays, say=say, tolerance=request.tolerance)
+        calibration = Calibration(
+            config=config, target=target, plays=plays, say=say, tolerance=request.tolerance, stuck=request.stuck
+        )
         pool = calibration.fit(specs)
         rows: list[CalibrationRow] = []
         for split in request.report_on or splits:

@@ -19,7 +19,7 @@ from mtrouter_rl.commands.environment import environment_config as _config
 from mtrouter_rl.commands.full_study import add_full_study, run_full
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.logged import LOG_ONLY
-from mtrouter_rl.errors import MTRouterError
+from mtrouter_rl.errors import InvalidConfigError, MTRouterError
 from mtrouter_rl.registry import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def _study(args: argparse.Namespace) -> None:
     if args.full:
         run_full(args, config=_config(args), say=_say)
         return
+    if args.parts:
+        raise InvalidConfigError("--parts names parts of the full study; add --full, or leave it out")
     import dataclasses
 
     from mtrouter_rl.evaluation.tables import format_table

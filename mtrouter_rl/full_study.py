@@ -4,6 +4,7 @@ It is made of steps that are kept when they are done, so that a study that was k
 is chosen on validation; test and held-out tasks are run for the choices that were made before.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,16 +16,16 @@ from mtrouter_rl.ablations import ENCODER, GROUPS, AblationRequest, run_ablation
 from mtrouter_rl.agents.cost_weights import name_at
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
 from mtrouter_rl.budgets import evaluate_budgets
-from mtrouter_rl.cards import EnvCard
+from mtrouter_rl.cards import EnvCard, list_cards, load_pool_card
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.envs.factory import EnvConfig, resolve_env
+from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.closed_loop import Contestant
-from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints, choose_points
+from mtrouter_rl.evaluation.frontier_points import FrontierPoints, choose_points
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.full_study_claims import ESTIMATOR, FITTED, FRONTIER, WEIGHTS, at_weight, judge
+from mtrouter_rl.full_study_claims import ESTIMATOR, FITTED, FRONTIER, STICKY, WEIGHTS, at_weight, judge
 from mtrouter_rl.headroom import HeadroomRequest, run_headroom
 from mtrouter_rl.leave_one_out import LeaveOneOutRequest, run_leave_one_out
 from mtrouter_rl.protocols import PricedRouter
@@ -45,6 +46,7 @@ from mtrouter_rl.study import (
     train_side_by_side,
 )
 from mtrouter_rl.workflows import (
+    CONFIG_FILE,
     RESULTS_FILE,
     VALIDATION_FOLDER,
     EvaluateRequest,
@@ -68,6 +70,8 @@ N_GRID = 9
 BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 """Budgets of an episode, as shares of what the strongest model spends on one on validation."""
 REFERENCE = "reference:hidden"
+MAIN_DONE = "main.done"
+"""Empty file that tells that the main part was run to its end."""
 HEADROOM_FOLDER, CHOICE_FOLDER, MARKETS_FOLDER, BUDGETS_FOLDER = "headroom", "choice", "markets", "budgets"
 
 ABLATIONS_FOLDER, POOL_CHANGE_FOLDER = "ablations", "pool-change"
@@ -169,8 +173,9 @@ class FullStudyRequest:
         return self.out / DATASET_FOLDER
 
     def router(self, name: str) -> Path:
-        """Folder of a router, by the name of its card."""
-        return self.out / ROUTERS_FOLDER / name
+        """Folder of the router of an agent card, name or path, or of a name that the study gave."""
+        is_card = name in list_cards("agents") or Path(name).is_file()
+        return self.out / ROUTERS_FOLDER / (load_agent(name).name if is_card else name)
 
     def describe(self) -> dict[str, JsonValue]:
         """JSON of what decides the results, for provenance."""
@@ -205,7 +210,9 @@ class FullStudyRequest:
         )
 
 
-def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], show_progress: bool = True) -> Results:
+def run_full_study(
+    request: FullStudyRequest, *, say: Callable[[str], None], show_progress: bool = True
+) -> Results | None:
     """Run the study; what is done is skipped, what was killed goes on where it stopped.
 
     Args:
@@ -214,14 +221,14 @@ def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], sho
         show_progress: Whether to draw progress bars.
 
     Returns:
-        The results of the main part, also in `out/results.json`.
+        The results of the main part, also in `out/results.json`; None if headroom alone was asked for.
 
     Raises:
         InvalidConfigError: If the main part is left out and was not run before.
     """
     clock = Clock(say)
     study = _FullStudy(request, say=say, show_progress=show_progress)
-    save_config(request.out, request.describe())
+    _claim(request)
     if "headroom" in request.parts:
         clock.step("headroom: what a reference that sees the hidden state reaches; no router is trained for it")
         study.headroom()
@@ -238,8 +245,15 @@ def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], sho
                 study.evaluate(pool, split)
         clock.step("draw plots, TensorBoard and the report")
         study.present()
-    if not (request.out / RESULTS_FILE).is_file():
-        raise InvalidConfigError(f"{request.out} holds no results of the main part; run it first, with --parts main")
+        (request.out / MAIN_DONE).touch()
+    if request.parts == ("headroom",):
+        clock.done()
+        return None
+    if not (request.out / MAIN_DONE).is_file():
+        raise InvalidConfigError(
+            f"{request.out}: the main part has not been run to its end, and the others rest on it; run it first, with "
+            "--parts main"
+        )
     if "ablations" in request.parts:
         clock.step("ablations: the same agent with one thing changed at a time, and with less of the log")
         study.ablate()
@@ -261,6 +275,19 @@ def run_full_study(request: FullStudyRequest, *, say: Callable[[str], None], sho
 
 def _splits(config: EnvConfig) -> tuple[Split, ...]:
     return ("test", "ood") if config.card.ood_tasks else ("test",)
+
+
+def _claim(request: FullStudyRequest) -> None:
+    """Write the configuration, unless the folder holds a study of another one."""
+    path = request.out / CONFIG_FILE
+    wanted = json.loads(json.dumps(request.describe()))
+    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
+    differing = sorted(name for name in wanted if there.get(name) != wanted[name])
+    if differing:
+        raise InvalidConfigError(
+            f"{request.out} holds a study of another setting (differs in: {', '.join(differing)}); choose another --out"
+        )
+    save_config(request.out, request.describe())
 
 
 class _FullStudy:
@@ -300,10 +327,8 @@ class _FullStudy:
         train_side_by_side(others, n_workers=request.n_workers, show_progress=self._show_progress)
 
     def choose(self, pool: RolloutPool) -> FrontierPoints:
-        """The points of the frontier that are shown, chosen on validation; kept once they are chosen."""
+        """The points of the frontier that are shown, chosen on validation."""
         request = self._request
-        if (request.out / POINTS_FILE).is_file():
-            return FrontierPoints.load(request.out)
         folder = request.router(FRONTIER)
         router = RouterRef.of(str(folder), request.cache)(request.config)
         assert isinstance(router, PricedRouter)
@@ -329,6 +354,7 @@ class _FullStudy:
         """Run what the claims are about on many seeds, everything else on a few, and compare all of them."""
         request, size = self._request, self._request.size
         key, singles = self._key_routers(), [f"single:{name}" for name in request.config.pool.model_names]
+        singles.append(REFERENCE)
         others = [text for text in self._other_routers() if text not in key]
         is_test = split == "test"
         of_key, of_others = (
@@ -448,9 +474,9 @@ class _FullStudy:
         reward = reward_of(request.config)
         folder = request.router(STRONGEST) / VALIDATION_FOLDER / "validation"
         found = [Dataset.load(path.parent) for path in sorted(folder.glob(f"*/{INFO_FILE}"))]
-        utilities = {one.info.behavior_policy: np.mean([e.utility for e in one.episodes]) for one in found}
+        utilities = {one.info.behavior_policy: np.mean([e.utility for e in one.completed]) for one in found}
         returns = {
-            one.info.behavior_policy: np.mean([reward.reward(e.utility, e.cost_usd) for e in one.episodes])
+            one.info.behavior_policy: np.mean([reward.reward(e.utility, e.cost_usd) for e in one.completed])
             for one in found
         }
         best = (max(values, key=lambda name: values[name]) for values in (utilities, returns))
@@ -473,7 +499,7 @@ class _FullStudy:
         trained = [str(request.router(agent)) for agent in request.agents]
         trained += [str(request.router(at_weight(agent, weight))) for agent, weight in self._separate]
         told = [name_at(str(request.router(FRONTIER)), weight) for weight in WEIGHTS]
-        return ("random", "cheapest", *trained, *told, REFERENCE)
+        return ("random", STICKY, "cheapest", *trained, *told)
 
     def _text(self, policy: str) -> str:
         """What names a point of the frontier where a router is asked for."""
@@ -499,7 +525,7 @@ class _FullStudy:
         )
 
     def _with_pool(self, name: str) -> EnvConfig:
-        return resolve_env(self._request.config.card.name, name, cost_weight=self._request.config.cost_weight)
+        return replace(self._request.config, pool=load_pool_card(name))
 
     def _compare(self, texts: Sequence[str], split: Split) -> None:
         """Rows of a split once more, from the episodes of all policies: one call compares only those that it runs."""
@@ -517,7 +543,30 @@ class _FullStudy:
             on_common=True,
         )
         rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
-        update_rows(results, rows, roles=roles).save(request.out / RESULTS_FILE)
+        _without_far_comparisons(update_rows(results, rows, roles=roles), episodes, split).save(
+            request.out / RESULTS_FILE
+        )
+
+
+def _without_far_comparisons(results: Results, episodes: Mapping[str, Sequence[Episode]], split: Split) -> Results:
+    """Results in which rows of fewer variations than the single models ran have no hull gain and no savings; with a note.
+
+    Both compare means, and means over other variations are no comparison.
+    """
+    ran = {policy: {(one.task, one.variation) for one in logged} for policy, logged in episodes.items()}
+    n_all = max(map(len, ran.values()))
+    fewer = {policy: len(found) for policy, found in ran.items() if len(found) < n_all}
+    if not fewer:
+        return results
+    note = (
+        f"{split}: {len(fewer)} policies were run on {min(fewer.values())} of {n_all} (task, variation), so their means "
+        "are not comparable with the others'; differences are over the episodes that both were run on"
+    )
+    blank = {"hull_gain": None, "cost_saved_share": None}
+    rows = tuple(
+        row.model_copy(update=blank) if row.split == split and row.policy in fewer else row for row in results.rows
+    )
+    return results.model_copy(update={"rows": rows, "notes": tuple(dict.fromkeys((*results.notes, note)))})
 
 
 def _with_shared(

@@ -31,12 +31,13 @@ from mtrouter_rl.workflows import episodes_of_run, reward_of, training_seconds
 FITTED, FRONTIER, ESTIMATOR = "fitted-q", "fitted-q-frontier", "monte-carlo-q"
 WEIGHTS = (0.0, 0.1, 0.4, 1.0, 3.0)
 """Cost weights at which the router that is told one is compared with routers that were trained for one."""
+STICKY = "sticky:0.3"
 QUARTER = f"{FITTED}-log-25"
 PLOTS_FOLDER = "plots"
 
 _OF_CHOSEN_POINTS = (cheaper_and_better, as_good_for_less, gain_over_hull)
 _ON_EVERY_VARIATION = (*_OF_CHOSEN_POINTS, interval_half_widths)
-_CHOSEN = "Points of the frontier: those chosen on validation, {}."
+_CHOSEN = "What is judged was chosen on validation: {}; the cheapest single model may be mixed in."
 _FEWER = "On the {} of {} (task, variation) that every policy was run on."
 
 Episodes = Mapping[str, Sequence[Episode]]
@@ -61,8 +62,8 @@ def judge(out: Path, config: EnvConfig, *, agents: Sequence[str], ablations: Pat
     splits = []
     for split, played in episodes_of_run(out).items():
         of_quarter = {name: kept for name, kept in quarters.get(split, {}).items() if name == QUARTER}
-        judged = _SplitJudge(out, config, agents=agents, episodes={**played, **of_quarter}, seed=seed)
-        splits.append(judged.claims(split))
+        together = {**played, **of_quarter}
+        splits.append(_SplitJudge(out, config, agents=agents, split=split, episodes=together, seed=seed).claims())
     made = Claims(
         env=config.card.name,
         pool=config.pool.name,
@@ -80,22 +81,25 @@ def judge(out: Path, config: EnvConfig, *, agents: Sequence[str], ablations: Pat
 class _SplitJudge:
     """The claims of one split."""
 
-    def __init__(self, out: Path, config: EnvConfig, *, agents: Sequence[str], episodes: Episodes, seed: int) -> None:
+    def __init__(
+        self, out: Path, config: EnvConfig, *, agents: Sequence[str], split: Split, episodes: Episodes, seed: int
+    ) -> None:
         self._out = out
         self._config = config
         self._agents = agents
+        self._split = split
         self._episodes = episodes
         self._seed = seed
-        self._points = FrontierPoints.load(out).policies
+        self._points = FrontierPoints.load(out)
 
-    def claims(self, split: Split) -> SplitClaims:
+    def claims(self) -> SplitClaims:
         """All claims; those about the chosen points on every variation, the others on those that all policies were run on."""
         curve = self._evidence(self._roles(), on_common=True)
         chosen = self._evidence(self._key_roles(), on_common=False)
-        curve = replace(curve, training=self._training_times(), skill=self._skill(split))
-        self._draw(curve, split)
+        curve = replace(curve, training=self._training_times(), skill=self._skill())
+        self._draw(curve)
         return SplitClaims(
-            split=split,
+            split=self._split,
             n_clusters=len(chosen.resamples.means.clusters),
             n_left_out=len(chosen.resamples.means.left_out),
             n_resamples=len(curve.resamples.weights) - 1,
@@ -105,14 +109,23 @@ class _SplitJudge:
         )
 
     def _claim(self, rule: Callable[[Evidence], Claim], *, curve: Evidence, chosen: Evidence) -> Claim:
+        policies = self._chosen_for(rule)
+        if rule in _OF_CHOSEN_POINTS:
+            chosen = replace(chosen, roles=chosen.roles.model_copy(update={"frontier": policies}))
         claim = rule(chosen if rule in _ON_EVERY_VARIATION else curve)
         notes = list(claim.notes)
         if rule in _OF_CHOSEN_POINTS:
-            notes.append(_CHOSEN.format(", ".join(self._points)))
+            notes.append(_CHOSEN.format(", ".join(policies)))
         n_clusters, n_all = (len(one.resamples.means.clusters) for one in (curve, chosen))
         if rule not in _ON_EVERY_VARIATION and n_clusters < n_all:
             notes.append(_FEWER.format(n_clusters, n_all))
         return claim.model_copy(update={"notes": tuple(notes)})
+
+    def _chosen_for(self, rule: Callable[[Evidence], Claim]) -> tuple[str, ...]:
+        """The points that were chosen on validation for a claim."""
+        if rule is cheaper_and_better:
+            return (self._points.policy("beat" if self._split == "test" else "beat-ood"),)
+        return (self._points.policy("keep"),) if rule is as_good_for_less else self._points.policies
 
     def _evidence(self, roles: ClaimRoles, *, on_common: bool) -> Evidence:
         named = {name: self._episodes[name] for name in roles.names}
@@ -127,7 +140,7 @@ class _SplitJudge:
     def _key_roles(self) -> ClaimRoles:
         """Roles of what was run on every variation."""
         return ClaimRoles(
-            frontier=self._points,
+            frontier=self._points.policies,
             default=FITTED,
             strongest=STRONGEST,
             single_models=self._singles,
@@ -139,7 +152,7 @@ class _SplitJudge:
     def _roles(self) -> ClaimRoles:
         """Roles of everything."""
         own = self._config.cost_weight
-        among = dict.fromkeys(name for name in ("random", *self._agents, STRONGEST) if name in self._episodes)
+        among = dict.fromkeys(name for name in ("random", STICKY, *self._agents, STRONGEST) if name in self._episodes)
         learned = {FITTED, ESTIMATOR, *AGENT_SETS["learners"]}  # the same method is no baseline of its own
         single_turn = {*AGENT_SETS["single-turn"], STRONGEST}
         weights = [FITTED if weight == own else at_weight(FITTED, weight) for weight in WEIGHTS]
@@ -176,15 +189,15 @@ class _SplitJudge:
         known = {name: value for name, value in seconds.items() if value is not None}
         return TrainingTimes(one_network_s=known[FRONTIER], separate_s={name: known[name] for name in names})
 
-    def _skill(self, split: Split) -> MutualInformation | None:
-        row = Behavior.load(self._out / BEHAVIOR_FILE).row(FITTED, split)
+    def _skill(self) -> MutualInformation | None:
+        row = Behavior.load(self._out / BEHAVIOR_FILE).row(FITTED, self._split)
         return None if row is None else row.mutual_information.skill
 
-    def _draw(self, evidence: Evidence, split: Split) -> None:
+    def _draw(self, evidence: Evidence) -> None:
         roles = evidence.roles
         plot = FrontierPlot(
             env=self._config.card.name,
-            split=split,
+            split=self._split,
             is_simulated=self._config.pool.backend.kind == "simulated",
             families=(
                 evidence.frontier(FRONTIER, roles.frontier),
@@ -196,4 +209,4 @@ class _SplitJudge:
         )
         folder = self._out / PLOTS_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        frontiers_figure(evidence.resamples, plot).savefig(folder / f"frontiers_{split}.png", dpi=DPI)
+        frontiers_figure(evidence.resamples, plot).savefig(folder / f"frontiers_{self._split}.png", dpi=DPI)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mtrouter_rl import full_study
+from mtrouter_rl.cli import main
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import CardError, InvalidConfigError
 from mtrouter_rl.evaluation.claims import Claims
@@ -124,11 +125,12 @@ def test_every_claim_is_judged_on_both_splits(done):
     claims = Claims.load(request.out / "claims.json")
     assert [one.split for one in claims.splits] == ["test", "ood"]
     test, ood = claims.splits
-    points = FrontierPoints.load(request.out).policies
     by_key = {claim.key: claim for claim in test.claims}
     assert all(claim.verdict != "not measured" for claim in test.claims if claim.key != "models-by-skill")
-    assert any(", ".join(points) in note for note in test.claims[0].notes)
-    assert len(by_key["baselines-at-equal-cost"].parts) == 3
+    points = FrontierPoints.load(request.out)
+    assert any(points.policy("beat") in note for note in test.claims[0].notes)
+    assert any(points.policy("keep") in note for note in test.claims[1].notes)
+    assert len(by_key["baselines-at-equal-cost"].parts) == 4
     assert ood.n_clusters == 10
     assert any("On the 2 of 10 (task, variation)" in note for claim in ood.claims for note in claim.notes)
     assert (request.out / "plots" / "frontiers_test.png").is_file()
@@ -149,8 +151,32 @@ def test_a_finished_study_runs_nothing_again(done, monkeypatch):
 
 
 def test_parts_that_need_the_main_part_say_so(config, tmp_path):
-    with pytest.raises(InvalidConfigError, match=r"holds no results of the main part; run it first, with --parts main"):
+    with pytest.raises(InvalidConfigError, match=r"the main part has not been run to its end, .* with --parts main"):
         run(request_of(config, tmp_path, parts=("budgets",)))
+
+
+def test_another_setting_is_refused_in_a_folder_that_holds_a_study(done):
+    request, _ = done
+    with pytest.raises(InvalidConfigError, match=r"holds a study of another setting \(differs in: seed\)"):
+        run(replace(request, seed=1))
+
+
+def test_means_over_fewer_variations_are_not_set_against_the_others(done):
+    request, _ = done
+    results = Results.load(request.out / "results.json")
+    assert results.row("cheap-first", "ood").hull_gain is None
+    assert results.row("fitted-q", "ood").hull_gain is not None
+    assert results.row("cheap-first", "test").hull_gain is not None
+    assert any("were run on 2 of 10 (task, variation)" in note for note in results.notes)
+
+
+def test_headroom_alone_needs_no_other_part(config, tmp_path):
+    assert run(request_of(config, tmp_path, parts=("headroom",))) is None
+
+
+def test_parts_are_of_the_full_study(capsys):
+    assert main(["study", "--parts", "main"]) != 0
+    assert "add --full" in capsys.readouterr().err
 
 
 def test_the_claims_need_their_agents(config, tmp_path):

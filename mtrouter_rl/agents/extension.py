@@ -9,6 +9,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from mtrouter_rl.agents.constrained_router import ConstrainedQRouter
 from mtrouter_rl.agents.extrapolation import Extrapolation, extrapolations
 from mtrouter_rl.agents.loading import ROUTER_KINDS
 from mtrouter_rl.agents.networks import StateDict
@@ -111,6 +112,10 @@ _NO_FEATURES = cast(MakeFeatures, _no_features)
 """Stands where a router would be made: only its files are changed."""
 
 
+_KNOWN_BY_NAME = ("residual", "none")
+"""Values of `model_embedding` that tell models apart by name."""
+
+
 def _check(folder: Path, record: RouterRecord, pool: PoolCard) -> type[QRouter]:
     """The class of a router that can be brought to another pool."""
     try:
@@ -136,6 +141,17 @@ def _check(folder: Path, record: RouterRecord, pool: PoolCard) -> type[QRouter]:
     if record.model_names == pool.model_names:
         raise InvalidConfigError(
             f"pool '{pool.name}' has the models of router {folder} already; there is nothing to change"
+        )
+    known_by = record.settings.get("model_embedding", "metadata")
+    if known_by in _KNOWN_BY_NAME or issubclass(kind, ConstrainedQRouter):
+        why = (
+            "an imitator with an output for every model"
+            if known_by not in _KNOWN_BY_NAME
+            else f"model_embedding {known_by}"
+        )
+        raise RouterError(
+            f"router {folder} has {why}, so it knows models by their names and its pool cannot change; train with "
+            "model_embedding metadata or metadata+residual and without an imitator, or train it on a log of the new pool"
         )
     guessed = {one.model for one in record.provenance.extrapolated}
     if not (set(record.model_names) - guessed) & set(pool.model_names):

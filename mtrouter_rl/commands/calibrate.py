@@ -50,6 +50,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="how near is near enough, as a share of the way from the worst end to full success (default: 0.004)",
     )
     parser.add_argument(
+        "--stuck",
+        type=float,
+        metavar="P",
+        help="give all models this probability of being stuck (default: fit it to random routing)",
+    )
+    parser.add_argument(
         "--complementarity", type=float, metavar="C", help="fit at this complementarity (default: the pool card's)"
     )
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
@@ -86,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         report_on=None if args.report_on is None else tuple(args.report_on),
         per_task=args.per_task,
         tolerance=UTILITY_TOLERANCE if args.tolerance is None else args.tolerance,
+        stuck=args.stuck,
         n_workers=args.workers,
         folder=None if args.out is None else args.out / "plays",
         show_progress=True,
@@ -109,7 +116,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _told(args: argparse.Namespace) -> list[str]:
     """Options that decide the numbers, as they were given."""
-    names = ("env", "pool", "target", "seeds", "report_seeds", "per_task", "tolerance", "complementarity")
+    names = ("env", "pool", "target", "seeds", "report_seeds", "per_task", "tolerance", "stuck", "complementarity")
     values = [(name, getattr(args, name)) for name in names]
     told = [word for name, value in values if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [*told, "--fit-on", *args.fit_on]
+    report_on = [] if args.report_on is None else ["--report-on", *args.report_on]
+    return [*told, "--fit-on", *args.fit_on, *report_on]

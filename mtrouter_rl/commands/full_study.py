@@ -21,9 +21,9 @@ def add_full_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=("headroom", "main", "markets", "budgets", "ablations", "pool-change"),
+        choices=("headroom", "main", "ablations", "markets", "budgets", "pool-change"),
         metavar="PART",
-        help="with --full: headroom, main, markets, budgets, ablations, pool-change (default: all, in this order)",
+        help="with --full: headroom, main, ablations, markets, budgets, pool-change (default: all, in this order)",
     )
 
 
@@ -31,10 +31,16 @@ def run_full(args: argparse.Namespace, *, config: "EnvConfig", say: Callable[[st
     """Run the full study and print what it found."""
     import dataclasses
 
+    from mtrouter_rl.errors import InvalidConfigError
+    from mtrouter_rl.evaluation.claims import CLAIMS_FILE, Claims
+    from mtrouter_rl.evaluation.claims_report import claims_text
     from mtrouter_rl.evaluation.tables import format_table
-    from mtrouter_rl.full_study import PARTS, FullStudyRequest, full_size, run_full_study
+    from mtrouter_rl.full_study import HEADROOM_FOLDER, PARTS, FullStudyRequest, full_size, run_full_study
     from mtrouter_rl.study import expand_agents
 
+    for option in ("collect", "reference"):
+        if getattr(args, option):
+            raise InvalidConfigError(f"--{option} is part of every full study; leave it out")
     size = full_size(config.card)
     if args.episodes is not None:
         size = dataclasses.replace(size, n_episodes=args.episodes)
@@ -52,10 +58,15 @@ def run_full(args: argparse.Namespace, *, config: "EnvConfig", say: Callable[[st
     if args.agents:
         request = dataclasses.replace(request, agents=expand_agents(args.agents))
     results = run_full_study(request, say=say)
+    if results is None:
+        print(f"\nThe tables lie in {request.out / HEADROOM_FOLDER}")
+        return
     for split in results.splits:
         print(f"\n{format_table(results, split)}")
+    print(f"\n{claims_text(Claims.load(request.out / CLAIMS_FILE))}")
     print(
         f"\nEverything lies in {request.out}:\n"
         f"  {request.out / 'report.html'}   the report, for a browser\n"
+        f"  {request.out / 'claims.md'}     what of it holds\n"
         f"  {request.out / 'results.json'}  every number of the main part"
     )

@@ -104,7 +104,7 @@ class ClaimRoles(FiniteRecord):
 
 
 class TrainingTimes(FiniteRecord):
-    """Seconds of wall-clock time that trainings took on one machine.
+    """Seconds of processor time that trainings took on one machine.
 
     Attributes:
         one_network_s: The one network for all cost weights.

@@ -99,7 +99,8 @@ _HOW_TO_READ = (
     "shows the one that is farthest from the target; it holds if each holds, and does not hold if one does not. "
     "**not measured**: something that it needs was not run. *No number*: out of reach (a score that a frontier never has, a "
     "cost below all its points) or not defined (a share of no errors). What equal cost, equal score and area are: "
-    "`docs/compare-frontiers.md`."
+    "`docs/compare-frontiers.md`. Intervals are over (task, variation); every router was trained once, and what another "
+    "training would change is in none of them."
 )
 
 
