@@ -233,19 +233,7 @@ def run_full_study(
         clock.step("headroom: what a reference that sees the hidden state reaches; no router is trained for it")
         study.headroom()
     if "main" in request.parts:
-        with RolloutPool(request.config, n_workers=request.n_workers) as pool:
-            clock.step(f"log: {request.size.n_episodes} episodes of uniform per-turn random routing on the train split")
-            collect_log(pool, request.as_study(), say=say, show_progress=show_progress)
-            clock.step("train: every router, the one that is told the cost weight, and one for each cost weight")
-            study.train(pool)
-            clock.step("choose: points of the frontier, on validation")
-            study.choose(pool)
-            for split in _splits(request.config):
-                clock.step(f"evaluate on {split}, closed-loop")
-                study.evaluate(pool, split)
-        clock.step("draw plots, TensorBoard and the report")
-        study.present()
-        (request.out / MAIN_DONE).touch()
+        _run_main(study, request, clock=clock, say=say, show_progress=show_progress)
     if request.parts == ("headroom",):
         clock.done()
         return None
@@ -271,6 +259,25 @@ def run_full_study(
     study.judge()
     clock.done()
     return Results.load(request.out / RESULTS_FILE)
+
+
+def _run_main(
+    study: "_FullStudy", request: FullStudyRequest, *, clock: Clock, say: Callable[[str], None], show_progress: bool
+) -> None:
+    """Log, trainings, choices and evaluations; a file tells that all of it was done."""
+    with RolloutPool(request.config, n_workers=request.n_workers) as pool:
+        clock.step(f"log: {request.size.n_episodes} episodes of uniform per-turn random routing on the train split")
+        collect_log(pool, request.as_study(), say=say, show_progress=show_progress)
+        clock.step("train: every router, the one that is told the cost weight, and one for each cost weight")
+        study.train(pool)
+        clock.step("choose: points of the frontier, on validation")
+        study.choose(pool)
+        for split in _splits(request.config):
+            clock.step(f"evaluate on {split}, closed-loop")
+            study.evaluate(pool, split)
+    clock.step("draw plots, TensorBoard and the report")
+    study.present()
+    (request.out / MAIN_DONE).touch()
 
 
 def _splits(config: EnvConfig) -> tuple[Split, ...]:

@@ -15,14 +15,12 @@ from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history import observations_of
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, RouterError
 from mtrouter_rl.pools.subset import pool_without
-from mtrouter_rl.workflows import TrainRequest, train_router
+from mtrouter_rl.workflows import TrainRequest, load_agent, train_router
 
 
 @pytest.fixture(scope="module")
 def routers(tmp_path_factory, corridor_config, corridor_log):
     """Folders of trained routers by agent."""
-    from mtrouter_rl.workflows import load_agent
-
     folders = {}
     for agent in ("fitted-q", "fitted-q-frontier", "behavior-cloning"):
         card = load_agent(agent)
@@ -124,6 +122,32 @@ def test_routers_that_know_models_by_name_are_refused(routers, joined, pool, tmp
             RouterError, match=f"is of kind '{kind}', which knows models by their names or by an output"
         ):
             extend_router(folder, joined, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"model_embedding": "residual"}, "has model_embedding residual"),
+        ({"model_embedding": "none"}, "has model_embedding none"),
+        ({"learner": "discrete_bcq", "action_flexibility": 0.3}, "has an imitator with an output for every model"),
+    ],
+)
+def test_variants_that_tell_models_apart_by_name_are_refused(
+    changes, why, corridor_config, corridor_log, joined, tmp_path
+):
+    card = load_agent("fitted-q")
+    small = {"n_iterations": 3, "steps_per_iteration": 2, "batch_size": 8}
+    request = TrainRequest(
+        agent=card.model_copy(update={"parameters": card.parameters | small | changes}),
+        config=corridor_config,
+        seed=0,
+        out=tmp_path / "router",
+        dataset=corridor_log,
+        encoder="hashing",
+    )
+    with pytest.raises(RouterError, match=f"{why}, so it knows models by their names"):
+        extend_router(train_router(request, show_progress=False), joined, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
