@@ -88,7 +88,7 @@ def hold_out(transitions: "Transitions", held_out: HoldOut, *, index: int) -> "T
     if not keep.any():
         raise InvalidConfigError(f"nothing is left of the log without model '{held_out.model}'; collect a longer one")
     rest = transitions if held_out.n_episodes else _masked(transitions, index)
-    return dataclasses.replace(rest, **{name: getattr(rest, name)[keep] for name in rest.PER_TRANSITION})
+    return rest.where(keep)
 
 
 def _from_first_on(transitions: "Transitions", chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -114,7 +114,10 @@ class Transitions:
 
     def of_episodes(self, chosen: npt.NDArray[np.bool_]) -> Self:
         """Transitions of some episodes; `chosen` has one flag for every episode that was given."""
-        keep = chosen[self.episodes]
+        return self.where(chosen[self.episodes])
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Self:
+        """Some of the transitions; `keep` has shape (N,). Observations stay, as the next ones are found by their rows."""
         groups = None if self.groups is None else self.groups[keep]
         fields = {name: getattr(self, name)[keep] for name in self.PER_TRANSITION}
         return dataclasses.replace(self, groups=groups, **fields)
