@@ -126,7 +126,7 @@ class FullStudyCard(Frozen):
     """What is an environment's own in the full study.
 
     Attributes:
-        sizes: Sizes where the usual ones do not fit: fields of `mtrouter_rl.full_study.FullSize`.
+        sizes: Sizes where the usual ones do not fit: fields of `mtrouter_rl.full_study_request.FullSize`.
         complementarities: Pool cards whose headroom is shown beside that of the environment's own pool.
         markets: Pool cards on which the study is repeated, small and without tuning.
     """

@@ -5,10 +5,8 @@ is chosen on validation; test and held-out tasks are run for the choices that we
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,32 +14,28 @@ from mtrouter_rl.ablations import ENCODER, GROUPS, AblationRequest, run_ablation
 from mtrouter_rl.agents.cost_weights import name_at
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
 from mtrouter_rl.budgets import evaluate_budgets
-from mtrouter_rl.cards import EnvCard, list_cards, load_pool_card
+from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
-from mtrouter_rl.errors import CardError, InvalidConfigError, unknown_name
-from mtrouter_rl.evaluation.closed_loop import Contestant
+from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.frontier_points import FrontierPoints, choose_points
-from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.full_study_claims import ESTIMATOR, FITTED, FRONTIER, STICKY, WEIGHTS, at_weight, judge
+from mtrouter_rl.full_study_compare import compare_all
+from mtrouter_rl.full_study_request import FullStudyRequest
 from mtrouter_rl.headroom import HeadroomRequest, run_headroom
 from mtrouter_rl.leave_one_out import LeaveOneOutRequest, run_leave_one_out
 from mtrouter_rl.protocols import PricedRouter
-from mtrouter_rl.records import Episode, JsonValue, Split
-from mtrouter_rl.registry import DEFAULT_ENCODER
+from mtrouter_rl.records import Split
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.study import (
-    CACHE_FOLDER,
-    DATASET_FOLDER,
     ROUTERS_FOLDER,
     STRONGEST,
     Clock,
     StudyRequest,
     StudySize,
     collect_log,
-    expand_agents,
     run_study,
     train_side_by_side,
 )
@@ -51,14 +45,11 @@ from mtrouter_rl.workflows import (
     VALIDATION_FOLDER,
     EvaluateRequest,
     TrainRequest,
-    describe,
     encode_log,
-    episodes_of_run,
     evaluate_routers,
     load_agent,
     present,
     reward_of,
-    roles_of,
     save_config,
     train_router,
 )
@@ -75,139 +66,6 @@ MAIN_DONE = "main.done"
 HEADROOM_FOLDER, CHOICE_FOLDER, MARKETS_FOLDER, BUDGETS_FOLDER = "headroom", "choice", "markets", "budgets"
 
 ABLATIONS_FOLDER, POOL_CHANGE_FOLDER = "ablations", "pool-change"
-
-Part = Literal["headroom", "main", "ablations", "markets", "budgets", "pool-change"]
-PARTS: tuple[Part, ...] = ("headroom", "main", "ablations", "markets", "budgets", "pool-change")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullSize:
-    """How much a full study does.
-
-    Attributes:
-        n_episodes: Logged episodes to train on.
-        n_validation_seeds: Seeds per validation variation, for every choice.
-        n_key_seeds: Seeds per test variation of what the claims are about.
-        n_other_seeds: Seeds per test variation of everything else.
-        n_ood_key_seeds: Seeds per held-out variation of what the claims are about.
-        n_ood_other_seeds: Seeds per held-out variation of everything else.
-        ood_other_per_task: At most this many held-out variations of a task for everything else; None takes all.
-        n_headroom_seeds: Seeds per test variation of the headroom.
-        n_market_episodes: Logged episodes in every other market.
-        n_market_seeds: Seeds per test variation there.
-        n_budget_seeds: Seeds per test variation under every budget.
-        n_ablation_seeds: Seeds per test variation of every ablation.
-        n_pool_change_seeds: Seeds per test variation where a model joins or leaves.
-    """
-
-    n_episodes: int = 2180
-    n_validation_seeds: int = 3
-    n_key_seeds: int = 8
-    n_other_seeds: int = 3
-    n_ood_key_seeds: int = 2
-    n_ood_other_seeds: int = 3
-    ood_other_per_task: int | None = 5
-    n_headroom_seeds: int = 1
-    n_market_episodes: int = 1090
-    n_market_seeds: int = 3
-    n_budget_seeds: int = 2
-    n_ablation_seeds: int = 3
-    n_pool_change_seeds: int = 2
-
-
-def full_size(card: EnvCard) -> FullSize:
-    """Size of the full study of an environment: that of `FullSize`, changed by what its card says.
-
-    Raises:
-        CardError: If the card names a size that there is not.
-    """
-    known = {size.name for size in fields(FullSize)}
-    for name in card.full_study.sizes:
-        if name not in known:
-            raise CardError(f"card '{card.name}', full_study.sizes: {unknown_name('size', name, known)}")
-    return replace(FullSize(), **card.full_study.sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullStudyRequest:
-    """What `mtrouter-rl study --full` is asked for.
-
-    Attributes:
-        config: Environment.
-        out: Folder of the run.
-        size: How much.
-        seed: Seed of collection, training and bootstrap.
-        n_workers: Worker processes.
-        agents: Agent cards that are trained for the environment's cost weight, beside the frontiers; `FITTED` and `ESTIMATOR`
-            are among them.
-        encoder: Registered name of the text encoder.
-        parts: Which parts are run.
-    """
-
-    config: EnvConfig
-    out: Path
-    size: FullSize = FullSize()
-    seed: int = 0
-    n_workers: int = 2
-    agents: tuple[str, ...] = expand_agents(["all", "learners"])
-    encoder: str = DEFAULT_ENCODER
-    parts: tuple[Part, ...] = PARTS
-
-    def __post_init__(self) -> None:
-        """Check the agents."""
-        for name in (FITTED, ESTIMATOR):
-            if name not in self.agents:
-                raise InvalidConfigError(
-                    f"agents are {', '.join(self.agents)}; the claims of a full study are about {FITTED} and {ESTIMATOR}, "
-                    f"so '{name}' must be among them"
-                )
-
-    @property
-    def cache(self) -> Path:
-        """Folder of the embedding cache."""
-        return self.out / CACHE_FOLDER
-
-    @property
-    def dataset(self) -> Path:
-        """Folder of the log."""
-        return self.out / DATASET_FOLDER
-
-    def router(self, name: str) -> Path:
-        """Folder of the router of an agent card, name or path, or of a name that the study gave."""
-        is_card = name in list_cards("agents") or Path(name).is_file()
-        return self.out / ROUTERS_FOLDER / (load_agent(name).name if is_card else name)
-
-    def describe(self) -> dict[str, JsonValue]:
-        """JSON of what decides the results, for provenance."""
-        return {
-            "command": "study --full",
-            "seed": self.seed,
-            "size": asdict(self.size),
-            "agents": list(self.agents),
-            "encoder": self.encoder,
-            **describe(self.config),
-        }
-
-    def as_study(self) -> StudyRequest:
-        """The part of the request that the quick study knows."""
-        size = self.size
-        return StudyRequest(
-            config=self.config,
-            out=self.out,
-            size=StudySize(
-                n_episodes=size.n_episodes,
-                n_validation_seeds=size.n_validation_seeds,
-                validation_per_task=None,
-                n_test_seeds=size.n_key_seeds,
-                n_ood_seeds=size.n_ood_key_seeds,
-                ood_per_task=None,
-            ),
-            seed=self.seed,
-            n_workers=self.n_workers,
-            agents=self.agents,
-            encoder=self.encoder,
-            collects=True,
-        )
 
 
 def run_full_study(
@@ -382,7 +240,7 @@ class _FullStudy:
                 cache=request.cache,
             )
             evaluate_routers(pool, asked, show_progress=self._show_progress)
-        self._compare((*key, *singles, *others), split)
+        compare_all(request, (*key, *singles, *others), split)
 
     def present(self) -> None:
         """Draw everything that people look at."""
@@ -533,57 +391,3 @@ class _FullStudy:
 
     def _with_pool(self, name: str) -> EnvConfig:
         return replace(self._request.config, pool=load_pool_card(name))
-
-    def _compare(self, texts: Sequence[str], split: Split) -> None:
-        """Rows of a split once more, from the episodes of all policies: one call compares only those that it runs."""
-        request = self._request
-        contestants = [Contestant.of(text, request.config, cache=request.cache) for text in texts]
-        results = Results.load(request.out / RESULTS_FILE)
-        episodes = _with_shared(contestants, episodes_of_run(request.out)[split])
-        roles = roles_of(contestants)
-        comparison = Comparison(
-            split=split,
-            reward=reward_of(request.config),
-            model_names=request.config.pool.model_names,
-            roles=roles,
-            cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
-            on_common=True,
-        )
-        rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
-        _without_far_comparisons(update_rows(results, rows, roles=roles), episodes, split).save(
-            request.out / RESULTS_FILE
-        )
-
-
-def _without_far_comparisons(results: Results, episodes: Mapping[str, Sequence[Episode]], split: Split) -> Results:
-    """Results in which rows of fewer variations than the single models ran have no hull gain and no savings; with a note.
-
-    Both compare means, and means over other variations are no comparison.
-    """
-    ran = {policy: {(one.task, one.variation) for one in logged} for policy, logged in episodes.items()}
-    n_all = max(map(len, ran.values()))
-    fewer = {policy: len(found) for policy, found in ran.items() if len(found) < n_all}
-    if not fewer:
-        return results
-    note = (
-        f"{split}: {len(fewer)} policies were run on {min(fewer.values())} of {n_all} (task, variation), so their means "
-        "are not comparable with the others'; differences are over the episodes that both were run on"
-    )
-    blank = {"hull_gain": None, "cost_saved_share": None}
-    rows = tuple(
-        row.model_copy(update=blank) if row.split == split and row.policy in fewer else row for row in results.rows
-    )
-    return results.model_copy(update={"rows": rows, "notes": tuple(dict.fromkeys((*results.notes, note)))})
-
-
-def _with_shared(
-    contestants: Sequence[Contestant], known: Mapping[str, Sequence[Episode]]
-) -> dict[str, Sequence[Episode]]:
-    """Episodes of every contestant; of those that call one model throughout, one was run and kept for all that call it."""
-    first = {one.name: one.first_model for one in contestants}
-    found = {}
-    for one in contestants:
-        same = (name for name in known if one.first_model is not None and first.get(name) == one.first_model)
-        owner = one.name if one.name in known else next(same)
-        found[one.name] = known[owner]
-    return found

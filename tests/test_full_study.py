@@ -12,7 +12,9 @@ from mtrouter_rl.errors import CardError, InvalidConfigError
 from mtrouter_rl.evaluation.claims import Claims
 from mtrouter_rl.evaluation.frontier_points import FrontierPoints
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, Results
-from mtrouter_rl.full_study import PARTS, WEIGHTS, FullSize, FullStudyRequest, full_size, run_full_study
+from mtrouter_rl.full_study import run_full_study
+from mtrouter_rl.full_study_claims import WEIGHTS
+from mtrouter_rl.full_study_request import PARTS, FullSize, FullStudyRequest, full_size
 from mtrouter_rl.headroom import HEADROOM_FILE, Headroom
 from mtrouter_rl.study import STRONGEST
 from mtrouter_rl.workflows import training_seconds

@@ -35,7 +35,8 @@ def run_full(args: argparse.Namespace, *, config: "EnvConfig", say: Callable[[st
     from mtrouter_rl.evaluation.claims import CLAIMS_FILE, Claims
     from mtrouter_rl.evaluation.claims_report import claims_text
     from mtrouter_rl.evaluation.tables import format_table
-    from mtrouter_rl.full_study import HEADROOM_FOLDER, PARTS, FullStudyRequest, full_size, run_full_study
+    from mtrouter_rl.full_study import HEADROOM_FOLDER, run_full_study
+    from mtrouter_rl.full_study_request import PARTS, FullStudyRequest, full_size
     from mtrouter_rl.study import expand_agents
 
     for option in ("collect", "reference"):
