@@ -55,7 +55,7 @@ from mtrouter_rl.workflows import (
 )
 
 ABLATED = tuple(group for group in GROUPS if group != ENCODER)
-"""Groups of ablations; that of the encoder is left to `mtrouter-rl ablate`, since a transformer takes hours here."""
+"""Groups of ablations; that of the encoder is left to `mtrouter-rl ablate`, since a transformer takes much longer."""
 N_GRID = 9
 """Weights above 0 from which the points that are shown are chosen, on validation."""
 BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)

@@ -129,9 +129,8 @@ class _SplitJudge:
 
     def _evidence(self, roles: ClaimRoles, *, on_common: bool) -> Evidence:
         named = {name: self._episodes[name] for name in roles.names}
-        ran = [{(one.task, one.variation) for one in logged} for logged in named.values()]
-        common = set.intersection(*ran)
         if on_common:
+            common = set.intersection(*map(self._ran, named))
             named = {
                 name: [one for one in logged if (one.task, one.variation) in common] for name, logged in named.items()
             }
@@ -151,22 +150,20 @@ class _SplitJudge:
 
     def _roles(self) -> ClaimRoles:
         """Roles of everything."""
-        own = self._config.cost_weight
         among = dict.fromkeys(name for name in ("random", STICKY, *self._agents, STRONGEST) if name in self._episodes)
         learned = {FITTED, ESTIMATOR, *AGENT_SETS["learners"]}  # the same method is no baseline of its own
         single_turn = {*AGENT_SETS["single-turn"], STRONGEST}
-        weights = [FITTED if weight == own else at_weight(FITTED, weight) for weight in WEIGHTS]
         return ClaimRoles(
             frontier=tuple(name_at(FRONTIER, weight) for weight in WEIGHTS),
             default=FITTED,
             strongest=STRONGEST,
             single_models=self._singles,
-            monte_carlo=tuple(ESTIMATOR if weight == own else at_weight(ESTIMATOR, weight) for weight in WEIGHTS),
+            monte_carlo=self._by_weight(ESTIMATOR),
             monte_carlo_default=ESTIMATOR,
             references=(HIDDEN_REFERENCE,),
             reference_default=HIDDEN_REFERENCE,
             baselines=tuple(name for name in among if name not in learned),
-            separate=tuple(weights),
+            separate=self._by_weight(FITTED),
             quarter=QUARTER if QUARTER in self._episodes else None,
             multi_turn=tuple(name for name in among if name not in {*single_turn, FITTED, *AGENT_SETS["learners"]}),
         )
@@ -177,12 +174,19 @@ class _SplitJudge:
 
     def _is_everywhere(self, policy: str) -> bool:
         """Whether a policy was run on all variations that the default router was run on."""
-        ran = ({(one.task, one.variation) for one in self._episodes[name]} for name in (FITTED, policy))
-        return len(set.union(*(found := list(ran)))) == len(found[1])
+        return self._ran(FITTED) <= self._ran(policy)
+
+    def _ran(self, policy: str) -> set[tuple[str, int]]:
+        """The (task, variation) that a policy was run on."""
+        return {(one.task, one.variation) for one in self._episodes[policy]}
+
+    def _by_weight(self, agent: str) -> tuple[str, ...]:
+        """Routers of an agent that were trained for one weight each, in the order of `WEIGHTS`."""
+        own = self._config.cost_weight
+        return tuple(agent if weight == own else at_weight(agent, weight) for weight in WEIGHTS)
 
     def _training_times(self) -> TrainingTimes | None:
-        own = self._config.cost_weight
-        names = [FITTED if weight == own else at_weight(FITTED, weight) for weight in WEIGHTS]
+        names = self._by_weight(FITTED)
         seconds = {name: training_seconds(self._out / ROUTERS_FOLDER / name) for name in (FRONTIER, *names)}
         if any(value is None for value in seconds.values()):
             return None
