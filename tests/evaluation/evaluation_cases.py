@@ -10,7 +10,7 @@ from mtrouter_rl.evaluation.behavior import BehaviorSetting, behavior_row
 from mtrouter_rl.evaluation.behavior_file import Behavior
 from mtrouter_rl.evaluation.ope_report import Estimated, OpeReport, PolicyReport
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows
-from mtrouter_rl.evaluation.results import PolicyRoles, Results
+from mtrouter_rl.evaluation.results import PolicyRoles, ResultRow, Results
 from mtrouter_rl.pools.card import BackendCard, ModelCard, PoolCard, Prices, TokenCounter
 from mtrouter_rl.records import Episode, TokenUsage, TracedEpisode, Turn
 
@@ -201,3 +201,31 @@ def make_behavior(traced, *, models=MODELS, **changes):
     ]
     fields = {"env": "kitchen", "pool": "tiny-pool", "model_names": models, "rows": tuple(rows)}
     return Behavior(**(fields | changes))
+
+
+def make_validation_row(policy, score, cost_usd, cost_weight=None):
+    """A row of the validation split of which only score and cost matter."""
+    return ResultRow(
+        policy=policy,
+        split="validation",
+        cost_weight=cost_weight,
+        n_episodes=4,
+        score_mean=score,
+        score_ci95=(score - 5, score + 5),
+        utility_mean=score / 100,
+        cost_usd_mean=cost_usd,
+        cost_usd_ci95=None,
+        cost_usd_total=4 * cost_usd,
+        return_mean=0.0,
+        return_ci95=None,
+        turns_mean=3.0,
+        switches_mean=0.0,
+        stay_after_error=None,
+        model_share={},
+        model_share_by_task={},
+        score_by_task={},
+        budget_violations=0,
+        n_failed=0,
+        hull_gain=None,
+        cost_saved_share=None,
+    )

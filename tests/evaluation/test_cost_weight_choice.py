@@ -4,40 +4,13 @@ import pytest
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.cost_weight_choice import ChoiceRule, CostWeightChoice, CostWeightChoices
-from mtrouter_rl.evaluation.results import ResultRow
+from tests.evaluation.evaluation_cases import make_validation_row
 
 # weight -> (score, USD): the score is not monotone in the weight, as in a small validation split.
 GRID = {1.0: (60.0, 0.2), 0.0: (80.0, 1.0), 0.1: (70.0, 0.8), 0.5: (75.0, 0.4)}
 
 
-def make_row(policy, score, cost_usd, cost_weight=None):
-    return ResultRow(
-        policy=policy,
-        split="validation",
-        cost_weight=cost_weight,
-        n_episodes=4,
-        score_mean=score,
-        score_ci95=(score - 5, score + 5),
-        utility_mean=score / 100,
-        cost_usd_mean=cost_usd,
-        cost_usd_ci95=None,
-        cost_usd_total=4 * cost_usd,
-        return_mean=0.0,
-        return_ci95=None,
-        turns_mean=3.0,
-        switches_mean=0.0,
-        stay_after_error=None,
-        model_share={},
-        model_share_by_task={},
-        score_by_task={},
-        budget_violations=0,
-        n_failed=0,
-        hull_gain=None,
-        cost_saved_share=None,
-    )
-
-
-ROWS = [make_row(f"frontier@{weight:g}", score, usd, weight) for weight, (score, usd) in GRID.items()]
+ROWS = [make_validation_row(f"frontier@{weight:g}", score, usd, weight) for weight, (score, usd) in GRID.items()]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +19,7 @@ ROWS = [make_row(f"frontier@{weight:g}", score, usd, weight) for weight, (score,
 )
 def test_the_largest_weight_that_keeps_the_score(reference, tolerance, weight):
     rule = ChoiceRule(match_score_of="strongest", score_tolerance=tolerance)
-    assert rule.choose(ROWS, make_row("strongest", reference, 2.0)).cost_weight == weight
+    assert rule.choose(ROWS, make_validation_row("strongest", reference, 2.0)).cost_weight == weight
 
 
 @pytest.mark.parametrize(("target", "weight"), [(1.0, 0.0), (0.9, 0.1), (0.4, 0.5), (0.39, 1.0)])
@@ -59,7 +32,9 @@ def test_where_no_weight_does_it_the_nearest_is_named():
         r"'frontier': at no cost weight .* at least 85\.00 \(that of 'strongest', 86\.00, .* is 80\.00 at 0\. .* 6\.00"
     )
     with pytest.raises(InvalidConfigError, match=message):
-        ChoiceRule(match_score_of="strongest", score_tolerance=1.0).choose(ROWS, make_row("strongest", 86.0, 2.0))
+        ChoiceRule(match_score_of="strongest", score_tolerance=1.0).choose(
+            ROWS, make_validation_row("strongest", 86.0, 2.0)
+        )
     with pytest.raises(
         InvalidConfigError, match=r"at most 0\.1 USD; the least is 0\.2 USD at 1\. Give a higher --target"
     ):
@@ -90,7 +65,7 @@ def test_what_is_no_rule_is_refused(fields, message):
 
 def test_a_choice_tells_its_rule_and_every_number_behind_it(tmp_path):
     rule = ChoiceRule(match_score_of="strongest", score_tolerance=2.0)
-    choice = CostWeightChoice.of(rule, ROWS, make_row("strongest", 77.0, 2.0))
+    choice = CostWeightChoice.of(rule, ROWS, make_validation_row("strongest", 77.0, 2.0))
     assert str(choice) == (
         "'frontier': cost weight 0.5, chosen on validation from 4 weights as the largest weight whose score is at least that "
         "of 'strongest', 77.00 minus 2 points; there it scores 75.00 for 0.4 USD an episode (4 episodes)"

@@ -4,41 +4,14 @@ import pytest
 
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.frontier_points import MARGIN, MAX_COST_SHARES, POINTS_FILE, FrontierPoints, choose_points
-from mtrouter_rl.evaluation.results import ResultRow
+from tests.evaluation.evaluation_cases import make_validation_row
 
 STRONGEST_USD = 1.0
 
 
-def make_row(policy, score, cost_usd, cost_weight=None):
-    return ResultRow(
-        policy=policy,
-        split="validation",
-        cost_weight=cost_weight,
-        n_episodes=4,
-        score_mean=score,
-        score_ci95=None,
-        utility_mean=score / 100,
-        cost_usd_mean=cost_usd,
-        cost_usd_ci95=None,
-        cost_usd_total=4 * cost_usd,
-        return_mean=0.0,
-        return_ci95=None,
-        turns_mean=3.0,
-        switches_mean=0.0,
-        stay_after_error=None,
-        model_share={},
-        model_share_by_task={},
-        score_by_task={},
-        budget_violations=0,
-        n_failed=0,
-        hull_gain=None,
-        cost_saved_share=None,
-    )
-
-
 def chosen(points, strongest_score=50.0):
-    rows = [make_row(f"frontier@{weight:g}", score, usd, weight) for weight, (score, usd) in points.items()]
-    return choose_points(rows, make_row("strongest", strongest_score, STRONGEST_USD))
+    rows = [make_validation_row(f"frontier@{weight:g}", score, usd, weight) for weight, (score, usd) in points.items()]
+    return choose_points(rows, make_validation_row("strongest", strongest_score, STRONGEST_USD))
 
 
 def test_the_best_score_within_each_limit_and_the_cheapest_that_keeps_the_score():
