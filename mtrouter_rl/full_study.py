@@ -21,7 +21,16 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.frontier_points import FrontierPoints, choose_points
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.full_study_claims import ESTIMATOR, FITTED, FRONTIER, STICKY, WEIGHTS, at_weight, judge
+from mtrouter_rl.full_study_claims import (
+    CURVE_WEIGHTS,
+    ESTIMATOR,
+    FITTED,
+    FRONTIER,
+    STICKY,
+    WEIGHTS,
+    at_weight,
+    judge,
+)
 from mtrouter_rl.full_study_compare import compare_all
 from mtrouter_rl.full_study_request import FullStudyRequest
 from mtrouter_rl.headroom import HeadroomRequest, run_headroom
@@ -363,7 +372,7 @@ class _FullStudy:
         request = self._request
         trained = [str(request.router(agent)) for agent in request.agents]
         trained += [str(request.router(at_weight(agent, weight))) for agent, weight in self._separate]
-        told = [name_at(str(request.router(FRONTIER)), weight) for weight in WEIGHTS]
+        told = [name_at(str(request.router(FRONTIER)), weight) for weight in CURVE_WEIGHTS]
         return ("random", STICKY, "cheapest", *trained, *told)
 
     def _text(self, policy: str) -> str:

@@ -31,6 +31,8 @@ from mtrouter_rl.workflows import episodes_of_run, reward_of, training_seconds
 FITTED, FRONTIER, ESTIMATOR = "fitted-q", "fitted-q-frontier", "monte-carlo-q"
 WEIGHTS = (0.0, 0.1, 0.4, 1.0, 3.0)
 """Cost weights at which the router that is told one is compared with routers that were trained for one."""
+CURVE_WEIGHTS = (*WEIGHTS, 10.0, 40.0)
+"""Cost weights that the curve of the router that is told one is drawn through; the last two are its cheap end."""
 STICKY = "sticky:0.3"
 QUARTER = f"{FITTED}-log-25"
 PLOTS_FOLDER = "plots"
@@ -154,7 +156,7 @@ class _SplitJudge:
         learned = {FITTED, ESTIMATOR, *AGENT_SETS["learners"]}  # the same method is no baseline of its own
         single_turn = {*AGENT_SETS["single-turn"], STRONGEST}
         return ClaimRoles(
-            frontier=tuple(name_at(FRONTIER, weight) for weight in WEIGHTS),
+            frontier=tuple(name_at(FRONTIER, weight) for weight in CURVE_WEIGHTS),
             default=FITTED,
             strongest=STRONGEST,
             single_models=self._singles,

@@ -73,9 +73,9 @@ def test_a_router_is_named_with_its_weight_everywhere(routers, corridor_config, 
     ("suffix", "message"),
     [
         ("@dear", r"the cost weight after '@' is 'dear', must be a number, such as .*@0\.4"),
-        ("@5", r"cost weight is 5, must be from 0 to 4, the range of the training"),
-        ("@-1", r"cost weight is -1, must be from 0 to 4"),
-        ("@nan", r"cost weight is nan, must be from 0 to 4"),
+        ("@50", r"cost weight is 50, must be from 0 to 40, the range of the training"),
+        ("@-1", r"cost weight is -1, must be from 0 to 40"),
+        ("@nan", r"cost weight is nan, must be from 0 to 40"),
     ],
 )
 def test_wrong_weights_are_refused(routers, corridor_config, suffix, message):
@@ -137,7 +137,7 @@ def test_report_plots_and_tensorboard_show_the_frontier(routers, tmp_path, capsy
             r"'fitted-q' was not trained to be told a cost weight; evaluate it into",
         ),
         (["random"], [1.0], r"none of the routers \(random\) can be told a cost weight; give the folder"),
-        (["fitted-q-frontier"], [1.0, 7.0], r"cost weight is 7, must be from 0 to 4"),
+        (["fitted-q-frontier"], [1.0, 7.0], r"cost weight is 7, must be from 0 to 40"),
     ],
 )
 def test_sweeps_that_cannot_be_run_are_refused(pool, routers, tmp_path, names, weights, message):
