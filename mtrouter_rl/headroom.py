@@ -43,7 +43,7 @@ COST_WEIGHTS = (0.0, 0.1, 0.4, 1.0, 3.0)
 NO_ROUTER = "No router was trained for this table."
 _RANDOM = "uniform"
 
-Part = Literal["reference", "likeliest success", "best single", "strongest", "cheapest", "random"]
+Part = Literal["reference", "believing", "likeliest success", "best single", "strongest", "cheapest", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +168,12 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
         DatasetError: If `out` holds episodes of another setting.
     """
     config = pool.config
-    references = {
-        weight: ReferenceRef.of("reference:hidden", config, cost_weight=weight) for weight in request.cost_weights
-    }
+    references, believing = (
+        {weight: ReferenceRef.of(text, config, cost_weight=weight) for weight in request.cost_weights}
+        for text in ("reference:hidden", "reference:believing")
+    )
     others = ("reference:likeliest", _RANDOM, *(f"single:{name}" for name in config.pool.model_names))
-    contestants = [Contestant(name=ref.policy, ref=ref) for ref in references.values()]
+    contestants = [Contestant(name=ref.policy, ref=ref) for ref in (*references.values(), *believing.values())]
     contestants += [Contestant.of(text, config, cache=None) for text in others]
     plan = EvaluationPlan(
         split=request.split,
@@ -184,13 +185,15 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
     episodes = run_policies(pool, contestants, plan, show_progress=show_progress)
     rows: list[HeadroomRow] = []
     for weight, reference in references.items():
-        shown = {
-            one.name: episodes[one.name] for one in contestants if one.name not in _other_names(references, weight)
-        }
+        hidden = {other.policy for refs in (references, believing) for w, other in refs.items() if w != weight}
+        shown = {one.name: episodes[one.name] for one in contestants if one.name not in hidden}
         reward = config.card.reward.model_copy(update={"cost_weight": weight})
-        rows += _Weighed(reward=reward, reference=reference.policy, cheapest=f"single:{by_price(config.pool)[0]}").rows(
-            shown, model_names=config.pool.model_names, seed=request.seed
-        )
+        rows += _Weighed(
+            reward=reward,
+            reference=reference.policy,
+            believing=believing[weight].policy,
+            cheapest=f"single:{by_price(config.pool)[0]}",
+        ).rows(shown, model_names=config.pool.model_names, seed=request.seed)
     found = Headroom(
         env=config.card.name,
         pool=config.pool.name,
@@ -206,10 +209,6 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
     return found
 
 
-def _other_names(references: Mapping[float, ReferenceRef], weight: float) -> set[str]:
-    return {reference.policy for other, reference in references.items() if other != weight}
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Weighed:
     """Rows at one cost weight.
@@ -217,11 +216,13 @@ class _Weighed:
     Attributes:
         reward: The reward with that weight.
         reference: Name of the planning reference for it.
+        believing: Name of the one that does not see who is stuck.
         cheapest: Name of the single model with the lowest price.
     """
 
     reward: RewardCard
     reference: str
+    believing: str
     cheapest: str
 
     def rows(
@@ -268,6 +269,7 @@ class _Weighed:
         singles = [name for name in metrics if name.startswith("single:")]
         holders: list[tuple[Part, str]] = [
             ("reference", self.reference),
+            ("believing", self.believing),
             ("likeliest success", LIKELIEST_REFERENCE),
             ("best single", max(singles, key=lambda name: metrics[name].mean("return_"))),
             ("strongest", max(singles, key=lambda name: metrics[name].mean("score"))),

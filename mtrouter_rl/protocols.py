@@ -185,6 +185,8 @@ class HiddenState:
         fatal_utility: Utility at which a fatal failure ends the task; None where it stays as it is.
         success: Probability that a model does an action if it is not stuck at it, shape (L, M).
         stuck: Which models are stuck at which action in this episode, and so never do it, shape (L, M).
+        believed_stuck: Probability that they are, to one who knows how often models get stuck and has seen this episode's
+            failures, but does not see `stuck`, shape (L, M).
         failures: Share of every kind of failure among the failures of a model at an action, kind -> shape (L, M).
         repairs: Probability that a model does the action that makes up for a failure of that kind, kind -> shape (M,).
         n_output_tokens: Expected length of a reply, shape (M,).
@@ -201,6 +203,7 @@ class HiddenState:
     fatal_utility: float | None
     success: FloatArray
     stuck: BoolArray
+    believed_stuck: FloatArray
     failures: Mapping[str, FloatArray]
     repairs: Mapping[str, FloatArray]
     n_output_tokens: FloatArray

@@ -137,7 +137,7 @@ def test_report_plots_and_tensorboard_show_the_frontier(routers, tmp_path, capsy
             r"'fitted-q' was not trained to be told a cost weight; evaluate it into",
         ),
         (["random"], [1.0], r"none of the routers \(random\) can be told a cost weight; give the folder"),
-        (["fitted-q-frontier"], [1.0, 7.0], r"cost weight is 7, must be from 0 to 40"),
+        (["fitted-q-frontier"], [1.0, 70.0], r"cost weight is 70, must be from 0 to 40"),
     ],
 )
 def test_sweeps_that_cannot_be_run_are_refused(pool, routers, tmp_path, names, weights, message):

@@ -20,14 +20,14 @@ def run(tmp_path_factory):
 
 def test_the_reference_is_first_and_every_policy_is_there_at_every_weight(run):
     _, found = run
-    assert [row.cost_weight for row in found.rows] == [0.0] * 6 + [1.0] * 6
+    assert [row.cost_weight for row in found.rows] == [0.0] * 7 + [1.0] * 7
     for weight in (0.0, 1.0):
         reference = found.part("reference", weight)
         assert reference == next(row for row in found.rows if row.cost_weight == weight)
         assert reference.reference_gain is None
         assert found.part("cheapest", weight).policy == "single:small"
         assert found.part("strongest", weight).policy == "single:large"
-        for part in ("best single", "random", "likeliest success"):
+        for part in ("believing", "best single", "random", "likeliest success"):
             row = found.part(part, weight)
             assert row.reference_gain.mean == pytest.approx(reference.return_.mean - row.return_.mean)
 

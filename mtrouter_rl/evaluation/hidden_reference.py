@@ -9,7 +9,7 @@ plans on a simplified model (`mtrouter_rl.evaluation.hidden_planning`). It is no
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.hidden_planning import action_values, problem_of
-from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, LIKELIEST_REFERENCE
+from mtrouter_rl.evaluation.results import BELIEVING_REFERENCE, HIDDEN_REFERENCE, LIKELIEST_REFERENCE
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import HiddenState, HiddenStatePolicy
 from mtrouter_rl.records import FloatArray, Observation
@@ -78,6 +78,23 @@ class PlanningReference:
         return float(np.mean(added)) if added else 0.0
 
 
+class BelievingReference(PlanningReference):
+    """Plans as `PlanningReference`, but is not shown who is stuck: it knows how often models are, and what has failed so far.
+
+    What it loses against the planning reference is what only the draw of who is stuck is worth. A router that had learned
+    everything else perfectly would know no more than this one.
+    """
+
+    def values(self, observation: Observation, hidden: HiddenState) -> FloatArray:
+        """As `PlanningReference.values`."""
+        believed = replace(
+            hidden,
+            success=hidden.success * (1 - hidden.believed_stuck),
+            stuck=np.zeros_like(hidden.stuck),
+        )
+        return super().values(observation, believed)
+
+
 class LikeliestSuccess:
     """Calls the model that is likeliest to do the action that is due, whatever it costs and whatever comes after.
 
@@ -100,10 +117,11 @@ class LikeliestSuccess:
 
 _POLICIES: dict[str, tuple[str, Callable[..., HiddenStatePolicy]]] = {
     "hidden": (HIDDEN_REFERENCE, PlanningReference),
+    "believing": (BELIEVING_REFERENCE, BelievingReference),
     "likeliest": (LIKELIEST_REFERENCE, LikeliestSuccess),
 }
 REFERENCE_TEXTS = tuple(f"{REFERENCE_PREFIX}{kind}" for kind in _POLICIES)
-"""How reference policies are written where they may take part: `reference:hidden`, `reference:likeliest`."""
+"""How reference policies are written where they may take part: `reference:hidden` and so on."""
 
 
 def is_reference(text: str) -> bool:

@@ -22,7 +22,8 @@ _SHARE_TOLERANCE = 1e-6
 
 HIDDEN_REFERENCE = "hidden-state-reference"
 LIKELIEST_REFERENCE = "likeliest-success-reference"
-REFERENCES = (HIDDEN_REFERENCE, LIKELIEST_REFERENCE)
+BELIEVING_REFERENCE = "believing-reference"
+REFERENCES = (HIDDEN_REFERENCE, BELIEVING_REFERENCE, LIKELIEST_REFERENCE)
 """Policies that see what no router may see (`mtrouter_rl.evaluation.hidden_reference`): shown, never ranked."""
 
 Count = Annotated[int, Field(ge=0)]

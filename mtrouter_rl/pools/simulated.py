@@ -8,6 +8,7 @@ make the same choice (common random numbers).
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -132,6 +133,7 @@ class SimulatedBackend:
         self._patterns = [(pattern.skill, re.compile(pattern.pattern)) for pattern in env.skills]
         self._key: _EpisodeKey | None = None
         self._stuck: dict[tuple[str, str], bool] = {}
+        self._n_failed: Counter[tuple[str, str]] = Counter()
 
     def start_episode(self, *, task: TextTask, task_name: str, variation: int, seed: int) -> None:
         """Bind to the task and seed the episode.
@@ -147,6 +149,7 @@ class SimulatedBackend:
         self._task: ExpertTask = task
         self._key = _EpisodeKey(task_name=task_name, variation=variation, seed=seed)
         self._stuck = {}
+        self._n_failed = Counter()
         self._topic = self._topics.get(task_name, "")
         self._prompt_cache = PromptCache(self._pool.prompt_cache)
         self._clock_s = 0.0
@@ -202,6 +205,7 @@ class SimulatedBackend:
             fatal_utility=None if plan.fatal_score is None else plan.fatal_score / self._task.max_score,
             success=success,
             stuck=stuck,
+            believed_stuck=self._believed_stuck(plan.actions, success),
             failures=failure_shares(cards, skills, offered=mistakes),
             repairs={kind: self._repair(mistakes.get(kind, ())) for kind in UNDONE_KINDS},
             n_output_tokens=np.array(lengths),
@@ -218,6 +222,14 @@ class SimulatedBackend:
     def _successes(self, skill: str) -> FloatArray:
         names = self._pool.model_names
         return np.array([self.success_probability(name, skill=skill, topic=self._topic) for name in names])
+
+    def _believed_stuck(self, actions: Sequence[str], success: FloatArray) -> FloatArray:
+        """Probability of being stuck after the failures so far, by Bayes' rule; `success` and the result have shape (L, M)."""
+        names = self._pool.model_names
+        prior = np.array([self._card.models[name].stuck for name in names])
+        n_failed = np.array([[self._n_failed[name, action] for name in names] for action in actions])
+        unstuck: FloatArray = (1 - prior) * (1 - success) ** n_failed
+        return np.divide(prior, prior + unstuck, out=np.zeros_like(success), where=prior > 0)
 
     def _repair(self, mistakes: Sequence[str]) -> FloatArray:
         """Success at making up for a mistake, which is taken to need the mistake's skill; being stuck is not drawn yet."""
@@ -260,6 +272,7 @@ class SimulatedBackend:
         is_success = bool(rng.random() < probability) and not stuck
         text, failure = expert_action, ""
         if not is_success:
+            self._n_failed[model, expert_action] += 1
             text, failure = self._fail(simulated, skill=skill, expert_action=expert_action, rng=rng)
         hidden: dict[str, JsonValue] = {
             "skill": skill,

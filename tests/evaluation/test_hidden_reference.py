@@ -63,6 +63,7 @@ def test_planning_beats_the_likeliest_success_and_every_single_model_under_a_tig
     config = config_of(models, cost_weight=0.4, max_turns=7)
     returns = {text: mean_return(config, text) for text in (*REFERENCE_TEXTS, "uniform", "single:cheap", "single:dear")}
     best = returns.pop("reference:hidden")
+    assert returns.pop("reference:believing") == best  # nobody is ever stuck
     assert best > max(returns.values()) + 0.02, returns
 
 
@@ -88,6 +89,33 @@ def test_without_complementarity_the_best_single_model_is_about_as_good():
     config = dataclasses.replace(config, pool=PoolCard.model_validate(data))
     singles = [mean_return(config, f"single:{name}", n_seeds=2) for name in config.pool.model_names]
     assert mean_return(config, "reference:hidden", n_seeds=2) == pytest.approx(max(singles), abs=0.02)
+
+
+def test_not_seeing_who_is_stuck_costs_something_and_knowing_all_else_still_pays():
+    """Two equal models, each stuck at a third of the sub-goals: after a failure it is the other one's turn."""
+    models = {name: (0.0001, {"ability": 2.0, "stuck": 0.33}) for name in ("one", "other")}
+    config = config_of(models, cost_weight=0.0, max_turns=8)
+    texts = ("reference:hidden", "reference:believing", "reference:likeliest", "uniform", "single:one")
+    returns = {text: mean_return(config, text) for text in texts}
+    assert returns["reference:hidden"] > returns["reference:believing"] + 0.02, returns
+    assert returns["reference:believing"] > max(returns["uniform"], returns["single:one"]) + 0.02, returns
+
+
+def test_belief_in_being_stuck_follows_bayes():
+    config = config_of({"slow": (0.0001, {"ability": 0.0, "stuck": 0.2})}, cost_weight=0.0)
+    env = build_env(config)
+    env.reset(options={"spec": EpisodeSpec(task="middle", variation=0, seed=1, split="train")})
+    n_failed, is_over, most = 0, False, 0
+    while not is_over:
+        state = env.hidden_state()
+        expected = 0.2 / (0.2 + 0.8 * 0.5**n_failed)
+        assert state.success[0, 0] == pytest.approx(0.5)
+        assert state.believed_stuck[0, 0] == pytest.approx(expected)
+        assert state.believed_stuck[1:, 0] == pytest.approx(0.2)
+        _, _, terminated, truncated, info = env.step(0)
+        n_failed = n_failed + 1 if info["hidden"]["failure"] else 0
+        most, is_over = max(most, n_failed), terminated or truncated
+    assert most >= 2  # so that the rule was put to the test
 
 
 # --- who sees what
