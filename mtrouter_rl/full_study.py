@@ -32,6 +32,12 @@ from mtrouter_rl.full_study_claims import (
     judge,
 )
 from mtrouter_rl.full_study_compare import compare_all
+from mtrouter_rl.full_study_other_claims import (
+    BUDGETS_FOLDER,
+    MARKETS_FOLDER,
+    TOLD_BUDGET,
+    claims_of_other_parts,
+)
 from mtrouter_rl.full_study_request import FullStudyRequest
 from mtrouter_rl.headroom import HeadroomRequest, run_headroom
 from mtrouter_rl.leave_one_out import LeaveOneOutRequest, run_leave_one_out
@@ -72,8 +78,7 @@ BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 REFERENCE = "reference:hidden"
 MAIN_DONE = "main.done"
 """Empty file that tells that the main part was run to its end."""
-HEADROOM_FOLDER, CHOICE_FOLDER, MARKETS_FOLDER, BUDGETS_FOLDER = "headroom", "choice", "markets", "budgets"
-
+HEADROOM_FOLDER, CHOICE_FOLDER = "headroom", "choice"
 ABLATIONS_FOLDER, POOL_CHANGE_FOLDER = "ablations", "pool-change"
 
 
@@ -283,12 +288,10 @@ class _FullStudy:
     def budgets(self) -> None:
         """Score under budgets that are shares of what the strongest model spends."""
         request = self._request
-        train_router(self._training("fitted-q-budget"), show_progress=self._show_progress)
+        train_router(self._training(TOLD_BUDGET), show_progress=self._show_progress)
         spent_usd = FrontierPoints.load(request.out).strongest.cost_usd_mean
-        names = ("fitted-q-budget", FITTED, ESTIMATOR, STRONGEST, "strong-first", "cheap-first", "interleave")
-        routers = [
-            str(request.router(name)) for name in names if name in {*request.agents, STRONGEST, "fitted-q-budget"}
-        ]
+        names = (TOLD_BUDGET, FITTED, ESTIMATOR, STRONGEST, "strong-first", "cheap-first", "interleave")
+        routers = [str(request.router(name)) for name in names if name in {*request.agents, STRONGEST, TOLD_BUDGET}]
         asked = EvaluateRequest(
             routers=(*routers, "cheapest", "random"),
             split="test",
@@ -326,7 +329,15 @@ class _FullStudy:
         """Every claim with its interval and verdict."""
         request = self._request
         ablations = request.out / ABLATIONS_FOLDER
-        judge(request.out, request.config, agents=request.agents, ablations=ablations, seed=request.seed)
+        of_test = claims_of_other_parts(request.out, reward=reward_of(request.config), seed=request.seed)
+        judge(
+            request.out,
+            request.config,
+            agents=request.agents,
+            ablations=ablations,
+            seed=request.seed,
+            of_test=of_test,
+        )
 
     def pool_change(self) -> None:
         """The strongest model, and the one of the best return on validation, leave and join."""

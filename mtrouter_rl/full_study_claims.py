@@ -50,7 +50,15 @@ def at_weight(agent: str, weight: float) -> str:
     return f"{agent}-w{weight:g}"
 
 
-def judge(out: Path, config: EnvConfig, *, agents: Sequence[str], ablations: Path, seed: int) -> Claims:
+def judge(
+    out: Path,
+    config: EnvConfig,
+    *,
+    agents: Sequence[str],
+    ablations: Path,
+    seed: int,
+    of_test: Sequence[Claim] = (),
+) -> Claims:
     """Work out every claim from the episodes of a study, and save claims and figures beside its results.
 
     Args:
@@ -59,13 +67,16 @@ def judge(out: Path, config: EnvConfig, *, agents: Sequence[str], ablations: Pat
         agents: Agents that were trained for the environment's cost weight.
         ablations: Folder of the ablations, for the router that learned from a quarter of the log; may lack it.
         seed: Seed of the bootstrap.
+        of_test: Further claims about the test split.
     """
     quarters = episodes_of_run(ablations)
     splits = []
     for split, played in episodes_of_run(out).items():
         of_quarter = {name: kept for name, kept in quarters.get(split, {}).items() if name == QUARTER}
         together = {**played, **of_quarter}
-        splits.append(_SplitJudge(out, config, agents=agents, split=split, episodes=together, seed=seed).claims())
+        found = _SplitJudge(out, config, agents=agents, split=split, episodes=together, seed=seed).claims()
+        more = tuple(of_test) if split == "test" else ()
+        splits.append(found.model_copy(update={"claims": (*found.claims, *more)}))
     made = Claims(
         env=config.card.name,
         pool=config.pool.name,

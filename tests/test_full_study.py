@@ -6,14 +6,17 @@ from dataclasses import replace
 import pytest
 
 from mtrouter_rl import full_study
+from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cli import main
 from mtrouter_rl.envs.factory import resolve_env
-from mtrouter_rl.errors import CardError, InvalidConfigError
+from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError
+from mtrouter_rl.evaluation.budget_file import BudgetSweep
 from mtrouter_rl.evaluation.claims import Claims
 from mtrouter_rl.evaluation.frontier_points import FrontierPoints
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, Results
 from mtrouter_rl.full_study import run_full_study
 from mtrouter_rl.full_study_claims import CURVE_WEIGHTS, WEIGHTS
+from mtrouter_rl.full_study_other_claims import claims_of_other_parts, within_budgets
 from mtrouter_rl.full_study_request import PARTS, FullSize, FullStudyRequest, full_size
 from mtrouter_rl.headroom import HEADROOM_FILE, Headroom
 from mtrouter_rl.study import STRONGEST
@@ -136,6 +139,21 @@ def test_every_claim_is_judged_on_both_splits(done):
     assert any(points.policy("beat") in note for note in test.claims[0].notes)
     assert any(points.policy("keep") in note for note in test.claims[1].notes)
     assert len(by_key["baselines-at-equal-cost"].parts) == 4
+    market = Results.load(request.out / "markets" / "corridor-three" / "results.json")
+    over = {part.name: part.measured for part in by_key["other-markets"].parts}
+    known = market.row("fitted-q", "test").paired["monte-carlo-q"].return_
+    assert over["corridor-three: monte-carlo-q"].value == pytest.approx(known.mean)
+    assert over["corridor-three: monte-carlo-q"].n_episodes == known.n_episodes == 8
+    assert any(name.startswith("corridor-three: single:") for name in over)
+    budgets = BudgetSweep.load(request.out / "budgets")
+    assert by_key["within-budgets"].measured.value == 0
+    assert by_key["within-budgets"].verdict == "holds"
+    scores = {(one.policy, f"{one.budget_usd:g} USD"): one.score_mean for one in budgets.outcomes}
+    for part in by_key["told-the-budget"].parts:
+        difference = scores["fitted-q-budget", part.name] - scores["fitted-q", part.name]
+        assert part.measured.value == pytest.approx(difference)
+    assert len(by_key["told-the-budget"].parts) == len({one.budget_usd for one in budgets.outcomes})
+    assert "other-markets" not in {claim.key for claim in ood.claims}
     assert ood.n_clusters == 10
     assert any("On the 2 of 10 (task, variation)" in note for claim in ood.claims for note in claim.notes)
     assert (request.out / "plots" / "frontiers_test.png").is_file()
@@ -197,3 +215,25 @@ def test_sizes_of_a_card(config):
     with pytest.raises(CardError, match=r"card 'corridor', full_study\.sizes: .*n_episode.*n_episodes"):
         full_size(wrong)
     assert PARTS[0] == "headroom"
+
+
+def test_claims_about_parts_that_were_not_run_are_not_measured(tmp_path):
+    claims = claims_of_other_parts(tmp_path, reward=RewardCard(cost_weight=1.0, cost_unit_usd=1.0), seed=0)
+    assert [claim.verdict for claim in claims] == ["not measured"] * 3
+    assert [claim.notes for claim in claims] == [
+        ("Missing: the part 'markets'.",),
+        ("Missing: the part 'budgets'.",),
+        ("Missing: the part 'budgets'.",),
+    ]
+
+
+def test_an_episode_over_its_budget_is_told(tmp_path):
+    outcome = {"policy": "one", "budget_usd": 0.1, "n_episodes": 3, "score_mean": 1.0, "score_ci95": None}
+    outcome |= {"cost_usd_mean": 0.2, "return_mean": 0.5, "cut_short_share": 0.0, "budget_violations": 2}
+    sweep = {"env": "corridor", "pool": "p", "split": "test", "package_version": "0", "outcomes": [outcome]}
+    (tmp_path / "budgets.json").write_text(json.dumps(sweep))
+    claim = within_budgets(tmp_path)
+    assert (claim.verdict, claim.measured.value) == ("does not hold", 2.0)
+    (tmp_path / "budgets.json").write_text("{}")
+    with pytest.raises(ResultsError, match=r"budgets\.json cannot be read"):
+        within_budgets(tmp_path)

@@ -21,7 +21,7 @@ CLAIMS_FILE = "claims.json"
 Verdict = Literal["holds", "does not hold", "not distinguishable", "not measured"]
 """`holds`: the whole 95% interval reaches the target. `does not hold`: none of it does. `not distinguishable`: part of it
 does. A number without an interval, such as a time, is compared itself. `not measured`: something that it needs is missing."""
-Unit = Literal["points", "USD", "return", "share", "switches", "bits"]
+Unit = Literal["points", "USD", "return", "share", "switches", "bits", "episodes"]
 """Unit of a measured number; `points` are of score, `return` is at the default cost weight."""
 
 

@@ -8,7 +8,7 @@ from mtrouter_rl.evaluation.document import Block, Bullets, Heading, Paragraph, 
 from mtrouter_rl.evaluation.tables import ABSENT, Table, format_number, format_percent, to_plain
 
 CLAIMS_PAGE = "claims.md"
-_DECIMALS: dict[Unit, int] = {"points": 1, "USD": 4, "return": 3, "switches": 2, "bits": 3}
+_DECIMALS: dict[Unit, int] = {"points": 1, "USD": 4, "return": 3, "switches": 2, "bits": 3, "episodes": 0}
 _NO_NUMBER = "no number"
 
 
