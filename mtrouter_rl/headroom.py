@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from mtrouter_rl import __version__
 from mtrouter_rl.agents.heuristics import by_price
@@ -22,6 +22,7 @@ from mtrouter_rl.errors import InvalidConfigError, ResultsError
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
+from mtrouter_rl.evaluation.record_file import load_record
 from mtrouter_rl.evaluation.results import LIKELIEST_REFERENCE, FiniteRecord
 from mtrouter_rl.evaluation.statistics import Interval, mean_interval, paired_difference
 from mtrouter_rl.evaluation.tables import (
@@ -152,10 +153,7 @@ class Headroom(FiniteRecord):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the file. Raises `ResultsError` if it is not there or breaks its rules."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise ResultsError(f"{path} cannot be read: {error}; run mtrouter-rl headroom again") from error
+        return load_record(cls, path, source="`mtrouter-rl headroom` writes it", fix="run `mtrouter-rl headroom` again")
 
 
 def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: bool = True) -> Headroom:

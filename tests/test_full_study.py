@@ -235,5 +235,5 @@ def test_an_episode_over_its_budget_is_told(tmp_path):
     claim = within_budgets(tmp_path)
     assert (claim.verdict, claim.measured.value) == ("does not hold", 2.0)
     (tmp_path / "budgets.json").write_text("{}")
-    with pytest.raises(ResultsError, match=r"budgets\.json cannot be read"):
+    with pytest.raises(ResultsError, match=r"budgets\.json breaks the schema of BudgetSweep"):
         within_budgets(tmp_path)

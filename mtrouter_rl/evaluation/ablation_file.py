@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.metrics import EpisodeKey, PolicyMetrics
+from mtrouter_rl.evaluation.record_file import load_record, save_record
 from mtrouter_rl.evaluation.result_rows import difference_p_value
 from mtrouter_rl.evaluation.results import FiniteRecord, NonNegative, PairedDifference
 from mtrouter_rl.evaluation.selection import holm
@@ -179,7 +180,7 @@ class Ablations(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write `ablations.json` and its tables in Markdown."""
-        write_atomically(folder / ABLATIONS_FILE, (self.model_dump_json(indent=2, by_alias=True) + "\n").encode())
+        save_record(self, folder / ABLATIONS_FILE)
         write_atomically(folder / MARKDOWN_FILE, ("\n\n".join(map(to_markdown, self.tables())) + "\n").encode())
 
     @classmethod
@@ -189,12 +190,7 @@ class Ablations(FiniteRecord):
         Raises:
             ResultsError: If it is missing, or was not written by this version of the package.
         """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ResultsError(f"{path} cannot be read ({error}); `mtrouter-rl ablate` writes it") from error
-        except ValidationError as error:
-            raise ResultsError(f"{path} breaks its rules: {error}; run `mtrouter-rl ablate` again") from error
+        return load_record(cls, path, source="`mtrouter-rl ablate` writes it", fix="run `mtrouter-rl ablate` again")
 
 
 def compare_variants(

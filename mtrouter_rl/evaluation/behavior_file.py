@@ -8,10 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.record_file import load_record, save_record
 from mtrouter_rl.evaluation.results import Count, Ends, FiniteRecord, NonNegative, Share
 from mtrouter_rl.evaluation.statistics import Interval
 from mtrouter_rl.records import Split
@@ -271,8 +271,7 @@ class Behavior(FiniteRecord):
 
     def save(self, path: Path) -> None:
         """Write the file under a temporary name, then rename it: a reader never sees half a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+        save_record(self, path)
 
     @classmethod
     def load(cls, path: Path) -> "Behavior":
@@ -281,14 +280,10 @@ class Behavior(FiniteRecord):
         Raises:
             ResultsError: If the file is missing, or a field is missing, unknown or breaks its rule; names file and fields.
         """
-        try:
-            return cls.model_validate_json(path.read_bytes(), strict=True)
-        except FileNotFoundError as error:
-            raise ResultsError(
-                f"{path}: no such file; `mtrouter-rl evaluate` writes it, and `mtrouter-rl behavior RUN --out RUN` "
-                "for an older run"
-            ) from error
-        except ValidationError as error:
-            raise ResultsError(
-                f"{path} breaks the schema of {BEHAVIOR_FILE}: {error}; correct it, or evaluate again"
-            ) from error
+        return load_record(
+            cls,
+            path,
+            source="`mtrouter-rl evaluate` writes it, and `mtrouter-rl behavior RUN --out RUN` for an older run",
+            fix="correct it, or evaluate again",
+            strict=True,
+        )

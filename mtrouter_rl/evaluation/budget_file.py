@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
-
-from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.record_file import load_record, save_record
 from mtrouter_rl.evaluation.results import Count, FiniteRecord, NonNegative, ResultRow, Share
 from mtrouter_rl.evaluation.tables import Table, format_number, format_percent, format_usd, format_with_ends
 from mtrouter_rl.records import Episode
@@ -76,17 +74,19 @@ class BudgetSweep(FiniteRecord):
     def save(self, folder: Path) -> Path:
         """Write the file into a folder."""
         path = folder / BUDGET_FILE
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        save_record(self, path)
         return path
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read the file of a folder. Raises `ResultsError` if it is not there or breaks its rules."""
         path = folder / BUDGET_FILE
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise ResultsError(f"{path} cannot be read: {error}; run mtrouter-rl evaluate --budgets again") from error
+        return load_record(
+            cls,
+            path,
+            source="`mtrouter-rl evaluate --budgets` writes it",
+            fix="run `mtrouter-rl evaluate --budgets` again",
+        )
 
     def table(self) -> Table:
         """Every policy under every budget."""

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from mtrouter_rl.envs.gold_paths import write_atomically
-from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.paired_means import Estimate
+from mtrouter_rl.evaluation.record_file import load_record, save_record
 from mtrouter_rl.evaluation.results import Count, FiniteRecord, NonNegative, Share
 from mtrouter_rl.records import Split
 
@@ -294,8 +293,7 @@ class Claims(FiniteRecord):
 
     def save(self, path: Path) -> None:
         """Write the file under a temporary name, then rename it: a reader never sees half a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+        save_record(self, path)
 
     @classmethod
     def load(cls, path: Path) -> "Claims":
@@ -304,14 +302,13 @@ class Claims(FiniteRecord):
         Raises:
             ResultsError: If the file is missing, or a field is missing, unknown or breaks its rule; names file and fields.
         """
-        try:
-            return cls.model_validate_json(path.read_bytes(), strict=True)
-        except FileNotFoundError as error:
-            raise ResultsError(f"{path}: no such file; a full study writes it beside its results") from error
-        except ValidationError as error:
-            raise ResultsError(
-                f"{path} breaks the schema of {CLAIMS_FILE}: {error}; correct it, or run the study again"
-            ) from error
+        return load_record(
+            cls,
+            path,
+            source="a full study writes it beside its results",
+            fix="correct it, or run the study again",
+            strict=True,
+        )
 
 
 def claim_of(key: str, text: str, unit: Unit, *, goal: Goal, estimate: Estimate, notes: tuple[str, ...] = ()) -> Claim:

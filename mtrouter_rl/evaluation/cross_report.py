@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.record_file import load_record, save_record
 from mtrouter_rl.evaluation.results import Ends, FiniteRecord, NonNegative, PairedDifference, ResultRow, Results
 from mtrouter_rl.evaluation.selection import holm
 from mtrouter_rl.evaluation.tables import (
@@ -165,7 +166,7 @@ class CrossReport(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write `cross.json`, `cross.md` and `cross.txt`."""
-        write_atomically(folder / JSON_FILE, (self.model_dump_json(indent=2, by_alias=True) + "\n").encode())
+        save_record(self, folder / JSON_FILE)
         write_atomically(folder / MARKDOWN_FILE, self.to_markdown().encode())
         write_atomically(folder / TEXT_FILE, self.to_text().encode())
 
@@ -176,12 +177,9 @@ class CrossReport(FiniteRecord):
         Raises:
             ResultsError: If it is missing, or was not written by this version of the package.
         """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ResultsError(f"{path} cannot be read ({error}); `mtrouter-rl study-cross` writes it") from error
-        except ValidationError as error:
-            raise ResultsError(f"{path} breaks its rules: {error}; run `mtrouter-rl study-cross` again") from error
+        return load_record(
+            cls, path, source="`mtrouter-rl study-cross` writes it", fix="run `mtrouter-rl study-cross` again"
+        )
 
 
 def compare_in_env(results: Results, split: Split, routers: Sequence[CrossRouter]) -> CrossEnv:

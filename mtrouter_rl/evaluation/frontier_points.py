@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from mtrouter_rl.envs.gold_paths import write_atomically
-from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.cost_weight_choice import Outcome
+from mtrouter_rl.evaluation.record_file import load_record, save_record
 from mtrouter_rl.evaluation.results import FiniteRecord, ResultRow
 
 POINTS_FILE = "frontier_points.json"
@@ -69,18 +68,18 @@ class FrontierPoints(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write the file into a folder."""
-        write_atomically(folder / POINTS_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+        save_record(self, folder / POINTS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read the file of a folder. Raises `ResultsError` if it is not there or breaks its rules."""
         path = folder / POINTS_FILE
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise ResultsError(
-                f"{path} cannot be read: {error}; delete it, the points are then chosen again"
-            ) from error
+        return load_record(
+            cls,
+            path,
+            source="a full study writes it when it chooses the points",
+            fix="delete it, the points are then chosen again",
+        )
 
 
 def choose_points(rows: Sequence[ResultRow], strongest: ResultRow) -> FrontierPoints:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from mtrouter_rl.agents.extrapolation import Extrapolation
 from mtrouter_rl.agents.hold_out import HeldOutHistory
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.record_file import load_record
 from mtrouter_rl.evaluation.results import Count, FiniteRecord, NonNegative, PairedDifference, ResultRow, Share
 from mtrouter_rl.evaluation.tables import (
     Table,
@@ -156,10 +157,9 @@ class LeaveOneOut(FiniteRecord):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the file. Raises `ResultsError` if it is not there or breaks its rules."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise ResultsError(f"{path} cannot be read: {error}; run mtrouter-rl leave-one-out again") from error
+        return load_record(
+            cls, path, source="`mtrouter-rl leave-one-out` writes it", fix="run `mtrouter-rl leave-one-out` again"
+        )
 
 
 def all_notes(found: LeaveOneOut) -> tuple[str, ...]:

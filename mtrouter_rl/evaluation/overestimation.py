@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 from tqdm import tqdm
 
 from mtrouter_rl.agents.cost_weights import AT
@@ -14,10 +14,10 @@ from mtrouter_rl.agents.resolve import fingerprint, make_features
 from mtrouter_rl.agents.saving import RECORD_FILE, Provenance, read_record
 from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.envs.logged import logged_pool
 from mtrouter_rl.errors import ResultsError, RouterError
 from mtrouter_rl.evaluation.calibration import Calibration, calibrate
+from mtrouter_rl.evaluation.record_file import load_record, save_record
 from mtrouter_rl.evaluation.reported_run import RESULTS_FILE
 from mtrouter_rl.evaluation.results import Ends, FiniteRecord, NonNegative, Results
 from mtrouter_rl.evaluation.revisit import ask, value_meaning
@@ -89,7 +89,7 @@ class Overestimation(FiniteRecord):
     def save(self, folder: Path) -> Path:
         """Write the file into the folder of a run."""
         path = folder / OVERESTIMATION_FILE
-        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+        save_record(self, path)
         return path
 
     @classmethod
@@ -99,14 +99,9 @@ class Overestimation(FiniteRecord):
         Raises:
             ResultsError: If it is missing or breaks its schema.
         """
-        try:
-            return cls.model_validate_json(path.read_bytes(), strict=True)
-        except FileNotFoundError as error:
-            raise ResultsError(f"{path}: no such file; `mtrouter-rl overestimation RUN` writes it") from error
-        except ValidationError as error:
-            raise ResultsError(
-                f"{path} breaks the schema of {OVERESTIMATION_FILE}: {error}; work it out again"
-            ) from error
+        return load_record(
+            cls, path, source="`mtrouter-rl overestimation RUN` writes it", fix="run it again", strict=True
+        )
 
 
 def measure_overestimation(

@@ -47,5 +47,5 @@ def test_the_file_holds_the_choice_and_a_broken_one_is_refused(tmp_path):
     found.save(tmp_path)
     assert FrontierPoints.load(tmp_path) == found
     (tmp_path / POINTS_FILE).write_text('{"split": "test"}')
-    with pytest.raises(ResultsError, match=r"(?s)frontier_points\.json cannot be read.*delete it"):
+    with pytest.raises(ResultsError, match=r"(?s)frontier_points\.json breaks the schema.*delete it"):
         FrontierPoints.load(tmp_path)

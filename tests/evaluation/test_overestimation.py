@@ -104,7 +104,7 @@ def test_the_command_writes_and_prints(run, tmp_path, capsys):
     broken = json.loads((run / OVERESTIMATION_FILE).read_text())
     broken["rows"][0]["n_turns"] = 0
     (tmp_path / "broken.json").write_text(json.dumps(broken))
-    with pytest.raises(ResultsError, match=r"broken\.json breaks the schema of overestimation\.json"):
+    with pytest.raises(ResultsError, match=r"broken\.json breaks the schema of Overestimation"):
         Overestimation.load(tmp_path / "broken.json")
 
 
