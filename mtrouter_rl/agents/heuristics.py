@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import CardAlgorithm
+from mtrouter_rl.agents.rule_router import RuleRouter
 from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
 from mtrouter_rl.agents.training import provenance
 from mtrouter_rl.cards import AgentCard
@@ -80,64 +82,31 @@ class UniformRouter:
         return cls(name=record.name, model_names=record.model_names, provenance=record.provenance)
 
 
-class FixedOrderRouter:
-    """Calls the first model of a fixed order that is allowed.
+class FixedOrderRouter(RuleRouter[OrderSettings]):
+    """Calls the first model of a fixed order that is allowed."""
 
-    Attributes:
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        settings: The order, and the numbers that decided it.
-        provenance: How it was made; None if it was written down as a behaviour policy.
-    """
-
-    KIND = "fixed_order"
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        model_names: tuple[str, ...],
-        settings: OrderSettings,
-        provenance: Provenance | None = None,
-    ) -> None:
-        self.name = name
-        self.model_names = model_names
-        self.settings = settings
-        self.provenance = provenance
-        ranks = {model: rank for rank, model in enumerate(settings.order)}
-        self._preferences = -np.array([ranks[model] for model in model_names], dtype=np.float64)
+    KIND: ClassVar[str] = "fixed_order"
+    SETTINGS: ClassVar[type[Frozen]] = OrderSettings
 
     def propensities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability 1 for one model a row, shape (B, M). Raises as `distributions.action_masks`."""
         masks = distributions.action_masks(observations, len(self.model_names))
         return distributions.greedy(np.broadcast_to(self._preferences, masks.shape), masks)
 
-    def save(self, folder: Path) -> None:
-        """Write `router.json`."""
-        record = RouterRecord(
-            kind=self.KIND,
-            name=self.name,
-            model_names=self.model_names,
-            settings=self.settings.model_dump(mode="json"),
-            provenance=self.provenance,
-        )
-        write_router(folder, record)
+    @cached_property
+    def _preferences(self) -> FloatArray:
+        ranks = {model: rank for rank, model in enumerate(self.settings.order)}
+        return -np.array([ranks[model] for model in self.model_names], dtype=np.float64)
 
     @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked.
-
-        Raises:
-            RouterError: If the order does not hold every model once.
-        """
-        record = saved.record
-        settings = saved.settings(OrderSettings)
-        if sorted(settings.order) != sorted(record.model_names):
+    def check_settings(cls, saved: SavedRouter, settings: OrderSettings) -> None:
+        """See `RuleRouter.check_settings`."""
+        names = saved.record.model_names
+        if sorted(settings.order) != sorted(names):
             raise RouterError(
                 f"router {saved.folder}: order is {', '.join(settings.order)}, must hold every model of its pool once "
-                f"({', '.join(record.model_names)}); correct router.json"
+                f"({', '.join(names)}); correct router.json"
             )
-        return cls(name=record.name, model_names=record.model_names, settings=settings, provenance=record.provenance)
 
 
 def by_price(pool: PoolCard) -> tuple[str, ...]:

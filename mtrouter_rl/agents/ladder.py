@@ -3,8 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,8 @@ import numpy.typing as npt
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.heuristics import by_price
 from mtrouter_rl.agents.roles import Roles
-from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
+from mtrouter_rl.agents.rule_router import RuleRouter
+from mtrouter_rl.agents.saving import SavedRouter
 from mtrouter_rl.errors import RouterError
 from mtrouter_rl.pools.card import Frozen, PoolCard
 from mtrouter_rl.records import FloatArray, Observation
@@ -33,36 +33,12 @@ class LadderSettings(Frozen):
 LadderSettingsT = TypeVar("LadderSettingsT", bound=LadderSettings)
 
 
-class LadderRouter(ABC, Generic[LadderSettingsT]):
+class LadderRouter(RuleRouter[LadderSettingsT], ABC, Generic[LadderSettingsT]):
     """Calls the model of the rung that a rule names.
 
     Where that is masked, the next rung above that is allowed; where none is, the next below; where none is, the first
     allowed of the other models.
-
-    Attributes:
-        KIND: Registered name of the class, see `loading.ROUTER_KINDS`.
-        SETTINGS: Class of its settings.
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        settings: Everything that makes it.
-        provenance: How it was made.
     """
-
-    KIND: ClassVar[str]
-    SETTINGS: ClassVar[type[Frozen]]
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        model_names: tuple[str, ...],
-        settings: LadderSettingsT,
-        provenance: Provenance | None = None,
-    ) -> None:
-        self.name = name
-        self.model_names = model_names
-        self.settings = settings
-        self.provenance = provenance
 
     @property
     def top(self) -> int:
@@ -82,32 +58,10 @@ class LadderRouter(ABC, Generic[LadderSettingsT]):
     def _preferences(self) -> FloatArray:
         return rung_preferences(self.settings, self.model_names)
 
-    def save(self, folder: Path) -> None:
-        """Write `router.json`."""
-        record = RouterRecord(
-            kind=self.KIND,
-            name=self.name,
-            model_names=self.model_names,
-            settings=self.settings.model_dump(mode="json"),
-            provenance=self.provenance,
-        )
-        write_router(folder, record)
-
     @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked.
-
-        Raises:
-            RouterError: If the settings are broken, or do not hold every model of the pool once.
-        """
-        settings: LadderSettingsT = saved.settings(cls.SETTINGS)  # type: ignore[assignment]  # SETTINGS is their class
+    def check_settings(cls, saved: SavedRouter, settings: LadderSettingsT) -> None:
+        """See `RuleRouter.check_settings`."""
         check_ladder(saved, settings)
-        return cls(
-            name=saved.record.name,
-            model_names=saved.record.model_names,
-            settings=settings,
-            provenance=saved.record.provenance,
-        )
 
 
 def rung_preferences(settings: LadderSettings, model_names: Sequence[str]) -> FloatArray:
