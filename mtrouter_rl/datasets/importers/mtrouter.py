@@ -55,6 +55,7 @@ from mtrouter_rl.datasets.importers.chat import (
     split_conversation,
     validated,
 )
+from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.pools.card import Frozen
@@ -171,7 +172,7 @@ class _Trajectory(LogModel):
     instance_id: str | None = None
 
 
-class MTRouterOptions(Frozen):
+class MTRouterOptions(ChatOptions):
     """Options of the format.
 
     Attributes:
@@ -193,7 +194,7 @@ class MTRouterOptions(Frozen):
     ] = None
 
 
-class MTRouterImporter:
+class MTRouterImporter(ChatImporter[MTRouterOptions]):
     """Reads trajectory files one by one; besides, it holds the table of scores if one is given."""
 
     options_model: ClassVar[type[Frozen]] = MTRouterOptions
@@ -201,14 +202,16 @@ class MTRouterImporter:
         "trajectories (*.traj.json) of the MTRouter paper's code and of mini-swe-agent; scores of SWE-bench come from "
         "its evaluation report or a JSON of id: score, given as a further PATH"
     )
-
-    def __init__(self, options: Frozen) -> None:
-        """Take the checked options."""
-        self._options = MTRouterOptions.model_validate(options.model_dump())
-        self.env = "mtrouter"
-        self.propensities: Literal["exact", "estimated", "unknown"] = self._options.propensities
-        self.is_simulated = False
-        self.assumptions = _ASSUMPTIONS
+    env = "mtrouter"
+    assumptions = (
+        "utility is the score divided by its maximum (ScienceWorld: 100), all of it on the last turn",
+        "a run of one configured model chose it with probability 1",
+        "the models of the router's pool could be chosen where the log names them, otherwise every model of the pool card",
+        "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
+        "max_turns is the step limit, or the number of turns where there was none; the budget is the cost limit, if any",
+        "variation is variation_idx, or a 48-bit hash of the instance's id where there is none; seed is the run's number in "
+        "the task id (..._run3), or 0",
+    )
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file; see `Importer`.
@@ -230,17 +233,6 @@ class MTRouterImporter:
                 f"no trajectory in {', '.join(map(str, source.paths))}; give folders or archives with files that end in "
                 f"{SUFFIX}, or such files, which hold 'info' and 'messages' (formats {', '.join(FORMATS)})"
             )
-
-
-_ASSUMPTIONS = (
-    "utility is the score divided by its maximum (ScienceWorld: 100), all of it on the last turn",
-    "a run of one configured model chose it with probability 1",
-    "the models of the router's pool could be chosen where the log names them, otherwise every model of the pool card",
-    "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
-    "max_turns is the step limit, or the number of turns where there was none; the budget is the cost limit, if any",
-    "variation is variation_idx, or a 48-bit hash of the instance's id where there is none; seed is the run's number in "
-    "the task id (..._run3), or 0",
-)
 
 
 def _read_scores(source: ImportSource) -> tuple[dict[str, float], set[Path]]:

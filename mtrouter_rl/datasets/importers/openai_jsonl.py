@@ -47,6 +47,7 @@ from mtrouter_rl.datasets.importers.chat import (
     split_opening,
     validated,
 )
+from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.pools.card import Frozen
@@ -193,7 +194,7 @@ class EpisodeLine(_SessionFields):
     ]
 
 
-class OpenAIJsonlOptions(Frozen):
+class OpenAIJsonlOptions(ChatOptions):
     """Options of the format.
 
     Attributes:
@@ -231,21 +232,22 @@ def published_schema() -> str:
     return importlib.resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
 
 
-class OpenAIJsonlImporter:
+class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
     """Reads JSON Lines of calls and episodes; holds the sessions that are open and one line."""
 
     options_model: ClassVar[type[Frozen]] = OpenAIJsonlOptions
     description: ClassVar[str] = (
         "JSON Lines of OpenAI chat messages, one line a call or an episode (docs/import-my-logs.md)"
     )
-
-    def __init__(self, options: Frozen) -> None:
-        """Take the checked options."""
-        self._options = OpenAIJsonlOptions.model_validate(options.model_dump())
-        self.env = "openai-jsonl"
-        self.propensities: Literal["exact", "estimated", "unknown"] = self._options.propensities
-        self.is_simulated = False
-        self.assumptions = _ASSUMPTIONS
+    env = "openai-jsonl"
+    assumptions = (
+        "a score is booked on the last turn where the log has no utility_gain at its calls",
+        "every model of the pool could be chosen where the log has no candidates",
+        "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
+        "a session without instance is an instance of its own; variation is a 48-bit hash of the instance",
+        "max_turns is the number of calls where the log has none, and the budget is unlimited where the log has none",
+        "a session without status was ended by the task itself",
+    )
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes in the order in which they end; see `Importer`.
@@ -266,16 +268,6 @@ class OpenAIJsonlImporter:
                 f"{' or '.join(SUFFIXES)} (folders and archives are searched for them) whose lines are JSON objects with "
                 "session_id and messages, see docs/import-my-logs.md"
             )
-
-
-_ASSUMPTIONS = (
-    "a score is booked on the last turn where the log has no utility_gain at its calls",
-    "every model of the pool could be chosen where the log has no candidates",
-    "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
-    "a session without instance is an instance of its own; variation is a 48-bit hash of the instance",
-    "max_turns is the number of calls where the log has none, and the budget is unlimited where the log has none",
-    "a session without status was ended by the task itself",
-)
 
 
 def read_lines(path: Path, report: ImportReport) -> Iterator[tuple[str, bytes]]:

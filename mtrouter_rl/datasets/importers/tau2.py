@@ -37,6 +37,7 @@ from mtrouter_rl.datasets.importers.chat import (
     split_conversation,
     validated,
 )
+from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.pools.card import Frozen
@@ -115,7 +116,7 @@ class _Info(LogModel):
     max_steps: Count | None = None
 
 
-class Tau2Options(Frozen):
+class Tau2Options(ChatOptions):
     """Options of the format.
 
     Attributes:
@@ -128,19 +129,21 @@ class Tau2Options(Frozen):
     ] = "exact"
 
 
-class Tau2Importer:
+class Tau2Importer(ChatImporter[Tau2Options]):
     """Reads results files one by one; holds one file at a time."""
 
     options_model: ClassVar[type[Frozen]] = Tau2Options
     description: ClassVar[str] = "simulation results of tau2-bench (results JSON, or its folder with simulations/)"
-
-    def __init__(self, options: Frozen) -> None:
-        """Take the checked options."""
-        self._options = Tau2Options.model_validate(options.model_dump())
-        self.env = "tau2"
-        self.propensities: Literal["exact", "estimated", "unknown"] = self._options.propensities
-        self.is_simulated = False
-        self.assumptions = _ASSUMPTIONS
+    env = "tau2"
+    assumptions = (
+        "the run's agent model was chosen with probability 1",
+        "the whole reward is booked on the last turn",
+        "every model of the pool could be chosen; no prompt cache was warm before a turn",
+        "prompt tokens are fresh where the log does not say how many were cached",
+        "max_turns is the run's max_steps, which counts messages of customer and tools as well, or the number of turns",
+        "variation is the task's number, or a 48-bit hash of its id where that is no number; seed is the trial",
+        "the customer's words are part of the observation; what the simulated customer cost is not part of any cost",
+    )
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file, simulation by simulation; see `Importer`.
@@ -157,17 +160,6 @@ class Tau2Importer:
                 f"no results of tau2-bench in {', '.join(map(str, source.paths))}; give results files (JSON with 'info' "
                 "and 'simulations'), or folders or archives that hold them"
             )
-
-
-_ASSUMPTIONS = (
-    "the run's agent model was chosen with probability 1",
-    "the whole reward is booked on the last turn",
-    "every model of the pool could be chosen; no prompt cache was warm before a turn",
-    "prompt tokens are fresh where the log does not say how many were cached",
-    "max_turns is the run's max_steps, which counts messages of customer and tools as well, or the number of turns",
-    "variation is the task's number, or a 48-bit hash of its id where that is no number; seed is the trial",
-    "the customer's words are part of the observation; what the simulated customer cost is not part of any cost",
-)
 
 
 class _Converter:
