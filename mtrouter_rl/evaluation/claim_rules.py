@@ -116,10 +116,7 @@ def score_against_monte_carlo(evidence: Evidence) -> Claim:
     """More score than the Monte-Carlo router at its cost, at every weight that it was trained for."""
     key, text = "monte-carlo-at-equal-cost", "At equal cost, the score is higher than that of the Monte-Carlo router"
     names = evidence.roles.monte_carlo
-    if not names:
-        return not_measured(key, text, "points", goal=ABOVE_ZERO, why="the Monte-Carlo router")
-    parts = score_at_equal_cost(evidence.resamples, evidence.learned(), names)
-    return joint_claim(key, text, "points", goal=ABOVE_ZERO, parts=parts)
+    return _at_equal_cost(evidence, key, text, names=names, goal=ABOVE_ZERO, why="the Monte-Carlo router")
 
 
 def cost_against_monte_carlo(evidence: Evidence) -> Claim:
@@ -158,10 +155,9 @@ def score_against_baselines(evidence: Evidence) -> Claim:
     """More score than every baseline at its cost; those that it does not beat are named."""
     key, text = "baselines-at-equal-cost", "At equal cost, the score is higher than that of every baseline"
     names = evidence.roles.baselines
+    claim = _at_equal_cost(evidence, key, text, names=names, goal=ABOVE_ZERO, why="baselines")
     if not names:
-        return not_measured(key, text, "points", goal=ABOVE_ZERO, why="baselines")
-    parts = score_at_equal_cost(evidence.resamples, evidence.learned(), names)
-    claim = joint_claim(key, text, "points", goal=ABOVE_ZERO, parts=parts)
+        return claim
     beaten = sum(part.verdict == "holds" for part in claim.parts)
     even = [part.name for part in claim.parts if part.verdict == "not distinguishable"]
     better = [part.name for part in claim.parts if part.verdict == "does not hold"]
@@ -216,11 +212,8 @@ def one_network_score(evidence: Evidence) -> Claim:
         f"At equal cost, the score is at most {tolerance:g} points below that of every router that was trained for "
         "one cost weight",
     )
-    names = evidence.roles.separate
-    if not names:
-        return not_measured(key, text, "points", goal=goal, why="routers that were trained for one cost weight each")
-    parts = score_at_equal_cost(evidence.resamples, evidence.learned(), names)
-    return joint_claim(key, text, "points", goal=goal, parts=parts)
+    why = "routers that were trained for one cost weight each"
+    return _at_equal_cost(evidence, key, text, names=evidence.roles.separate, goal=goal, why=why)
 
 
 def one_network_time(evidence: Evidence) -> Claim:
@@ -275,6 +268,14 @@ def interval_half_widths(evidence: Evidence) -> Claim:
     )
     parts = {name: one.half_width for name, one in found.items()}
     return joint_claim(key, text, "points", goal=goal, parts=parts, notes=notes)
+
+
+def _at_equal_cost(evidence: Evidence, key: str, text: str, *, names: tuple[str, ...], goal: Goal, why: str) -> Claim:
+    """The learned router's score above that of every one of some policies at its cost; `why` is what is missing without any."""
+    if not names:
+        return not_measured(key, text, "points", goal=goal, why=why)
+    parts = score_at_equal_cost(evidence.resamples, evidence.learned(), names)
+    return joint_claim(key, text, "points", goal=goal, parts=parts)
 
 
 def _points_within(evidence: Evidence, cost_share: float) -> tuple[str, ...]:
