@@ -1,7 +1,8 @@
 """Fitted-Q iteration over the joint history-model Q-function, and the training that all Q-based agents share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -38,6 +39,38 @@ class QParameters(JointParameters, LoopParameters, HistoryInputs):
     """
 
     model_embedding: ModelEmbedding = "metadata+residual"
+
+
+QParametersT = TypeVar("QParametersT", bound=QParameters)
+
+
+class QAlgorithm(CardAlgorithm[QParametersT], ABC, Generic[QParametersT]):
+    """Base of the agents that learn a joint Q-function from logs; a subclass says which rewards it learns from."""
+
+    needs_dataset: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
+    takes_several_logs: ClassVar[bool] = True
+
+    def train(self, context: TrainingContext) -> QRouter:
+        """Train on the context's logs.
+
+        Raises:
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
+            PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
+            RouterError: If the checkpoint folder belongs to another training.
+        """
+        return train_q_router(
+            context, self.lay_out(context), card=self.card, parameters=self.parameters, learning=self.learning
+        )
+
+    @property
+    def learning(self) -> QLearning:
+        """The Q-learning that the parameters ask for."""
+        return QLearning()
+
+    @abstractmethod
+    def lay_out(self, context: TrainingContext) -> Transitions:
+        """The context's logs as transitions. Raises as `train`."""
 
 
 class FittedQParameters(QParameters):
@@ -98,7 +131,7 @@ class FittedQParameters(QParameters):
         return self
 
 
-class FittedQ(CardAlgorithm[FittedQParameters]):
+class FittedQ(QAlgorithm[FittedQParameters]):
     """Learns Q*(h, m), the return of calling m now and the best models ever after, from logs of any behaviour policy.
 
     d3rlpy's double DQN (or another `learner`) with a target network that stands still for a whole iteration is fitted-Q
@@ -115,27 +148,12 @@ class FittedQ(CardAlgorithm[FittedQParameters]):
     """
 
     parameters_model: ClassVar[type[Frozen]] = FittedQParameters
-    needs_dataset: ClassVar[bool] = True
-    needs_features: ClassVar[bool] = True
-    takes_several_logs: ClassVar[bool] = True
     takes_held_out_model: ClassVar[bool] = True
 
     @property
     def gamma(self) -> float:
         """See `CardAlgorithm.gamma`."""
         return self.parameters.gamma
-
-    def train(self, context: TrainingContext) -> QRouter:
-        """Train on the context's logs.
-
-        Raises:
-            InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
-            PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
-            RouterError: If the checkpoint folder belongs to another training.
-        """
-        return train_q_router(
-            context, self.lay_out(context), card=self.card, parameters=self.parameters, learning=self.learning
-        )
 
     @property
     def learning(self) -> QLearning:

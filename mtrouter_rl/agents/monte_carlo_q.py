@@ -3,11 +3,10 @@
 from typing import ClassVar
 
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.fitted_q import QParameters, train_q_router
-from mtrouter_rl.agents.learners import QLearning
-from mtrouter_rl.agents.parameters import CardAlgorithm, Discount
-from mtrouter_rl.agents.q_router import QRouter
+from mtrouter_rl.agents.fitted_q import QAlgorithm, QParameters
+from mtrouter_rl.agents.parameters import Discount
 from mtrouter_rl.agents.training import lay_out_logs
+from mtrouter_rl.agents.transitions import Transitions
 from mtrouter_rl.pools.card import Frozen
 
 
@@ -21,7 +20,7 @@ class MonteCarloQParameters(QParameters):
     gamma: Discount = 1.0
 
 
-class MonteCarloQ(CardAlgorithm[MonteCarloQParameters]):
+class MonteCarloQ(QAlgorithm[MonteCarloQParameters]):
     """Learns Q of the behaviour policy: the mean return from this turn on, given history h and model m; acts greedily.
 
     The greedy policy is one step of policy improvement over the behaviour policy. It does not know that better models
@@ -37,28 +36,12 @@ class MonteCarloQ(CardAlgorithm[MonteCarloQParameters]):
     """
 
     parameters_model: ClassVar[type[Frozen]] = MonteCarloQParameters
-    needs_dataset: ClassVar[bool] = True
-    needs_features: ClassVar[bool] = True
-    takes_several_logs: ClassVar[bool] = True
 
     @property
     def gamma(self) -> float:
         """See `CardAlgorithm.gamma`."""
         return self.parameters.gamma
 
-    def train(self, context: TrainingContext) -> QRouter:
-        """Train on the context's logs.
-
-        Raises:
-            InvalidConfigError: If dataset or features are missing or hold nothing to learn from.
-            PoolMismatchError: If a dataset was logged with another pool, or two of them with different models.
-            RouterError: If the checkpoint folder belongs to another training.
-        """
-        transitions = lay_out_logs(context, self.card, gamma=self.parameters.gamma)
-        return train_q_router(
-            context,
-            transitions.as_return_regression(),
-            card=self.card,
-            parameters=self.parameters,
-            learning=QLearning(),
-        )
+    def lay_out(self, context: TrainingContext) -> Transitions:
+        """See `QAlgorithm.lay_out`; the reward of a turn is the return from it on, and no turn is followed by another."""
+        return lay_out_logs(context, self.card, gamma=self.gamma).as_return_regression()
