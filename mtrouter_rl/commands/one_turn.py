@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.info import DatasetInfo
-    from mtrouter_rl.evaluation.one_turn import CompareSettings, OneTurnRow, OneTurnTable
+    from mtrouter_rl.evaluation.one_turn import CompareSettings, OneTurnRow
+    from mtrouter_rl.evaluation.one_turn_table import OneTurnTable
     from mtrouter_rl.records import FloatArray
 
 
@@ -63,14 +64,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from mtrouter_rl.datasets.store import Dataset
-    from mtrouter_rl.evaluation.one_turn import (
-        CompareSettings,
-        OneTurnTable,
-        baseline_routings,
-        compare,
-        default_hard_k,
-        hard_queries,
-    )
+    from mtrouter_rl.evaluation.one_turn import CompareSettings, baseline_routings, compare
+    from mtrouter_rl.evaluation.one_turn_metrics import default_hard_k, hard_queries
+    from mtrouter_rl.evaluation.one_turn_table import OneTurnTable
 
     dataset = Dataset.load(args.dataset)
     table = OneTurnTable.of(dataset)
@@ -103,7 +99,7 @@ def _router_routings(
     from mtrouter_rl.agents.resolve import resolve_router
     from mtrouter_rl.embeddings.history import observations_of
     from mtrouter_rl.envs.logged import logged_pool
-    from mtrouter_rl.evaluation.one_turn import router_routing
+    from mtrouter_rl.evaluation.one_turn_routings import router_routing
 
     pool = logged_pool(info)
     observations = [observations_of(episode, pool)[0] for episode in table.examples]

@@ -14,27 +14,27 @@ from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, RouterError, UnknownNameError
-from mtrouter_rl.evaluation.one_turn import (
-    CompareSettings,
-    OneTurnTable,
-    baseline_routings,
-    cheapest_correct_routing,
-    compare,
+from mtrouter_rl.evaluation.one_turn import CompareSettings, baseline_routings, compare
+from mtrouter_rl.evaluation.one_turn_metrics import (
     cost_saved,
     default_hard_k,
     expected_cost,
     gain_interval,
     hard_queries,
     one_turn_metrics,
-    oracle_routing,
     pareto_distance,
     point_of,
+)
+from mtrouter_rl.evaluation.one_turn_routings import (
+    cheapest_correct_routing,
+    oracle_routing,
     random_routing,
     router_routing,
     routing_of,
     single_routing,
     task_table_routing,
 )
+from mtrouter_rl.evaluation.one_turn_table import OneTurnTable
 from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.records import TokenUsage, TracedEpisode
 from mtrouter_rl.testing import ScriptedRouter

@@ -23,7 +23,7 @@ from mtrouter_rl.datasets.importers.routerbench import (
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
-from mtrouter_rl.evaluation.one_turn import OneTurnTable
+from mtrouter_rl.evaluation.one_turn_table import OneTurnTable
 from mtrouter_rl.pools.card import PoolCard, Prices, TokenCounter
 
 CARD = load_pool_card("corridor-three")
