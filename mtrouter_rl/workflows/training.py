@@ -1,10 +1,10 @@
-"""The steps that the commands are made of: collect, train, evaluate. `study` is these in order."""
+"""Training an agent, and saving its router."""
 
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,129 +15,36 @@ from mtrouter_rl.agents.base import Algorithm, LogShares, PeriodicEvaluation, Tr
 from mtrouter_rl.agents.hold_out import HoldOut
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.parameters import LoopParameters
-from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
-from mtrouter_rl.agents.saving import RECORD_FILE, Provenance
-from mtrouter_rl.cards import AgentCard, EnvCard, RewardCard, list_cards, load_agent_card
-from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info, fingerprint_cards
+from mtrouter_rl.agents.resolve import load_algorithm, make_encoder
+from mtrouter_rl.agents.saving import RECORD_FILE
+from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card
 from mtrouter_rl.datasets.info import INFO_FILE
-from mtrouter_rl.datasets.splits import evaluation_specs, sample_specs
+from mtrouter_rl.datasets.splits import evaluation_specs
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import CardError, InvalidConfigError, RouterError, unknown_name
-from mtrouter_rl.evaluation.behavior import BehaviorSetting
-from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
-from mtrouter_rl.evaluation.behavior_run import update_behavior
 from mtrouter_rl.evaluation.closed_loop import (
     Contestant,
     EvaluationPlan,
-    extrapolation_notes,
     run_policies,
-    unseen_env_notes,
 )
-from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
-from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
-from mtrouter_rl.evaluation.plots import save_plots
-from mtrouter_rl.evaluation.report import write_report
-from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
-from mtrouter_rl.evaluation.results import PolicyRoles, Results
-from mtrouter_rl.evaluation.revisit import HistoryEmbedder, ModelEmbedder, history_states, revisit, value_meaning
-from mtrouter_rl.evaluation.tensorboard import RouterDetails, TensorBoardSink, write_evaluation
+from mtrouter_rl.evaluation.tensorboard import TensorBoardSink
 from mtrouter_rl.evaluation.validation_run import ValidationRun
 from mtrouter_rl.protocols import Router
-from mtrouter_rl.records import Episode, JsonValue, Split, TracedEpisode
+from mtrouter_rl.records import Episode, JsonValue
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.training_logs import LogSource, encode_logs, load_logs
+from mtrouter_rl.workflows.run_folder import CONFIG_FILE, TENSORBOARD_FOLDER, describe, reward_of, save_config
 
-CONFIG_FILE = "config.json"
-RESULTS_FILE = "results.json"
-EPISODES_FOLDER = "episodes"
 VALIDATION_FOLDER = "validation"
-TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
 TRAINING_FILE = "training.json"
 """How long a training took, beside its router."""
-OPE_FOLDER = "ope"
 EVALUATE_EPISODES = 20
 """Episodes of a closed-loop evaluation during a training."""
-
-
-def save_config(folder: Path, config: dict[str, JsonValue]) -> None:
-    """Write the resolved configuration of a run beside its results."""
-    text = json.dumps(config | {"package_version": __version__}, indent=2, sort_keys=True)
-    write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
-
-
-def describe(config: EnvConfig) -> dict[str, JsonValue]:
-    """JSON of a resolved environment, for provenance."""
-    return {
-        "env": config.card.name,
-        "pool": config.pool.name,
-        "cost_weight": config.cost_weight,
-        "cost_unit_usd": config.card.reward.cost_unit_usd,
-        "limits": asdict(config.limits),
-        "cards": fingerprint_cards(config),
-    }
-
-
-def reward_of(config: EnvConfig) -> RewardCard:
-    """Reward of an environment with its cost weight."""
-    return config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectRequest:
-    """What `mtrouter-rl collect` is asked for.
-
-    Attributes:
-        policy: Behaviour policy, as `mtrouter_rl.agents.resolve.resolve_router` takes it.
-        split: Split whose (task, variation) pairs are run.
-        n_episodes: How many episodes.
-        seed: Seed of the draw of episodes.
-        out: Folder of the dataset.
-        dataset_id: Its id; None makes one from environment and policy.
-        cache: Folder of the embedding cache, for learned behaviour policies.
-        overwrite: Whether another dataset in `out` is replaced.
-    """
-
-    policy: str
-    n_episodes: int
-    seed: int
-    out: Path
-    split: Split = "train"
-    dataset_id: str | None = None
-    cache: Path | None = None
-    overwrite: bool = False
-
-
-def collect_dataset(pool: RolloutPool, request: CollectRequest, *, show_progress: bool = True) -> Dataset:
-    """Collect a log; resumes where a killed collection stopped.
-
-    Raises:
-        UnknownNameError: If the policy is unknown.
-        InvalidConfigError: If the number of episodes is below 1.
-        DatasetError: If `out` holds another dataset.
-    """
-    config = pool.config
-    if request.n_episodes < 1:
-        raise InvalidConfigError(f"episodes is {request.n_episodes}, must be at least 1")
-    ref = RouterRef.of(request.policy, request.cache)
-    router = ref(config)  # an unknown policy is refused before anything is started
-    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in router.name)
-    info = dataset_info(
-        config,
-        dataset_id=request.dataset_id or f"{config.card.name}-{plain}-v1",
-        policy=router.name,
-        split=request.split,
-        seed=request.seed,
-        n_episodes=request.n_episodes,
-        created_by={"command": "collect", "policy": router.name, "router": ref.key.rpartition("#")[2]},
-    )
-    specs = sample_specs(config.card, request.split, n_episodes=request.n_episodes, seed=request.seed)
-    plan = CollectionPlan(folder=request.out, info=info, factory=ref, specs=specs, overwrite=request.overwrite)
-    return collect(pool, [plan], title=f"collect {router.name}", show_progress=show_progress)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,199 +264,6 @@ def _mean_utility(episodes: Sequence[Episode], name: str) -> float:
     if not scored:
         raise InvalidConfigError(f"policy '{name}' completed no episode on validation; see the reasons with 'inspect'")
     return float(np.mean(scored))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateRequest:
-    """What `mtrouter-rl evaluate` is asked for.
-
-    Attributes:
-        routers: Policies, as `mtrouter_rl.agents.resolve.resolve_router` takes them.
-        split: "test" or "ood" (or another split).
-        n_seeds: Seeds per variation.
-        out: Folder of the results; rows for further splits and policies are added to what is there.
-        per_task: At most this many variations of a task; None takes all.
-        seed: Seed of the bootstrap.
-        cache: Folder of the embedding cache.
-        overwrite: Whether episodes of other routers under the same names are replaced.
-    """
-
-    routers: tuple[str, ...]
-    split: Split
-    n_seeds: int
-    out: Path
-    per_task: int | None = None
-    seed: int = 0
-    cache: Path | None = None
-    overwrite: bool = False
-
-
-def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
-    """Roles in a comparison: what was trained from a log is learned, everything else is a baseline."""
-    singles = tuple(one.name for one in contestants if one.name.startswith("single:"))
-    learned = tuple(one.name for one in contestants if one.dataset_ids)
-    strongest = next((one.name for one in contestants if one.name == "strongest"), None)
-    return PolicyRoles(
-        single_models=singles,
-        strongest=strongest,
-        learned=learned,
-        # A router at several cost weights is one router: none of them is what another has to beat.
-        baselines=tuple(
-            one.name
-            for one in contestants
-            if one.name not in singles and one.cost_weight is None and not isinstance(one.ref, ReferenceRef)
-        ),
-    )
-
-
-def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progress: bool = True) -> Results:
-    """Run policies closed-loop on a split and add their rows to `out/results.json` and `out/behavior.json`.
-
-    Raises:
-        UnknownNameError, RouterError, PoolMismatchError: If a policy cannot be resolved.
-        InvalidConfigError: If two policies have one name, or a number is out of range.
-        DatasetError: If `out` holds episodes of another router under the same name.
-    """
-    config = pool.config
-    if request.n_seeds < 1:
-        raise InvalidConfigError(f"seeds is {request.n_seeds}, must be at least 1")
-    contestants = [Contestant.of(text, config, cache=request.cache) for text in request.routers]
-    plan = EvaluationPlan(
-        split=request.split,
-        specs=evaluation_specs(config.card, request.split, request.n_seeds, per_task=request.per_task),
-        seed=request.seed,
-        folder=request.out / EPISODES_FOLDER,
-        overwrite=request.overwrite,
-    )
-    episodes = run_policies(pool, contestants, plan, show_progress=show_progress)
-    roles = roles_of(contestants)
-    comparison = Comparison(
-        split=request.split,
-        reward=reward_of(config),
-        model_names=config.pool.model_names,
-        roles=roles,
-        cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
-    )
-    rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
-    logs = sorted({dataset_id for one in contestants for dataset_id in one.dataset_ids})
-    so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
-    notes = dict.fromkeys(
-        (*so_far.notes, *unseen_env_notes(contestants, config.card.name), *extrapolation_notes(contestants))
-    )
-    so_far = so_far.model_copy(update={"notes": tuple(notes)})
-    results = update_rows(so_far, rows, roles=roles)
-    results.save(request.out / RESULTS_FILE)
-    update_behavior(
-        request.out,
-        episodes,
-        setting=BehaviorSetting(split=request.split, model_names=config.pool.model_names, seed=request.seed),
-        results=results,
-        datasets=plan.folder / request.split,
-        overwrite=request.overwrite,
-    )
-    return results
-
-
-def _results_so_far(config: EnvConfig, request: EvaluateRequest, *, dataset_id: str | None) -> Results:
-    path = request.out / RESULTS_FILE
-    fresh = Results(
-        env=config.card.name,
-        pool=config.pool.name,
-        model_names=config.pool.model_names,
-        is_simulated=config.pool.backend.kind == "simulated",
-        cost_weight=config.cost_weight,
-        cost_unit_usd=config.card.reward.cost_unit_usd,
-        dataset_id=dataset_id,
-        seed=request.seed,
-        n_seeds=request.n_seeds,
-        package_version=__version__,
-        config=describe(config),
-        roles=PolicyRoles(),
-        rows=(),
-    )
-    if request.overwrite or not path.is_file():
-        return fresh
-    there = Results.load(path)
-    differing = [
-        name
-        for name in ("env", "pool", "model_names", "cost_weight", "cost_unit_usd", "config")
-        if getattr(there, name) != getattr(fresh, name)
-    ]
-    if differing:
-        raise InvalidConfigError(
-            f"{path} holds results of another setting (differs in: {', '.join(differing)}); "
-            "choose another --out, or give --overwrite"
-        )
-    return there
-
-
-def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]:
-    """Episodes that an evaluation kept, by split and policy."""
-    found: dict[Split, dict[str, tuple[Episode, ...]]] = {}
-    for path in sorted((folder / EPISODES_FOLDER).glob(f"*/*/{INFO_FILE}")):
-        dataset = Dataset.load(path.parent)
-        found.setdefault(dataset.info.split, {})[dataset.info.behavior_policy] = dataset.episodes
-    return found
-
-
-def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cache: Path | None = None) -> Path:
-    """Draw everything that people look at from a run's results: plots, TensorBoard and the report.
-
-    TensorBoard also shows `behavior.json` of the folder, and the estimates in its `ope/ope.json`, if they are there.
-
-    Args:
-        folder: Folder of the run.
-        config: Environment of the run.
-        routers: Policies that are asked again: for the action values in the transcripts, and for what TensorBoard shows of
-            learned routers.
-        cache: Folder of the embedding cache.
-
-    Returns:
-        The report's HTML page.
-    """
-    results = Results.load(folder / RESULTS_FILE)
-    asked = [RouterRef.of(text, cache)(config) for text in routers if not is_reference(text)]
-    by_name = {router.name: router for router in asked}
-    traced: dict[str, dict[str, list[TracedEpisode]]] = {
-        split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()
-    }
-    save_plots(results, traced, folder / "plots")
-    behavior, ope = folder / BEHAVIOR_FILE, folder / OPE_FOLDER / OPE_FILE
-    write_evaluation(
-        folder / TENSORBOARD_FOLDER,
-        results=results,
-        traced=traced,
-        pool=config.pool,
-        routers={name: _details(router, traced, config) for name, router in by_name.items()},
-        behavior=Behavior.load(behavior) if behavior.is_file() else None,
-        ope=load_report(ope) if ope.is_file() else None,
-    )
-    return write_report(folder, draws_plots=False)
-
-
-def _details(
-    router: Router, traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]], config: EnvConfig
-) -> RouterDetails:
-    """What TensorBoard shows of a router beside its results."""
-    own = {split: policies[router.name] for split, policies in traced.items() if router.name in policies}
-    rng = np.random.default_rng(0)
-    return RouterDetails(
-        hyper_parameters=_hyper_parameters(router),
-        model_embeddings=router.model_embeddings() if isinstance(router, ModelEmbedder) else None,
-        history_states=history_states(router, own, config.pool, rng=rng)
-        if isinstance(router, HistoryEmbedder)
-        else None,
-        value_meaning=value_meaning(router, env=config.card.name),
-    )
-
-
-def _hyper_parameters(router: Router) -> dict[str, str | int | float]:
-    """Hyper-parameters of a trained router, for the HParams page; lists become text."""
-    provenance = getattr(router, "provenance", None)
-    if not isinstance(provenance, Provenance):
-        return {}
-    parameters = provenance.card.parameters | {"seed": provenance.seed, "algorithm": provenance.card.algorithm}
-    return {name: value if isinstance(value, str | int | float) else str(value) for name, value in parameters.items()}
 
 
 def load_agent(name_or_path: str, env: EnvCard | None = None) -> AgentCard:

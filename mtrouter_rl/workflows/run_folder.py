@@ -1,0 +1,52 @@
+"""What a run writes beside its results, and how what it was run with is described."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mtrouter_rl import __version__
+from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.datasets.collect import fingerprint_cards
+from mtrouter_rl.datasets.info import INFO_FILE
+from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.envs.gold_paths import write_atomically
+from mtrouter_rl.records import Episode, JsonValue, Split
+
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.json"
+EPISODES_FOLDER = "episodes"
+TENSORBOARD_FOLDER = "tensorboard"
+OPE_FOLDER = "ope"
+
+
+def save_config(folder: Path, config: dict[str, JsonValue]) -> None:
+    """Write the resolved configuration of a run beside its results."""
+    text = json.dumps(config | {"package_version": __version__}, indent=2, sort_keys=True)
+    write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
+
+
+def describe(config: EnvConfig) -> dict[str, JsonValue]:
+    """JSON of a resolved environment, for provenance."""
+    return {
+        "env": config.card.name,
+        "pool": config.pool.name,
+        "cost_weight": config.cost_weight,
+        "cost_unit_usd": config.card.reward.cost_unit_usd,
+        "limits": asdict(config.limits),
+        "cards": fingerprint_cards(config),
+    }
+
+
+def reward_of(config: EnvConfig) -> RewardCard:
+    """Reward of an environment with its cost weight."""
+    return config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
+
+
+def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]:
+    """Episodes that an evaluation kept, by split and policy."""
+    found: dict[Split, dict[str, tuple[Episode, ...]]] = {}
+    for path in sorted((folder / EPISODES_FOLDER).glob(f"*/*/{INFO_FILE}")):
+        dataset = Dataset.load(path.parent)
+        found.setdefault(dataset.info.split, {})[dataset.info.behavior_policy] = dataset.episodes
+    return found
