@@ -22,7 +22,8 @@ from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
 from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.datasets.one_decision import as_one_decision
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
+from mtrouter_rl.embeddings.history import HistoryFeatures
+from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.envs.logged import logged_pool
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.episode_ope import OUTCOMES, EpisodeLog, confounded_strata, estimate_policies, merge, snips

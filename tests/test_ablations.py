@@ -14,7 +14,7 @@ from mtrouter_rl.agents.resolve import load_algorithm, resolve_router
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.cli import main
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.embeddings.history import observations_of
+from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.ablation_file import Ablations
 from mtrouter_rl.evaluation.results import Results

@@ -233,7 +233,7 @@ def test_every_agent_card_trains_and_acts(name, tmp_path, pool, tiny_agent, corr
     router = resolve_router(str(tmp_path / name), pool.config.pool)
     assert router.name == name
     episodes = Dataset.load(corridor_log).completed[:2]
-    from mtrouter_rl.embeddings.history import observations_of
+    from mtrouter_rl.embeddings.history_sources import observations_of
 
     rows = router.propensities([one for episode in episodes for one in observations_of(episode, pool.config.pool)])
     np.testing.assert_allclose(rows.sum(axis=1), 1.0)

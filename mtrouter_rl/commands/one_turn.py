@@ -97,7 +97,7 @@ def _router_routings(
     if not texts:
         return {}
     from mtrouter_rl.agents.resolve import resolve_router
-    from mtrouter_rl.embeddings.history import observations_of
+    from mtrouter_rl.embeddings.history_sources import observations_of
     from mtrouter_rl.envs.logged import logged_pool
     from mtrouter_rl.evaluation.one_turn_routings import router_routing
 

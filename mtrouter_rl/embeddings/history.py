@@ -6,23 +6,29 @@ same update, so their features are the same numbers.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import itemgetter
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 from tqdm import tqdm
 
+from mtrouter_rl.embeddings.history_sources import (
+    HistoryKey,
+    PastTurn,
+    StateLimits,
+    key_of_episode,
+    key_of_observation,
+    limits_of_episode,
+    limits_of_observation,
+)
+from mtrouter_rl.embeddings.history_state import Float32Array, HistoryState, SeenTexts
 from mtrouter_rl.embeddings.models import MODEL_FEATURE_NAMES, model_features
-from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
+from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.card import Frozen, PoolCard
-from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.protocols import TextEncoder
-from mtrouter_rl.records import Episode, FloatArray, JsonValue, Observation, TurnView
+from mtrouter_rl.records import Episode, FloatArray, JsonValue, Observation
 
-Float32Array = npt.NDArray[np.float32]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Cap = Annotated[int, Field(gt=0)]
 
@@ -50,11 +56,12 @@ SCALAR_NAMES: tuple[str, ...] = (
 )
 """Meaning of every column of the "scalars" block, each roughly within [-2, 2]."""
 
-_PAST_TURN_OF_VIEW = itemgetter("model", "action", "observation", "error")
 _TEXT_BLOCKS = ("task", "last_observation", "last_action", "recent")
 _N_MEMORIES = 5
 _TEXTS_PER_BATCH = 256
 _FLOOR_BUDGET_USD = 1e-4
+
+_Vectors = Mapping[str, Float32Array]
 
 
 class HistoryFeaturesConfig(Frozen):
@@ -79,114 +86,7 @@ class HistoryFeaturesConfig(Frozen):
     run_length_cap: Cap = 10
 
 
-_PastTurn = tuple[int, str, str, str]  # model, action text, observation text, error kind
-_Key = tuple[str, str, tuple[_PastTurn, ...]]  # task text, first observation, the turns so far
-_Vectors = Mapping[str, Float32Array]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DecayedMean:
-    """Mean whose weights fade by a constant factor a turn; `empty` before the first turn."""
-
-    total: float = 0.0
-    weight: float = 0.0
-    empty: float = 0.0
-
-    def add(self, value: float, decay: float) -> "_DecayedMean":
-        return replace(self, total=decay * self.total + value, weight=decay * self.weight + 1.0)
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.weight if self.weight else self.empty
-
-
-class _SeenTexts:
-    """Which observations an episode has shown, shared by all its states, so that no turn copies it.
-
-    Only the newest state of an episode may add to it. A state that has fallen behind (somebody took a turn back and
-    goes on differently) first takes a copy of what it had seen.
-    """
-
-    def __init__(self, first_seen: dict[str, int], n_turns: int) -> None:
-        self._first_seen = first_seen
-        self._n_turns = n_turns
-
-    def add(self, text: str, *, turn: int) -> tuple[bool, "_SeenTexts"]:
-        """Take in the observation of the `turn`-th turn, from 1; tells whether it is new, and the set to go on with."""
-        seen = self
-        if self._n_turns != turn - 1:
-            seen = _SeenTexts({text: first for text, first in self._first_seen.items() if first < turn}, turn - 1)
-        is_new = text not in seen._first_seen
-        if is_new:
-            seen._first_seen[text] = turn
-        seen._n_turns = turn
-        return is_new, seen
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _State:
-    """Running aggregate of an episode up to some turn. Arrays are never written in place, so states may share them.
-
-    Attributes:
-        key: The conversation that is aggregated here.
-        seen: Observations so far.
-        task: Vector of the task text, shape (E,).
-        observation: Vector of the last observation, shape (E,).
-        action: Vector of the last action, shape (E,).
-        recent: Decayed sum of (action + observation vector) / 2, shape (E,).
-        recent_weight: Sum of the weights in `recent`.
-        memory: Last model, decayed sum of models, of models with an error, of models without news, last model but one;
-            shape (5, F).
-        memory_weight: Sum of the weights in row 1 of `memory`.
-    """
-
-    key: _Key
-    seen: _SeenTexts
-    task: Float32Array
-    observation: Float32Array
-    action: Float32Array
-    recent: Float32Array
-    recent_weight: float
-    memory: Float32Array
-    memory_weight: float
-    n_errors: int = 0
-    n_consecutive_errors: int = 0
-    error_fast: _DecayedMean = _DecayedMean()
-    error_slow: _DecayedMean = _DecayedMean()
-    is_repeat: bool = False
-    is_new: bool = True
-    novelty: _DecayedMean = _DecayedMean(empty=1.0)
-    run_length: int = 0
-    n_switches: int = 0
-    n_characters: int = 0
-
-    @property
-    def turns(self) -> tuple[_PastTurn, ...]:
-        return self.key[2]
-
-    @property
-    def n_turns(self) -> int:
-        return len(self.key[2])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Limits:
-    """What a state before a turn takes from outside the conversation.
-
-    Attributes:
-        max_turns: Turn limit of the episode.
-        budget_usd: Budget of the episode, already rounded to float32.
-        budget_left_usd: What is left of it, already rounded to float32.
-        warm: Which models hold a warm prompt cache, shape (M,).
-    """
-
-    max_turns: int
-    budget_usd: float
-    budget_left_usd: float
-    warm: Sequence[bool] | npt.NDArray[np.int8]
-
-
-def _texts(key: _Key, *, known: _State | None = None) -> Iterable[str]:
+def _texts(key: HistoryKey, *, known: HistoryState | None = None) -> Iterable[str]:
     """Texts of a conversation that its known state has not taken in yet."""
     task_text, first_observation, turns = key
     if known is None:
@@ -195,76 +95,6 @@ def _texts(key: _Key, *, known: _State | None = None) -> Iterable[str]:
     for _, action, observation, _ in turns[known.n_turns if known else 0 :]:
         yield action
         yield observation
-
-
-def _key_of_episode(episode: Episode, pool: PoolCard) -> _Key:
-    actions = {name: pool.index(name) for name in set(episode.models)}
-    for index, turn in enumerate(episode.turns):
-        if len(turn.warm) != len(pool.models) or len(turn.action_mask) != len(pool.models):
-            raise PoolMismatchError(
-                f"episode '{episode.episode_id}', turn {index}: action_mask and warm have {len(turn.action_mask)} and "
-                f"{len(turn.warm)} entries, must have one per model of pool '{pool.name}' ({len(pool.models)}); "
-                "use the pool that the episode was logged with"
-            )
-    turns = tuple((actions[turn.model], turn.action_text, turn.observation_text, turn.error) for turn in episode.turns)
-    return episode.task_text, episode.first_observation, turns
-
-
-def _warm_at_end(episode: Episode, pool: PoolCard) -> tuple[bool, ...]:
-    """Which models hold a warm prompt cache after the last turn, which is the one thing that a log does not say.
-
-    A call whose latency was not logged counts as one that took no time.
-    """
-    cache = PromptCache(pool.prompt_cache)
-    now_s = 0.0
-    for turn in episode.turns:
-        cache.record(turn.served_model, n_prompt=turn.usage.n_prompt, now_s=now_s)
-        now_s += turn.latency_s or 0.0
-    return tuple(cache.is_warm(name, now_s=now_s) for name in pool.model_names)
-
-
-def _limits_of_episode(episode: Episode, pool: PoolCard) -> list[_Limits]:
-    """Limits before every turn and after the last, length T+1."""
-    warm = [turn.warm for turn in episode.turns]
-    spent_usd = 0.0
-    limits = []
-    for index in range(len(episode.turns) + 1):
-        limits.append(
-            _Limits(
-                max_turns=episode.max_turns,
-                budget_usd=float(np.float32(episode.budget_usd)),
-                budget_left_usd=float(np.float32(episode.budget_usd - spent_usd)),
-                warm=warm[index] if index < len(warm) else _warm_at_end(episode, pool),
-            )
-        )
-        if index < len(episode.turns):
-            spent_usd += episode.turns[index].cost_usd
-    return limits
-
-
-def _key_of_observation(observation: Observation, n_models: int) -> _Key:
-    history = observation["history"]
-    if int(observation["turn"]) != len(history):
-        raise InvalidConfigError(
-            f"observation: turn is {int(observation['turn'])}, but history has {len(history)} turns; must be equal"
-        )
-    turns: tuple[_PastTurn, ...] = tuple(map(_PAST_TURN_OF_VIEW, history))
-    models = {turn[0] for turn in turns}
-    if len(observation["warm"]) != n_models or any(not 0 <= model < n_models for model in models):
-        raise PoolMismatchError(
-            f"observation: warm has {len(observation['warm'])} entries and history names models {sorted(models)}, but "
-            f"the pool has {n_models} models; use the pool that the environment runs with"
-        )
-    return observation["task"], observation["first_observation"], turns
-
-
-def _limits_of_observation(observation: Observation) -> _Limits:
-    return _Limits(
-        max_turns=int(observation["max_turns"]),
-        budget_usd=float(observation["budget_usd"][0]),
-        budget_left_usd=float(observation["budget_left_usd"][0]),
-        warm=observation["warm"],
-    )
 
 
 class HistoryFeatures:
@@ -316,7 +146,7 @@ class HistoryFeatures:
         self.blocks = self._layout()
         self.dim: int = self.blocks["model_memory"].stop
         self._n_states = n_states
-        self._states: OrderedDict[_Key, _State] = OrderedDict()
+        self._states: OrderedDict[HistoryKey, HistoryState] = OrderedDict()
 
     def of_episode(self, episode: Episode) -> Float32Array:
         """Features of every state of a logged episode.
@@ -331,10 +161,10 @@ class HistoryFeatures:
             UnknownNameError: If a turn names a model that the pool does not have.
             PoolMismatchError: If a turn was logged with a pool of another size.
         """
-        key = _key_of_episode(episode, self.pool)
+        key = key_of_episode(episode, self.pool)
         vectors = self._encode(_texts(key))
         rows = np.empty((len(episode.turns) + 1, self.dim), dtype=np.float32)
-        limits = _limits_of_episode(episode, self.pool)
+        limits = limits_of_episode(episode, self.pool)
         state = self._start(key, vectors)
         self._fill(rows[0], state, limits[0])
         for index, turn in enumerate(key[2], start=1):
@@ -355,12 +185,12 @@ class HistoryFeatures:
             InvalidConfigError: If an observation's turn index is not the length of its history.
             PoolMismatchError: If an observation was made with another pool.
         """
-        keys = [_key_of_observation(observation, len(self.pool.models)) for observation in observations]
+        keys = [key_of_observation(observation, len(self.pool.models)) for observation in observations]
         bases = [self._known(key) for key in keys]
         vectors = self._encode(text for key, base in zip(keys, bases, strict=True) for text in _texts(key, known=base))
         rows = np.empty((len(observations), self.dim), dtype=np.float32)
         for row, observation, key, base in zip(rows, observations, keys, bases, strict=True):
-            self._fill(row, self._state(key, base, vectors), _limits_of_observation(observation))
+            self._fill(row, self._state(key, base, vectors), limits_of_observation(observation))
         return rows
 
     def encode_log(self, episodes: Sequence[Episode], *, show_progress: bool) -> None:
@@ -372,7 +202,7 @@ class HistoryFeatures:
             episodes: The log.
             show_progress: Whether to draw a progress bar.
         """
-        distinct = sorted({text for episode in episodes for text in _texts(_key_of_episode(episode, self.pool))})
+        distinct = sorted({text for episode in episodes for text in _texts(key_of_episode(episode, self.pool))})
         with tqdm(total=len(distinct), desc="encoding", unit="text", disable=not show_progress) as bar:
             for start in range(0, len(distinct), _TEXTS_PER_BATCH):
                 batch = distinct[start : start + _TEXTS_PER_BATCH]
@@ -409,14 +239,14 @@ class HistoryFeatures:
         distinct = list(dict.fromkeys(texts))
         return dict(zip(distinct, self.encoder.encode(distinct), strict=True)) if distinct else {}
 
-    def _known(self, key: _Key) -> _State | None:
+    def _known(self, key: HistoryKey) -> HistoryState | None:
         """Kept state of a conversation, or else of the same without its last turn."""
         state = self._states.get(key)
         if state is None and key[2]:
             state = self._states.get((key[0], key[1], key[2][:-1]))
         return state
 
-    def _state(self, key: _Key, base: _State | None, vectors: _Vectors) -> _State:
+    def _state(self, key: HistoryKey, base: HistoryState | None, vectors: _Vectors) -> HistoryState:
         """State of a conversation, from the most advanced one that is known, and keep it.
 
         `base` is what was known before the batch; by now more may be, or it may have been pushed out.
@@ -431,13 +261,13 @@ class HistoryFeatures:
             self._states.popitem(last=False)
         return state
 
-    def _start(self, key: _Key, vectors: _Vectors) -> _State:
+    def _start(self, key: HistoryKey, vectors: _Vectors) -> HistoryState:
         """State before the first turn."""
         task_text, first_observation, _ = key
         zeros = np.zeros(self.encoder.dim, dtype=np.float32)
-        return _State(
+        return HistoryState(
             key=(task_text, first_observation, ()),
-            seen=_SeenTexts({first_observation: 0}, 0),
+            seen=SeenTexts({first_observation: 0}, 0),
             task=vectors[task_text],
             observation=vectors[first_observation],
             action=zeros,
@@ -448,7 +278,7 @@ class HistoryFeatures:
             n_characters=len(task_text) + len(first_observation),
         )
 
-    def _update(self, state: _State, turn: _PastTurn, vectors: _Vectors) -> _State:
+    def _update(self, state: HistoryState, turn: PastTurn, vectors: _Vectors) -> HistoryState:
         """Take in one turn; the work does not depend on how many there were before."""
         model, action_text, observation_text, error = turn
         config = self.config
@@ -489,7 +319,7 @@ class HistoryFeatures:
         updated[0] = features
         return updated
 
-    def _fill(self, row: Float32Array, state: _State, limits: _Limits) -> None:
+    def _fill(self, row: Float32Array, state: HistoryState, limits: StateLimits) -> None:
         """Write the vector of a state, shape (D,)."""
         memory = state.memory.copy()
         memory[1] /= np.float32(max(state.memory_weight, 1.0))
@@ -504,7 +334,7 @@ class HistoryFeatures:
         for name, value in values.items():
             row[self.blocks[name]] = value
 
-    def _scalars(self, state: _State, limits: _Limits) -> Float32Array:
+    def _scalars(self, state: HistoryState, limits: StateLimits) -> Float32Array:
         """Values in the order of `SCALAR_NAMES`, on fixed scales."""
         config = self.config
         n_turns = state.n_turns
@@ -542,38 +372,3 @@ def budget_features(
         np.asarray(np.asarray(usd, dtype=np.float32), dtype=np.float64) for usd in (budget_left_usd, budget_usd)
     )
     return left / whole, np.log10(np.maximum(left, _FLOOR_BUDGET_USD)) / 2
-
-
-def observations_of(episode: Episode, pool: PoolCard) -> tuple[Observation, ...]:
-    """The router's view before each turn of a logged episode, as `RoutingEnv` gave it when it was logged.
-
-    Args:
-        episode: An episode of T turns.
-        pool: The pool that it was logged with.
-
-    Returns:
-        T observations.
-
-    Raises:
-        UnknownNameError: If a turn names a model that the pool does not have.
-        PoolMismatchError: If a turn was logged with a pool of another size.
-    """
-    _, _, turns = _key_of_episode(episode, pool)
-    views = tuple(
-        TurnView(model=model, action=action, observation=observation, error=error)
-        for model, action, observation, error in turns
-    )
-    return tuple(
-        Observation(
-            task=episode.task_text,
-            first_observation=episode.first_observation,
-            history=views[:index],
-            turn=np.int64(index),
-            max_turns=np.int64(episode.max_turns),
-            budget_left_usd=np.array([limits.budget_left_usd], dtype=np.float32),
-            budget_usd=np.array([limits.budget_usd], dtype=np.float32),
-            warm=np.array(turn.warm, dtype=np.int8),
-            action_mask=np.array(turn.action_mask, dtype=np.int8),
-        )
-        for index, (turn, limits) in enumerate(zip(episode.turns, _limits_of_episode(episode, pool), strict=False))
-    )

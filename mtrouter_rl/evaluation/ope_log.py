@@ -132,7 +132,8 @@ def log_setting(
 
 def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool) -> OpeLog:
     """Read the log, encode it, and ask every router what it would do at its turns. Raises as `ope_run.run_ope`."""
-    from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+    from mtrouter_rl.embeddings.history_sources import observations_of
 
     dataset = Dataset.load(request.dataset)
     dataset.info.check_pool(request.pool)

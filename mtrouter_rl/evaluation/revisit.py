@@ -12,7 +12,7 @@ import numpy as np
 
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import Provenance
-from mtrouter_rl.embeddings.history import observations_of
+from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.evaluation.behavior_file import PHASES
 from mtrouter_rl.evaluation.calibration import ValueMeaning
 from mtrouter_rl.evaluation.metrics import EpisodeKey, episode_key

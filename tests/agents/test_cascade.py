@@ -20,7 +20,7 @@ from routing_toy import (
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.cascade import Cascade
 from mtrouter_rl.agents.conformal import conformal_rank, conformal_threshold
-from mtrouter_rl.embeddings.history import observations_of
+from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.errors import InvalidConfigError
 
 

@@ -12,7 +12,7 @@ from mtrouter_rl.agents.resolve import make_features, resolve_router
 from mtrouter_rl.agents.saving import read_record
 from mtrouter_rl.cli import main
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.embeddings.history import observations_of
+from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, RouterError
 from mtrouter_rl.pools.subset import pool_without
 from mtrouter_rl.workflows import TrainRequest, load_agent, train_router

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from mtrouter_rl.embeddings.cache import CachedEncoder
 from mtrouter_rl.embeddings.encoders import make_hashing
-from mtrouter_rl.embeddings.history import SCALAR_NAMES, HistoryFeatures, HistoryFeaturesConfig, observations_of
+from mtrouter_rl.embeddings.history import SCALAR_NAMES, HistoryFeatures, HistoryFeaturesConfig
+from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.embeddings.models import MODEL_FEATURE_NAMES
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, UnknownNameError
 

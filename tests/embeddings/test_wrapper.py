@@ -6,7 +6,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from mtrouter_rl.embeddings.history import HistoryFeatures, observations_of
+from mtrouter_rl.embeddings.history import HistoryFeatures
+from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.embeddings.wrapper import EmbedHistory
 from mtrouter_rl.errors import PoolMismatchError
 
