@@ -232,17 +232,16 @@ class _FullStudy:
     def evaluate(self, pool: RolloutPool, split: Split) -> None:
         """Run what the claims are about on many seeds, everything else on a few, and compare all of them."""
         request, size = self._request, self._request.size
-        key, singles = self._key_routers(), [f"single:{name}" for name in request.config.pool.model_names]
-        singles.append(REFERENCE)
-        others = [text for text in self._other_routers() if text not in key]
+        narrow, points = self._narrow_routers(), self._chosen_points()
+        singles = [*(f"single:{name}" for name in request.config.pool.model_names), REFERENCE]
+        others = [text for text in self._other_routers() if text not in (*narrow, *points)]
         is_test = split == "test"
-        of_key, of_others = (
-            (size.n_key_seeds, size.n_other_seeds) if is_test else (size.n_ood_key_seeds, size.n_ood_other_seeds)
-        )
+        n_single_seeds, others_per_task = (size.n_other_seeds, None) if is_test else (1, size.ood_other_per_task)
         for routers, n_seeds, per_task in (
-            (key, of_key, None),
-            (singles, size.n_other_seeds if is_test else 1, None),
-            (others, of_others, None if is_test else size.ood_other_per_task),
+            (narrow, size.n_narrow_seeds if is_test else size.n_ood_narrow_seeds, None),
+            (points, size.n_key_seeds if is_test else size.n_ood_key_seeds, None),
+            (singles, n_single_seeds, None),
+            (others, size.n_other_seeds if is_test else size.n_ood_other_seeds, others_per_task),
         ):
             asked = EvaluateRequest(
                 routers=tuple(routers),
@@ -254,7 +253,7 @@ class _FullStudy:
                 cache=request.cache,
             )
             evaluate_routers(pool, asked, show_progress=self._show_progress)
-        compare_all(request, (*key, *singles, *others), split)
+        compare_all(request, (*narrow, *points, *singles, *others), split)
 
     def present(self) -> None:
         """Draw everything that people look at."""
@@ -373,11 +372,13 @@ class _FullStudy:
         own = self._request.config.cost_weight
         return tuple((agent, weight) for agent in (FITTED, ESTIMATOR) for weight in WEIGHTS if weight != own)
 
-    def _key_routers(self) -> tuple[str, ...]:
-        """What the claims are about: the paper's estimator, fitted-Q, the chosen points, and the strongest model."""
-        request = self._request
-        chosen = [self._text(policy) for policy in FrontierPoints.load(request.out).policies]
-        return (*(str(request.router(name)) for name in (STRONGEST, FITTED, ESTIMATOR)), *chosen)
+    def _narrow_routers(self) -> tuple[str, ...]:
+        """The three whose differences the claims want narrow intervals of."""
+        return tuple(str(self._request.router(name)) for name in (STRONGEST, FITTED, ESTIMATOR))
+
+    def _chosen_points(self) -> tuple[str, ...]:
+        """The points of the frontier that were chosen on validation."""
+        return tuple(self._text(policy) for policy in FrontierPoints.load(self._request.out).policies)
 
     def _other_routers(self) -> tuple[str, ...]:
         request = self._request

@@ -24,9 +24,12 @@ class FullSize:
     Attributes:
         n_episodes: Logged episodes to train on.
         n_validation_seeds: Seeds per validation variation, for every choice.
-        n_key_seeds: Seeds per test variation of what the claims are about.
+        n_narrow_seeds: Seeds per test variation of the three policies whose differences are to have narrow intervals: fitted-Q,
+            the paper's estimator, and the strongest single model.
+        n_key_seeds: Seeds per test variation of the points of the frontier that were chosen.
         n_other_seeds: Seeds per test variation of everything else.
-        n_ood_key_seeds: Seeds per held-out variation of what the claims are about.
+        n_ood_narrow_seeds: Seeds per held-out variation of these three.
+        n_ood_key_seeds: Seeds per held-out variation of the chosen points.
         n_ood_other_seeds: Seeds per held-out variation of everything else.
         ood_other_per_task: At most this many held-out variations of a task for everything else; None takes all.
         n_headroom_seeds: Seeds per test variation of the headroom.
@@ -39,8 +42,10 @@ class FullSize:
 
     n_episodes: int = 2180
     n_validation_seeds: int = 3
+    n_narrow_seeds: int = 8
     n_key_seeds: int = 8
     n_other_seeds: int = 3
+    n_ood_narrow_seeds: int = 2
     n_ood_key_seeds: int = 2
     n_ood_other_seeds: int = 3
     ood_other_per_task: int | None = 5

@@ -26,9 +26,11 @@ LEARNED = ("fitted-q", "monte-carlo-q", "fitted-q-frontier", "fitted-q-budget")
 SIZE = FullSize(
     n_episodes=30,
     n_validation_seeds=1,
+    n_narrow_seeds=3,
     n_key_seeds=2,
     n_other_seeds=1,
-    n_ood_key_seeds=2,
+    n_ood_narrow_seeds=2,
+    n_ood_key_seeds=1,
     n_ood_other_seeds=1,
     ood_other_per_task=2,
     n_market_episodes=20,
@@ -87,9 +89,10 @@ def test_every_point_is_there_and_compared_with_policies_of_fewer_seeds(done):
     results = Results.load(request.out / "results.json")
     fitted = results.row("fitted-q", "test")
     random = results.row("random", "test")
-    assert (fitted.n_episodes, random.n_episodes) == (16, 8)
+    chosen = results.row(FrontierPoints.load(request.out).policies[0], "test")
+    assert (fitted.n_episodes, chosen.n_episodes, random.n_episodes) == (24, 16, 8)
     assert fitted.paired["random"].return_.n_episodes == 8
-    assert fitted.paired[STRONGEST].return_.n_episodes == 16
+    assert fitted.paired[STRONGEST].return_.n_episodes == 24
     assert fitted.paired["cheap-first"].return_.n_episodes == 8
     names = {row.policy for row in results.rows if row.split == "test"}
     separate = {f"{agent}-w{weight:g}" for agent in ("fitted-q", "monte-carlo-q") for weight in WEIGHTS}
