@@ -26,6 +26,7 @@ from mtrouter_rl.full_study_claims import (
     ESTIMATOR,
     FITTED,
     FRONTIER,
+    QUARTER,
     STICKY,
     WEIGHTS,
     at_weight,
@@ -80,6 +81,8 @@ MAIN_DONE = "main.done"
 """Empty file that tells that the main part was run to its end."""
 HEADROOM_FOLDER, CHOICE_FOLDER = "headroom", "choice"
 ABLATIONS_FOLDER, POOL_CHANGE_FOLDER = "ablations", "pool-change"
+QUARTER_FOLDER = "quarter-of-the-log"
+"""Of more episodes than the other ablations have, since a claim is about them."""
 
 
 def run_full_study(
@@ -323,17 +326,26 @@ class _FullStudy:
             encoder=request.encoder,
         )
         run_ablations(asked, say=lambda text: self._say(f"  {text}"), show_progress=self._show_progress)
+        quarter = EvaluateRequest(
+            routers=(str(asked.out / ROUTERS_FOLDER / QUARTER),),
+            split="test",
+            n_seeds=request.size.n_key_seeds,
+            out=request.out / QUARTER_FOLDER,
+            seed=request.seed,
+            cache=request.cache,
+        )
+        with RolloutPool(request.config, n_workers=request.n_workers) as pool:
+            evaluate_routers(pool, quarter, show_progress=self._show_progress)
 
     def judge(self) -> None:
         """Every claim with its interval and verdict."""
         request = self._request
-        ablations = request.out / ABLATIONS_FOLDER
         of_test = claims_of_other_parts(request.out, reward=reward_of(request.config), seed=request.seed)
         judge(
             request.out,
             request.config,
             agents=request.agents,
-            ablations=ablations,
+            quarter=request.out / QUARTER_FOLDER,
             seed=request.seed,
             of_test=of_test,
         )

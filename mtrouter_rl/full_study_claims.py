@@ -55,7 +55,7 @@ def judge(
     config: EnvConfig,
     *,
     agents: Sequence[str],
-    ablations: Path,
+    quarter: Path,
     seed: int,
     of_test: Sequence[Claim] = (),
 ) -> Claims:
@@ -65,11 +65,11 @@ def judge(
         out: Folder of the study.
         config: Its environment.
         agents: Agents that were trained for the environment's cost weight.
-        ablations: Folder of the ablations, for the router that learned from a quarter of the log; may lack it.
+        quarter: Folder of the evaluation of the router that learned from a quarter of the log; may be missing.
         seed: Seed of the bootstrap.
         of_test: Further claims about the test split.
     """
-    quarters = episodes_of_run(ablations)
+    quarters = episodes_of_run(quarter)
     splits = []
     for split, played in episodes_of_run(out).items():
         of_quarter = {name: kept for name, kept in quarters.get(split, {}).items() if name == QUARTER}
