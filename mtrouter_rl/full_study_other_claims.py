@@ -85,10 +85,10 @@ def told_the_budget(folder: Path, *, seed: int) -> Claim:
         "router without that",
     )
     parts: dict[str, Estimate | float] = {}
-    found = {path: episodes_of_run(path).get(SPLIT, {}) for path in (folder / BUDGETS_FOLDER).glob("*")}
+    found = (episodes_of_run(path).get(SPLIT, {}) for path in (folder / BUDGETS_FOLDER).glob("*"))
     budgets = {
-        next(iter(played[TOLD_BUDGET])).budget_usd: played
-        for played in found.values()
+        played[TOLD_BUDGET][0].budget_usd: played
+        for played in found
         if played.get(TOLD_BUDGET) and played.get(FITTED)
     }
     for budget_usd, played in sorted(budgets.items()):
@@ -114,9 +114,8 @@ class _Paired:
 
     def __init__(self, played: Episodes, names: tuple[str, str], *, seed: int) -> None:
         ran = [{(one.task, one.variation) for one in played[name]} for name in names]
-        both = {
-            name: [one for one in played[name] if (one.task, one.variation) in set.intersection(*ran)] for name in names
-        }
+        common = set.intersection(*ran)
+        both = {name: [one for one in played[name] if (one.task, one.variation) in common] for name in names}
         self._names = names
         self._resamples = Resamples.of(PairedMeans.of(both), rng=np.random.default_rng(seed))
 
