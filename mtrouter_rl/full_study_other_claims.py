@@ -87,9 +87,7 @@ def told_the_budget(folder: Path, *, seed: int) -> Claim:
     parts: dict[str, Estimate | float] = {}
     found = (episodes_of_run(path).get(SPLIT, {}) for path in (folder / BUDGETS_FOLDER).glob("*"))
     budgets = {
-        played[TOLD_BUDGET][0].budget_usd: played
-        for played in found
-        if played.get(TOLD_BUDGET) and played.get(FITTED)
+        played[TOLD_BUDGET][0].budget_usd: played for played in found if played.get(TOLD_BUDGET) and played.get(FITTED)
     }
     for budget_usd, played in sorted(budgets.items()):
         parts[f"{budget_usd:g} USD"] = _Paired(played, (TOLD_BUDGET, FITTED), seed=seed).score
