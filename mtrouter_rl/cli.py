@@ -162,9 +162,10 @@ def _add_collect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=_formatter,
         help="run episodes under a behaviour policy and keep them as a dataset",
         description=(
-            "Policies: uniform | sticky:P (changes model with probability P) | single:MODEL |\n"
-            "epsilon-greedy:E:FOLDER (a trained router, with probability E a uniform draw). The propensity of every\n"
-            "logged action is exact. Run the same command again after a kill: it goes on where it stopped.\n\n"
+            "Policies: uniform | sticky:P (changes model with probability P) | single:MODEL | mixed:S (a share S of\n"
+            "the episodes has one model each, the others are uniform) | epsilon-greedy:E:FOLDER (a trained router, with\n"
+            "probability E a uniform draw). The propensity of every logged action is exact. Run the same command again\n"
+            "after a kill: it goes on where it stopped.\n\n"
             "example: mtrouter-rl collect --env scienceworld --policy uniform --episodes 1000 --out logs/uniform"
         ),
     )

@@ -70,8 +70,6 @@ from mtrouter_rl.workflows import (
     train_router,
 )
 
-ABLATED = tuple(group for group in GROUPS if group != ENCODER)
-"""Groups of ablations; that of the encoder is left to `mtrouter-rl ablate`, since a transformer takes much longer."""
 N_GRID = 9
 """Weights above 0 from which the points that are shown are chosen, on validation."""
 BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -141,7 +139,7 @@ def _run_main(
 ) -> None:
     """Log, trainings, choices and evaluations; a file tells that all of it was done."""
     with RolloutPool(request.config, n_workers=request.n_workers) as pool:
-        clock.step(f"log: {request.size.n_episodes} episodes of uniform per-turn random routing on the train split")
+        clock.step(f"log: {request.size.n_episodes} episodes of {request.log_policy} routing on the train split")
         collect_log(pool, request.as_study(), say=say, show_progress=show_progress)
         clock.step("train: every router, the one that is told the cost weight, and one for each cost weight")
         study.train(pool)
@@ -284,6 +282,7 @@ class _FullStudy:
             encoder=request.encoder,
             collects=True,
             shows_reference=True,
+            log_policy=request.log_policy,
         )
         run_study(study, say=lambda text: self._say(f"  {text}"), show_progress=self._show_progress)
 
@@ -313,12 +312,13 @@ class _FullStudy:
     def ablate(self) -> None:
         """What each part of the router is worth, and how much log it needs beside the paper's estimator."""
         request = self._request
+        has_encoders = request.config.card.full_study.compares_encoders
         asked = AblationRequest(
             config=request.config,
             dataset=request.dataset,
             out=request.out / ABLATIONS_FOLDER,
             agent=FITTED,
-            which=ABLATED,
+            which=tuple(group for group in GROUPS if group != ENCODER or has_encoders),
             compared=ESTIMATOR,
             n_seeds=request.size.n_ablation_seeds,
             seed=request.seed,

@@ -22,6 +22,7 @@ POLICY_FORMS = {
     "uniform": "uniform",
     "sticky": "sticky:P_SWITCH, such as sticky:0.3",
     "single": "single:MODEL",
+    "mixed": "mixed:SHARE_SINGLE, such as mixed:0.375",
     "epsilon-greedy": "epsilon-greedy:EPSILON:ROUTER, such as epsilon-greedy:0.2:runs/fitted-q",
 }
 """How behaviour policies are written, by their first word."""
@@ -83,6 +84,75 @@ class Sticky:
         return cls(settings.p_switch, model_names=saved.record.model_names, name=saved.record.name)
 
 
+class MixedSettings(Frozen):
+    """What a `Mixed` is made of.
+
+    Attributes:
+        share_single: Share of episodes of one model.
+    """
+
+    share_single: Annotated[float, Field(ge=0, le=1)]
+
+
+class Mixed:
+    """Leaves a share of the episodes to one model each, drawn uniformly, and draws uniformly at every turn of the others.
+
+    Single-model runs reach states that random routing hardly ever reaches, and hold long runs of one model; random routing
+    shows what a change of model is worth. The kind of an episode is not stored anywhere: after t calls of one model and no
+    other, M models, the episode is one of that model with probability s / (s + (1 - s) M^(1 - t)), s the share, and the
+    propensities are the mean over both kinds. So every allowed model has a propensity above 0 (with s < 1), and episodes are
+    distributed as if the kind were drawn first, as long as no model is masked. Where the last model is masked, the draw is
+    uniform.
+
+    Attributes:
+        name: Name in logs and tables.
+        model_names: Names of its pool, length M.
+        share_single: Share of episodes of one model, in [0, 1].
+    """
+
+    KIND = "mixed"
+
+    def __init__(self, share_single: float, *, model_names: tuple[str, ...], name: str | None = None) -> None:
+        if not 0 <= share_single <= 1:
+            raise InvalidConfigError(
+                f"share_single is {share_single}, must be in [0, 1]; it is the share of episodes of one model"
+            )
+        self.name = name or f"mixed:{share_single}"
+        self.model_names = model_names
+        self.share_single = share_single
+
+    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
+        masks = distributions.action_masks(observations, len(self.model_names))
+        probabilities = distributions.uniform(masks)
+        for row, observation in enumerate(observations):
+            called = {turn["model"] for turn in observation["history"]}
+            if len(called) == 1 and masks[row, (model := called.pop())]:
+                p_single = self._p_single(len(observation["history"]))
+                probabilities[row] *= 1 - p_single
+                probabilities[row, model] += p_single
+        return probabilities
+
+    def _p_single(self, n_calls: int) -> float:
+        """Probability that an episode whose first calls were all of one model is left to it."""
+        of_uniform = (1 - self.share_single) * len(self.model_names) ** float(1 - n_calls)
+        total = self.share_single + of_uniform
+        return self.share_single / total if total > 0 else 0.0
+
+    def save(self, folder: Path) -> None:
+        """Write `router.json`."""
+        settings = MixedSettings(share_single=self.share_single).model_dump(mode="json")
+        write_router(
+            folder, RouterRecord(kind=self.KIND, name=self.name, model_names=self.model_names, settings=settings)
+        )
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """Make the router of a record whose pool has been checked. Raises `RouterError` if its settings are broken."""
+        settings = saved.settings(MixedSettings)
+        return cls(settings.share_single, model_names=saved.record.model_names, name=saved.record.name)
+
+
 class EpsilonGreedy:
     """Follows a router with probability 1 - epsilon, and draws uniformly from the allowed models otherwise.
 
@@ -117,7 +187,7 @@ def parse_policy(text: str, *, pool: PoolCard, load_router: LoadRouter) -> Route
     """Behaviour policy from its text.
 
     Args:
-        text: One of `POLICY_FORMS`: `uniform`, `sticky:0.3`, `single:MODEL`, `epsilon-greedy:0.2:ROUTER`.
+        text: One of `POLICY_FORMS`: `uniform`, `sticky:0.3`, `single:MODEL`, `mixed:0.375`, `epsilon-greedy:0.2:ROUTER`.
         pool: The pool that it acts on.
         load_router: Loads the router of an epsilon-greedy policy.
 
@@ -155,6 +225,10 @@ def _parse_sticky(text: str, rest: str, pool: PoolCard, load_router: LoadRouter)
     return Sticky(_number(text, rest, "P_SWITCH"), model_names=pool.model_names, name=text)
 
 
+def _parse_mixed(text: str, rest: str, pool: PoolCard, load_router: LoadRouter) -> Router:
+    return Mixed(_number(text, rest, "SHARE_SINGLE"), model_names=pool.model_names, name=text)
+
+
 def _parse_single(text: str, rest: str, pool: PoolCard, load_router: LoadRouter) -> Router:
     if not rest:
         raise _bad_form(text, f"the model is missing (models of pool '{pool.name}': {', '.join(pool.model_names)})")
@@ -179,5 +253,6 @@ _PARSERS: dict[str, Callable[[str, str, PoolCard, LoadRouter], Router]] = {
     "uniform": _parse_uniform,
     "sticky": _parse_sticky,
     "single": _parse_single,
+    "mixed": _parse_mixed,
     "epsilon-greedy": _parse_epsilon_greedy,
 }

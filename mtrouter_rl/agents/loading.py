@@ -20,6 +20,7 @@ ROUTER_KINDS = Registry(
         "uniform": "mtrouter_rl.agents.heuristics:UniformRouter",
         "fixed_order": "mtrouter_rl.agents.heuristics:FixedOrderRouter",
         "sticky": "mtrouter_rl.agents.behavior:Sticky",
+        "mixed": "mtrouter_rl.agents.behavior:Mixed",
         "task_values": "mtrouter_rl.agents.task_values:TaskValueRouter",
         "turn_values": "mtrouter_rl.agents.turn_values:TurnValueRouter",
         "schedule": "mtrouter_rl.agents.schedules:ScheduleRouter",

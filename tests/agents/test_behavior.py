@@ -1,8 +1,10 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from routing_toy import POOL, make_observation, make_pool
 
-from mtrouter_rl.agents.behavior import EpsilonGreedy, Sticky, parse_policy
+from mtrouter_rl.agents.behavior import EpsilonGreedy, Mixed, Sticky, parse_policy
 from mtrouter_rl.agents.heuristics import single_router
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, UnknownNameError
 
@@ -28,6 +30,24 @@ def test_sticky_propensities_are_exact(models, mask, expected):
     assert found[0] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.375, 1.0])
+def test_mixed_episodes_are_distributed_as_if_their_kind_were_drawn_first(share):
+    router = Mixed(share, model_names=NAMES)
+    for models in product(range(3), repeat=4):
+        observations = [make_observation(models=models[:turn]) for turn in range(4)]
+        found = router.propensities(observations)[range(4), models].prod()
+        assert found == pytest.approx((1 - share) / 3**4 + (share / 3 if len(set(models)) == 1 else 0))
+
+
+@pytest.mark.parametrize(
+    ("models", "mask", "expected"),
+    [((0, 0), (0, 1, 1), [0, 0.5, 0.5]), ((0, 1, 1), (1, 1, 0), [0.5, 0.5, 0]), ((1,), (1, 1, 0), [0.25, 0.75, 0])],
+)
+def test_mixed_keeps_to_the_mask(models, mask, expected):
+    found = Mixed(0.5, model_names=NAMES).propensities([make_observation(mask=mask, models=models)])
+    assert found[0] == pytest.approx(expected)
+
+
 def test_epsilon_greedy_mixes_over_the_allowed_models():
     router = EpsilonGreedy(single_router("large", POOL), 0.3)
     observations = [make_observation(), make_observation(mask=(1, 0, 1)), make_observation(mask=(1, 1, 0))]
@@ -35,7 +55,9 @@ def test_epsilon_greedy_mixes_over_the_allowed_models():
     np.testing.assert_allclose(router.propensities(observations), expected)
 
 
-@pytest.mark.parametrize("text", ["uniform", "sticky:0.3", "single:middle", "epsilon-greedy:0.2:runs/a:b"])
+@pytest.mark.parametrize(
+    "text", ["uniform", "sticky:0.3", "single:middle", "mixed:0.375", "epsilon-greedy:0.2:runs/a:b"]
+)
 def test_policies_are_named_as_they_are_written(text):
     router = parse(text)
     assert router.name == text
@@ -64,6 +86,16 @@ def test_the_router_of_an_epsilon_greedy_policy_is_loaded_by_the_rest_of_the_tex
         ("uniform:1", InvalidConfigError, r"'uniform:1': it takes no argument, got '1'; write it as uniform"),
         ("sticky", InvalidConfigError, r"P_SWITCH is '', must be a number in \[0, 1\]; write it as sticky:P_SWITCH"),
         ("sticky:1.5", InvalidConfigError, r"p_switch is 1\.5, must be in \[0, 1\]"),
+        (
+            "mixed:2",
+            InvalidConfigError,
+            r"share_single is 2\.0, must be in \[0, 1\]; it is the share of episodes of one",
+        ),
+        (
+            "mixed",
+            InvalidConfigError,
+            r"SHARE_SINGLE is '', must be a number in \[0, 1\]; write it as mixed:SHARE_SINGLE",
+        ),
         ("sticky:nan", InvalidConfigError, r"p_switch is nan"),
         ("single", InvalidConfigError, r"the model is missing \(models of pool 'toy': small, middle, large\)"),
         ("single:smal", UnknownNameError, r"'smal'; did you mean 'small'"),
