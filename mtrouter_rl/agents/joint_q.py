@@ -110,14 +110,12 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
         n_history: Size D of the history features.
         text_blocks: [start, stop] of every text block within them.
         hidden: [start, stop] of the columns that are not shown.
-        memory: [start, stop] of the memory of models, or nothing; see `networks.HistoryLayout`.
         model_embedding: See `networks.make_q_network`.
         text_projection: See `NetworkParameters`.
         history_hidden: See `NetworkParameters`.
         model_hidden: See `JointParameters`.
         residual_dim: See `JointParameters`.
         joint_hidden: See `JointParameters`.
-        memory_hidden: See `JointParameters`.
         dropout: See `NetworkParameters`.
     """
 
@@ -125,7 +123,6 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
     n_history: int = 0
     text_blocks: list[list[int]] = dataclasses.field(default_factory=list)
     hidden: list[list[int]] = dataclasses.field(default_factory=list)
-    memory: list[int] = dataclasses.field(default_factory=list)
     model_embedding: ModelEmbedding = "metadata+residual"
     text_projection: int = NetworkParameters.model_fields["text_projection"].default
     history_hidden: list[int] = dataclasses.field(
@@ -136,7 +133,6 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
     joint_hidden: list[int] = dataclasses.field(
         default_factory=lambda: list(JointParameters.model_fields["joint_hidden"].default)
     )
-    memory_hidden: int = JointParameters.model_fields["memory_hidden"].default
     dropout: float = NetworkParameters.model_fields["dropout"].default
 
     @classmethod
@@ -154,14 +150,12 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
             n_history=layout.n_columns,
             text_blocks=[list(block) for block in layout.text_blocks],
             hidden=[list(columns) for columns in layout.hidden],
-            memory=list(layout.memory or ()),
             model_embedding=model_embedding,
             text_projection=parameters.text_projection,
             history_hidden=list(parameters.history_hidden),
             model_hidden=parameters.model_hidden,
             residual_dim=parameters.residual_dim,
             joint_hidden=list(parameters.joint_hidden),
-            memory_hidden=parameters.memory_hidden,
             dropout=parameters.dropout,
         )
 
@@ -190,14 +184,13 @@ class JointQFunctionFactory(QFunctionFactory):  # type: ignore[misc]
                 f"JointQFunctionFactory: model_features has {len(self.model_features)} rows, must have one for each of "
                 f"the {action_size} models"
             )
-        layout = _layout(self.n_history, self.text_blocks, self.hidden, self.memory)
+        layout = _layout(self.n_history, self.text_blocks, self.hidden)
         parameters = JointParameters(
             text_projection=self.text_projection,
             history_hidden=tuple(self.history_hidden),
             model_hidden=self.model_hidden,
             residual_dim=self.residual_dim,
             joint_hidden=tuple(self.joint_hidden),
-            memory_hidden=self.memory_hidden,
             dropout=self.dropout,
         )
         network = make_q_network(
@@ -268,15 +261,12 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
         return "mtrouter_history"
 
 
-def _layout(
-    n_columns: int, text_blocks: list[list[int]], hidden: list[list[int]], memory: Sequence[int] = ()
-) -> HistoryLayout:
+def _layout(n_columns: int, text_blocks: list[list[int]], hidden: list[list[int]]) -> HistoryLayout:
     """Layout from the plain lists that d3rlpy saves."""
     return HistoryLayout(
         n_columns=n_columns,
         text_blocks=tuple((start, stop) for start, stop in text_blocks),
         hidden=tuple((start, stop) for start, stop in hidden),
-        memory=(memory[0], memory[1]) if memory else None,
     )
 
 

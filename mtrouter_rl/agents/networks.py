@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters
 from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS, HistoryInput, hidden_columns
-from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.card import Frozen
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ discrete BCQ)."""
 TEXT_BLOCKS = ("task", "last_observation", "last_action", "recent")
 """Blocks of the history features that hold text vectors; all of one size E."""
 
-_LEAST_SINGULAR = 1e-3
-"""Singular values below this share of the largest are taken for 0 where features of models are inverted."""
-
 StateDict = Mapping[str, Tensor]
 
 
@@ -39,14 +35,11 @@ class HistoryLayout(Frozen):
         n_columns: Columns that the encoder reads, from the first.
         text_blocks: (start, stop) of every text block; all of one size E. The remaining columns are taken as they are.
         hidden: (start, stop) of columns that the encoder is not shown: it takes them for 0.
-        memory: (start, stop) of the sums over past turns of the features of the models that acted, laid end to end; None if
-            there are none.
     """
 
     n_columns: int
     text_blocks: tuple[tuple[int, int], ...]
     hidden: tuple[tuple[int, int], ...] = ()
-    memory: tuple[int, int] | None = None
 
     @classmethod
     def of_features(
@@ -55,13 +48,7 @@ class HistoryLayout(Frozen):
         """Layout of history features, of which some parts are shown, followed by `n_extra` plain columns, which all are."""
         slices = [features.blocks[name] for name in TEXT_BLOCKS if name in features.blocks]
         blocks = tuple((part.start, part.stop) for part in slices)
-        memory = features.blocks.get("model_memory")
-        return cls(
-            n_columns=features.dim + n_extra,
-            text_blocks=blocks,
-            hidden=hidden_columns(features, shown),
-            memory=None if memory is None else (memory.start, memory.stop),
-        )
+        return cls(n_columns=features.dim + n_extra, text_blocks=blocks, hidden=hidden_columns(features, shown))
 
 
 class GradientDropout(nn.Module):
@@ -151,56 +138,8 @@ def _shown(layout: HistoryLayout) -> Tensor:
     return shown
 
 
-class ModelMemory(nn.Module):
-    """What the history tells of each model: when it acted, failed and brought nothing new, through a small MLP.
-
-    The history keeps such sums as s = F^T c, F the features of the M models, shape (M, F), so that it reads the same for any
-    pool; c has the sum of every model. For models whose features are linearly independent the pseudo-inverse gives c back;
-    models of nearly the same features share what is theirs together.
-    """
-
-    def __init__(
-        self, layout: HistoryLayout, *, model_features: Sequence[Sequence[float]], size: int, n_outputs: int
-    ) -> None:
-        """Make the layers.
-
-        Raises:
-            InvalidConfigError: If the layout has no such sums.
-        """
-        super().__init__()
-        if layout.memory is None:
-            raise InvalidConfigError(
-                "memory_hidden is above 0, but the history features have no memory of models; set it to 0"
-            )
-        self.start, self.stop = layout.memory
-        inverse = torch.linalg.pinv(torch.tensor(model_features, dtype=torch.float64), rtol=_LEAST_SINGULAR)
-        self.inverse: Tensor
-        self.register_buffer("inverse", inverse.float(), persistent=False)
-        self.shown: Tensor
-        self.register_buffer("shown", _shown(layout)[self.start : self.stop], persistent=False)
-        n_sums = (self.stop - self.start) // len(inverse)
-        self.layers = nn.Sequential(nn.Linear(n_sums, size), nn.ReLU(), nn.Linear(size, n_outputs, bias=False))
-
-    def sums(self, x: Tensor) -> Tensor:
-        """The sums of every model, shape (B, M, n_sums), from rows of shape (B, n_columns or more)."""
-        memory = x[:, self.start : self.stop] * self.shown
-        return (memory.unflatten(1, (-1, len(self.inverse))) @ self.inverse).transpose(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the joint layer adds for every model, shape (B, M, n_outputs)."""
-        outputs: Tensor = self.layers(self.sums(x))
-        return outputs
-
-    def of(self, x: Tensor, actions: Tensor) -> Tensor:
-        """The same of one model a row, shape (B, n_outputs)."""
-        outputs: Tensor = self.layers(self.sums(x)[torch.arange(len(x)), actions])
-        return outputs
-
-
 class JointQNetwork(nn.Module):
-    """Q(h, m) = head(act(W_h phi(h) + W_m z_m + g(c_m) + b)), one number for every model.
-
-    c_m is what the history tells of model m itself, see `ModelMemory`; the term is left out where `memory_hidden` is 0.
+    """Q(h, m) = head(act(W_h phi(h) + W_m z_m + b)), one number for every model.
 
     z_m is an MLP of [model features ; learned residual], the residual being zero at first, so that an unseen model is
     judged by its features alone. The first joint layer is split into W_h and W_m: the same functions as a layer on the
@@ -241,11 +180,6 @@ class JointQNetwork(nn.Module):
         first, *more = parameters.joint_hidden
         self.joint_history = nn.Linear(self.history.out_dim, first)
         self.joint_model = nn.Linear(size, first, bias=False)
-        self.memory: ModelMemory | None = None
-        if parameters.memory_hidden:
-            self.memory = ModelMemory(
-                layout, model_features=model_features, size=parameters.memory_hidden, n_outputs=first
-            )
         self.head = _head(first, more, parameters.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -259,8 +193,6 @@ class JointQNetwork(nn.Module):
         """
         history = self.joint_history(self.history(x[:, : self.n_history]))
         joint = history.unsqueeze(1) + self._models().unsqueeze(0)
-        if self.memory is not None:
-            joint = joint + self.memory(x)
         return _mask_forbidden(self.head(joint).squeeze(-1), x[:, self.n_history :])
 
     def value_of(self, x: Tensor, actions: Tensor) -> Tensor:
@@ -274,8 +206,6 @@ class JointQNetwork(nn.Module):
             Q-values, shape (B, 1).
         """
         joint = self.joint_history(self.history(x[:, : self.n_history])) + self._models()[actions]
-        if self.memory is not None:
-            joint = joint + self.memory.of(x, actions)
         value: Tensor = self.head(joint)
         return value
 

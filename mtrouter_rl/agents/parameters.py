@@ -62,14 +62,11 @@ class JointParameters(NetworkParameters):
         model_hidden: Size of the model embedding z_m and of the layer before it.
         residual_dim: Size of the learned residual per known model, initially zero.
         joint_hidden: Layers of the joint part; the first is the split layer W_h phi(h) + W_m z_m + b.
-        memory_hidden: Size of the layer that takes in what the history tells of the very model that is valued (see
-            `networks.ModelMemory`); 0 leaves it out.
     """
 
     model_hidden: PositiveInt = 64
     residual_dim: PositiveInt = 16
     joint_hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256, 64)
-    memory_hidden: Annotated[int, Field(ge=0)] = 0
 
 
 class LoopParameters(Frozen):

@@ -100,48 +100,6 @@ def test_models_with_equal_features_have_equal_values_until_their_residuals_diff
     torch.testing.assert_close(values[:, 0], values[:, 1])
 
 
-def with_memory(columns=(4, 8), **changes):
-    """A network that takes columns 4 to 8 for two sums of model features, and two models of independent features."""
-    layout = LAYOUT.model_copy(update={"text_blocks": ((0, 4),), "memory": columns, **changes})
-    torch.manual_seed(0)
-    made = JointQNetwork(
-        layout, SIZES.model_copy(update={"memory_hidden": 6}), model_features=[[0.2, 1.0], [0.5, -0.3]]
-    )
-    torch.nn.init.normal_(made.head[-1].weight)
-    return made.eval()
-
-
-def test_memory_gives_the_sums_of_every_model_back():
-    made, x = with_memory(), rows(2)[:, :12]
-    sums = torch.tensor([[[0.7, 0.0], [0.3, 2.0]], [[1.5, 1.0], [0.0, 0.0]]])  # row, model, sum
-    x[:, 4:8] = torch.einsum("bms,mf->bsf", sums, made.model_features).flatten(1)
-    torch.testing.assert_close(made.memory.sums(x), sums)
-
-
-def test_memory_changes_the_value_of_its_model_and_no_other():
-    made, x = with_memory(), rows(1)[:, :12]
-    x[:, 4:8] = 0
-    made.joint_history.weight.data.zero_()  # the encoder reads the same columns
-    before = made(x).detach()
-    x[:, 4:6] += made.model_features[1]
-    after = made(x).detach()
-    torch.testing.assert_close(after[0, 0], before[0, 0])
-    assert abs(after[0, 1] - before[0, 1]) > 1e-3
-    torch.testing.assert_close(made.value_of(x, torch.tensor([1])), after[:, 1:])
-
-
-def test_hidden_memory_is_not_seen():
-    made, x = with_memory(hidden=((4, 8),)), rows(3)[:, :12]
-    changed = x.clone()
-    changed[:, 4:8] += 1
-    torch.testing.assert_close(made(changed), made(x))
-
-
-def test_memory_of_a_history_that_has_none_is_refused():
-    with pytest.raises(InvalidConfigError, match="memory_hidden is above 0, but the history features have no memory"):
-        with_memory(columns=None)
-
-
 def test_dropout_acts_only_where_a_gradient_is_taken():
     made = JointQNetwork(LAYOUT, SIZES.model_copy(update={"dropout": 0.5}), model_features=FEATURES).train()
     torch.nn.init.normal_(made.head[-1].weight)
