@@ -235,6 +235,7 @@ class _FullStudy:
         request, size = self._request, self._request.size
         narrow, points = self._narrow_routers(), self._chosen_points()
         singles = [*(f"single:{name}" for name in request.config.pool.model_names), REFERENCE]
+        curves = [text for text in self._curves() if text not in (*narrow, *points)]
         others = [text for text in self._other_routers() if text not in (*narrow, *points)]
         is_test = split == "test"
         n_single_seeds, others_per_task = (size.n_other_seeds, None) if is_test else (1, size.ood_other_per_task)
@@ -242,6 +243,7 @@ class _FullStudy:
             (narrow, size.n_narrow_seeds if is_test else size.n_ood_narrow_seeds, None),
             (points, size.n_key_seeds if is_test else size.n_ood_key_seeds, None),
             (singles, n_single_seeds, None),
+            (curves, size.n_curve_seeds if is_test else size.n_ood_other_seeds, others_per_task),
             (others, size.n_other_seeds if is_test else size.n_ood_other_seeds, others_per_task),
         ):
             asked = EvaluateRequest(
@@ -254,7 +256,7 @@ class _FullStudy:
                 cache=request.cache,
             )
             evaluate_routers(pool, asked, show_progress=self._show_progress)
-        compare_all(request, (*narrow, *points, *singles, *others), split)
+        compare_all(request, (*narrow, *points, *singles, *curves, *others), split)
 
     def present(self) -> None:
         """Draw everything that people look at."""
@@ -394,10 +396,14 @@ class _FullStudy:
 
     def _other_routers(self) -> tuple[str, ...]:
         request = self._request
-        trained = [str(request.router(agent)) for agent in request.agents]
-        trained += [str(request.router(at_weight(agent, weight))) for agent, weight in self._separate]
+        return ("random", STICKY, "cheapest", *(str(request.router(agent)) for agent in request.agents))
+
+    def _curves(self) -> tuple[str, ...]:
+        """Routers trained for one weight each, and the frontier told each of its weights."""
+        request = self._request
+        separate = [str(request.router(at_weight(agent, weight))) for agent, weight in self._separate]
         told = [name_at(str(request.router(FRONTIER)), weight) for weight in CURVE_WEIGHTS]
-        return ("random", STICKY, "cheapest", *trained, *told)
+        return (*separate, *told)
 
     def _text(self, policy: str) -> str:
         """What names a point of the frontier where a router is asked for."""

@@ -27,6 +27,8 @@ class FullSize:
         n_narrow_seeds: Seeds per test variation of the three policies whose differences are to have narrow intervals: fitted-Q,
             the paper's estimator, and the strongest single model.
         n_key_seeds: Seeds per test variation of the points of the frontier that were chosen.
+        n_curve_seeds: Seeds per test variation of the curves: the frontier at its weights, and the routers that were trained
+            for one weight each.
         n_other_seeds: Seeds per test variation of everything else.
         n_ood_narrow_seeds: Seeds per held-out variation of these three.
         n_ood_key_seeds: Seeds per held-out variation of the chosen points.
@@ -44,6 +46,7 @@ class FullSize:
     n_validation_seeds: int = 3
     n_narrow_seeds: int = 8
     n_key_seeds: int = 8
+    n_curve_seeds: int = 3
     n_other_seeds: int = 3
     n_ood_narrow_seeds: int = 2
     n_ood_key_seeds: int = 2

@@ -8,6 +8,7 @@ import pytest
 from mtrouter_rl import full_study
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cli import main
+from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError
 from mtrouter_rl.evaluation.budget_file import BudgetSweep
@@ -28,6 +29,7 @@ SIZE = FullSize(
     n_validation_seeds=1,
     n_narrow_seeds=3,
     n_key_seeds=2,
+    n_curve_seeds=2,
     n_other_seeds=1,
     n_ood_narrow_seeds=2,
     n_ood_key_seeds=1,
@@ -46,7 +48,8 @@ def config():
     """The corridor with trainings of a moment and a second market."""
     found = resolve_env("corridor")
     tiny = {name: {"n_iterations": 3, "steps_per_iteration": 4, "batch_size": 32} for name in LEARNED}
-    own = found.card.full_study.model_copy(update={"markets": ("corridor-three",)})
+    changes = {"markets": ("corridor-three",), "log_policy": "mixed:0.4"}
+    own = found.card.full_study.model_copy(update=changes)
     return replace(found, card=found.card.model_copy(update={"agents": tiny, "full_study": own}))
 
 
@@ -91,6 +94,11 @@ def test_every_point_is_there_and_compared_with_policies_of_fewer_seeds(done):
     random = results.row("random", "test")
     chosen = results.row(FrontierPoints.load(request.out).policies[0], "test")
     assert (fitted.n_episodes, chosen.n_episodes, random.n_episodes) == (24, 16, 8)
+    assert (
+        results.row("fitted-q-frontier@3", "test").n_episodes
+        == results.row("monte-carlo-q-w3", "test").n_episodes
+        == 16
+    )
     assert fitted.paired["random"].return_.n_episodes == 8
     assert fitted.paired[STRONGEST].return_.n_episodes == 24
     assert fitted.paired["cheap-first"].return_.n_episodes == 8
@@ -103,6 +111,13 @@ def test_every_point_is_there_and_compared_with_policies_of_fewer_seeds(done):
     assert set(FrontierPoints.load(request.out).policies) <= names
     assert results.row("fitted-q", "ood").n_episodes == 20
     assert results.row("cheap-first", "ood").n_episodes == 2
+
+
+def test_all_logs_are_collected_by_the_policy_of_the_card(done):
+    request, _ = done
+    folders = (request.dataset, request.out / "markets" / "corridor-three" / "dataset")
+    assert [read_info(folder).behavior_policy for folder in folders] == ["mixed:0.4", "mixed:0.4"]
+    assert json.loads((request.out / "config.json").read_text(encoding="utf-8"))["log_policy"] == "mixed:0.4"
 
 
 def test_the_strongest_model_is_compared_though_its_episodes_are_kept_under_another_name(done):
