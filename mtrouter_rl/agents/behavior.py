@@ -1,8 +1,9 @@
 """Behaviour policies: the routers that collect a log, with exact propensities, and how they are written in a card."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
@@ -28,6 +29,76 @@ POLICY_FORMS = {
 """How behaviour policies are written, by their first word."""
 
 
+class _Staying(ABC):
+    """Calls the model of the last turn again with some probability, else draws uniformly from the allowed ones.
+
+    The uniform draw may hit the same model again. At the first turn, and where the last model is masked, it is uniform. A
+    subclass says with what probability it stays, by one number in [0, 1].
+
+    Attributes:
+        KIND: Registered name of the class, see `loading.ROUTER_KINDS`.
+        SETTINGS: Class of its settings, which have that number alone.
+        MEANING: What the number is, for error messages.
+        name: Name in logs and tables.
+        model_names: Names of its pool, length M.
+        probability: The number.
+    """
+
+    KIND: ClassVar[str]
+    SETTINGS: ClassVar[type[Frozen]]
+    MEANING: ClassVar[str]
+
+    def __init__(self, probability: float, *, model_names: tuple[str, ...], name: str | None = None) -> None:
+        """Make the policy.
+
+        Raises:
+            InvalidConfigError: If the number is out of range.
+        """
+        if not 0 <= probability <= 1:
+            raise InvalidConfigError(f"{self._field()} is {probability}, must be in [0, 1]; it is {self.MEANING}")
+        self.name = name or f"{self.KIND}:{probability}"
+        self.model_names = model_names
+        self.probability = probability
+
+    @abstractmethod
+    def p_stay(self, models: Sequence[int]) -> float:
+        """Probability of staying with the last one of the models that were called so far, of which there is at least one."""
+
+    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
+        masks = distributions.action_masks(observations, len(self.model_names))
+        probabilities = distributions.uniform(masks)
+        for row, observation in enumerate(observations):
+            models = [turn["model"] for turn in observation["history"]]
+            if models and masks[row, models[-1]]:
+                p_stay = self.p_stay(models)
+                probabilities[row] *= 1 - p_stay
+                probabilities[row, models[-1]] += p_stay
+        return probabilities
+
+    def save(self, folder: Path) -> None:
+        """Write `router.json`."""
+        record = RouterRecord(
+            kind=self.KIND,
+            name=self.name,
+            model_names=self.model_names,
+            settings={self._field(): self.probability},
+        )
+        write_router(folder, record)
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """Make the router of a record whose pool has been checked. Raises `RouterError` if its settings are broken."""
+        settings = saved.settings(cls.SETTINGS)
+        number = getattr(settings, cls._field())
+        return cls(number, model_names=saved.record.model_names, name=saved.record.name)
+
+    @classmethod
+    def _field(cls) -> str:
+        """Name of the number in the settings."""
+        return next(iter(cls.SETTINGS.model_fields))
+
+
 class StickySettings(Frozen):
     """What a `Sticky` is made of.
 
@@ -38,50 +109,19 @@ class StickySettings(Frozen):
     p_switch: Annotated[float, Field(ge=0, le=1)]
 
 
-class Sticky:
+class Sticky(_Staying):
     """Keeps the model of the last turn with probability 1 - p_switch, else draws uniformly from the allowed ones.
 
-    The uniform draw may hit the same model again. At the first turn, and where the last model is masked, it is uniform.
     Such logs hold long runs of one model, which uniform random logs lack.
-
-    Attributes:
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        p_switch: Probability of drawing anew, in [0, 1].
     """
 
     KIND = "sticky"
+    SETTINGS = StickySettings
+    MEANING = "the probability of a new draw"
 
-    def __init__(self, p_switch: float, *, model_names: tuple[str, ...], name: str | None = None) -> None:
-        if not 0 <= p_switch <= 1:
-            raise InvalidConfigError(f"p_switch is {p_switch}, must be in [0, 1]; it is the probability of a new draw")
-        self.name = name or f"sticky:{p_switch}"
-        self.model_names = model_names
-        self.p_switch = p_switch
-
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
-        """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
-        masks = distributions.action_masks(observations, len(self.model_names))
-        probabilities = distributions.uniform(masks)
-        for row, observation in enumerate(observations):
-            history = observation["history"]
-            if history and masks[row, history[-1]["model"]]:
-                probabilities[row] *= self.p_switch
-                probabilities[row, history[-1]["model"]] += 1 - self.p_switch
-        return probabilities
-
-    def save(self, folder: Path) -> None:
-        """Write `router.json`."""
-        settings = StickySettings(p_switch=self.p_switch).model_dump(mode="json")
-        write_router(
-            folder, RouterRecord(kind=self.KIND, name=self.name, model_names=self.model_names, settings=settings)
-        )
-
-    @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked. Raises `RouterError` if its settings are broken."""
-        settings = saved.settings(StickySettings)
-        return cls(settings.p_switch, model_names=saved.record.model_names, name=saved.record.name)
+    def p_stay(self, models: Sequence[int]) -> float:
+        """1 - p_switch, whatever was called."""
+        return 1 - self.probability
 
 
 class MixedSettings(Frozen):
@@ -94,63 +134,27 @@ class MixedSettings(Frozen):
     share_single: Annotated[float, Field(ge=0, le=1)]
 
 
-class Mixed:
+class Mixed(_Staying):
     """Leaves a share of the episodes to one model each, drawn uniformly, and draws uniformly at every turn of the others.
 
     Single-model runs reach states that random routing hardly ever reaches, and hold long runs of one model; random routing
     shows what a change of model is worth. The kind of an episode is not stored anywhere: after t calls of one model and no
     other, M models, the episode is one of that model with probability s / (s + (1 - s) M^(1 - t)), s the share, and the
     propensities are the mean over both kinds. So every allowed model has a propensity above 0 (with s < 1), and episodes are
-    distributed as if the kind were drawn first, as long as no model is masked. Where the last model is masked, the draw is
-    uniform.
-
-    Attributes:
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        share_single: Share of episodes of one model, in [0, 1].
+    distributed as if the kind were drawn first, as long as no model is masked.
     """
 
     KIND = "mixed"
+    SETTINGS = MixedSettings
+    MEANING = "the share of episodes of one model"
 
-    def __init__(self, share_single: float, *, model_names: tuple[str, ...], name: str | None = None) -> None:
-        if not 0 <= share_single <= 1:
-            raise InvalidConfigError(
-                f"share_single is {share_single}, must be in [0, 1]; it is the share of episodes of one model"
-            )
-        self.name = name or f"mixed:{share_single}"
-        self.model_names = model_names
-        self.share_single = share_single
-
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
-        """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
-        masks = distributions.action_masks(observations, len(self.model_names))
-        probabilities = distributions.uniform(masks)
-        for row, observation in enumerate(observations):
-            called = {turn["model"] for turn in observation["history"]}
-            if len(called) == 1 and masks[row, (model := called.pop())]:
-                p_single = self._p_single(len(observation["history"]))
-                probabilities[row] *= 1 - p_single
-                probabilities[row, model] += p_single
-        return probabilities
-
-    def _p_single(self, n_calls: int) -> float:
-        """Probability that an episode whose first calls were all of one model is left to it."""
-        of_uniform = (1 - self.share_single) * len(self.model_names) ** float(1 - n_calls)
-        total = self.share_single + of_uniform
-        return self.share_single / total if total > 0 else 0.0
-
-    def save(self, folder: Path) -> None:
-        """Write `router.json`."""
-        settings = MixedSettings(share_single=self.share_single).model_dump(mode="json")
-        write_router(
-            folder, RouterRecord(kind=self.KIND, name=self.name, model_names=self.model_names, settings=settings)
-        )
-
-    @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked. Raises `RouterError` if its settings are broken."""
-        settings = saved.settings(MixedSettings)
-        return cls(settings.share_single, model_names=saved.record.model_names, name=saved.record.name)
+    def p_stay(self, models: Sequence[int]) -> float:
+        """Probability that an episode of these calls is left to one model."""
+        share = self.probability
+        if len(set(models)) > 1 or share == 0:
+            return 0.0
+        of_uniform = (1 - share) * float(len(self.model_names)) ** (1 - len(models))
+        return share / (share + of_uniform)
 
 
 class EpsilonGreedy:
