@@ -16,6 +16,7 @@ from mtrouter_rl.evaluation.claim_rules import (
     as_good_for_less,
     cheaper_and_better,
     gain_over_hull,
+    headroom_closed,
     interval_half_widths,
 )
 from mtrouter_rl.evaluation.claims import Claim, ClaimRoles, Claims, SplitClaims, TrainingTimes
@@ -38,7 +39,7 @@ QUARTER = f"{FITTED}-log-25"
 PLOTS_FOLDER = "plots"
 
 _OF_CHOSEN_POINTS = (cheaper_and_better, as_good_for_less, gain_over_hull)
-_ON_EVERY_VARIATION = (*_OF_CHOSEN_POINTS, interval_half_widths)
+_ON_EVERY_VARIATION = (*_OF_CHOSEN_POINTS, headroom_closed, interval_half_widths)
 _CHOSEN = "What is judged was chosen on validation: {}; the cheapest single model may be mixed in."
 _FEWER = "On the {} of {} (task, variation) that every policy was run on."
 
@@ -158,7 +159,8 @@ class _SplitJudge:
             single_models=self._singles,
             monte_carlo=(ESTIMATOR,),
             monte_carlo_default=ESTIMATOR,
-            references=(HIDDEN_REFERENCE,) if self._is_everywhere(HIDDEN_REFERENCE) else (),
+            references=(HIDDEN_REFERENCE,),
+            reference_default=HIDDEN_REFERENCE,
         )
 
     def _roles(self) -> ClaimRoles:
@@ -184,10 +186,6 @@ class _SplitJudge:
     @property
     def _singles(self) -> tuple[str, ...]:
         return tuple(f"single:{name}" for name in self._config.pool.model_names)
-
-    def _is_everywhere(self, policy: str) -> bool:
-        """Whether a policy was run on all variations that the default router was run on."""
-        return self._ran(FITTED) <= self._ran(policy)
 
     def _ran(self, policy: str) -> set[tuple[str, int]]:
         """The (task, variation) that a policy was run on."""
