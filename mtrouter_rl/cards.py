@@ -126,14 +126,12 @@ class FullStudyCard(Frozen):
     """What is an environment's own in the full study.
 
     Attributes:
-        log_policy: Behaviour policy that collects its logs, as `collect --policy` takes it.
         sizes: Sizes where the usual ones do not fit: fields of `mtrouter_rl.full_study_request.FullSize`.
         compares_encoders: Whether its ablations hold the other text encoders; a transformer takes longer, and is an extra.
         complementarities: Pool cards whose headroom is shown beside that of the environment's own pool.
         markets: Pool cards on which the study is repeated, small and without tuning.
     """
 
-    log_policy: str = "uniform"
     sizes: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
     compares_encoders: bool = False
     complementarities: tuple[str, ...] = ()

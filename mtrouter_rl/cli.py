@@ -347,9 +347,9 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         formatter_class=_formatter,
         help="run routers closed-loop on a split and compare them",
         description=(
-            "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | single:MODEL; where models are\n"
-            "simulated also reference:hidden, which sees the simulator's hidden state and is no router. All run the same\n"
-            "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n"
+            "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | mixed:S | single:MODEL; where\n"
+            "models are simulated also reference:hidden, which sees the simulator's hidden state and is no router. All run\n"
+            "the same episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n"
             "FOLDER@W is a router that was trained for many cost weights at the weight W; see docs/cost-and-budget.md.\n\n"
             "example: mtrouter-rl evaluate --router routers/fitted-q random single:gpt-5 --split test --seeds 2 --out runs/mine"
         ),

@@ -12,13 +12,13 @@ import numpy as np
 
 from mtrouter_rl.ablations import ENCODER, GROUPS, AblationRequest, run_ablations
 from mtrouter_rl.agents.cost_weights import name_at
-from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
+from mtrouter_rl.agents.resolve import RouterRef, load_algorithm, make_encoder
 from mtrouter_rl.budgets import evaluate_budgets
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
-from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError
 from mtrouter_rl.evaluation.frontier_points import FrontierPoints, choose_points
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.full_study_claims import (
@@ -44,6 +44,7 @@ from mtrouter_rl.headroom import HeadroomRequest, run_headroom
 from mtrouter_rl.leave_one_out import LeaveOneOutRequest, run_leave_one_out
 from mtrouter_rl.protocols import PricedRouter
 from mtrouter_rl.records import Split
+from mtrouter_rl.registry import ENCODERS
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.study import (
     ROUTERS_FOLDER,
@@ -98,9 +99,11 @@ def run_full_study(
 
     Raises:
         InvalidConfigError: If the main part is left out and was not run before.
+        MissingDependencyError: If ablations are to compare encoders of which one is not installed.
     """
     clock = Clock(say)
     study = _FullStudy(request, say=say, show_progress=show_progress)
+    _check_encoders(request)
     _claim(request)
     if "headroom" in request.parts:
         clock.step("headroom: what a reference that sees the hidden state reaches; no router is trained for it")
@@ -139,7 +142,7 @@ def _run_main(
 ) -> None:
     """Log, trainings, choices and evaluations; a file tells that all of it was done."""
     with RolloutPool(request.config, n_workers=request.n_workers) as pool:
-        clock.step(f"log: {request.size.n_episodes} episodes of {request.log_policy} routing on the train split")
+        clock.step(f"log: {request.size.n_episodes} episodes of uniform per-turn random routing on the train split")
         collect_log(pool, request.as_study(), say=say, show_progress=show_progress)
         clock.step("train: every router, the one that is told the cost weight, and one for each cost weight")
         study.train(pool)
@@ -155,6 +158,21 @@ def _run_main(
 
 def _splits(config: EnvConfig) -> tuple[Split, ...]:
     return ("test", "ood") if config.card.ood_tasks else ("test",)
+
+
+def _check_encoders(request: FullStudyRequest) -> None:
+    """Refuse at the start what the ablations would refuse hours later."""
+    card = request.config.card
+    if "ablations" not in request.parts or not card.full_study.compares_encoders:
+        return
+    for name in ENCODERS.builtin:
+        try:
+            make_encoder(name, None)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(
+                f"encoder '{name}', which the ablations compare: {error}; or leave ablations out of --parts, or set "
+                f"full_study.compares_encoders of card '{card.name}' to false"
+            ) from error
 
 
 def _claim(request: FullStudyRequest) -> None:
@@ -284,7 +302,6 @@ class _FullStudy:
             encoder=request.encoder,
             collects=True,
             shows_reference=True,
-            log_policy=request.log_policy,
         )
         run_study(study, say=lambda text: self._say(f"  {text}"), show_progress=self._show_progress)
 

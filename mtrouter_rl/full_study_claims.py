@@ -107,7 +107,7 @@ class _SplitJudge:
         self._points = FrontierPoints.load(out)
 
     def claims(self) -> SplitClaims:
-        """All claims; those about the chosen points on every variation, the others on those that all policies were run on."""
+        """All claims, on every variation where all that they are about was run on each, else on those of all policies."""
         curve = self._evidence(self._roles(), on_common=True)
         chosen = self._evidence(self._key_roles(), on_common=False)
         curve = replace(curve, training=self._training_times(), skill=self._skill())

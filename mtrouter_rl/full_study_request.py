@@ -117,11 +117,6 @@ class FullStudyRequest:
         """Folder of the log."""
         return self.out / DATASET_FOLDER
 
-    @property
-    def log_policy(self) -> str:
-        """Behaviour policy that collects the logs."""
-        return self.config.card.full_study.log_policy
-
     def router(self, name: str) -> Path:
         """Folder of the router of an agent card, name or path, or of a name that the study gave."""
         is_card = name in list_cards("agents") or Path(name).is_file()
@@ -131,7 +126,6 @@ class FullStudyRequest:
         """JSON of what decides the results, for provenance."""
         return {
             "command": "study --full",
-            "log_policy": self.log_policy,
             "seed": self.seed,
             "size": asdict(self.size),
             "agents": list(self.agents),
@@ -158,5 +152,4 @@ class FullStudyRequest:
             agents=self.agents,
             encoder=self.encoder,
             collects=True,
-            log_policy=self.log_policy,
         )

@@ -44,7 +44,6 @@ ROUTERS_FOLDER = "routers"
 CACHE_FOLDER = "embeddings"
 STRONGEST = "strongest"
 LOG_POLICY = "uniform"
-"""Behaviour policy of a study's log, unless it is asked for another."""
 
 _DEFAULT = ("fitted-q", "monte-carlo-q", "behavior-cloning", "myopic")
 _SINGLE_TURN = (
@@ -141,7 +140,6 @@ class StudyRequest:
         encoder: Registered name of the text encoder.
         collects: Collect a log of its own even if one of this environment and pool travels with the cards.
         shows_reference: Run the reference that sees the simulator's hidden state as well; it is no router and not ranked.
-        log_policy: Behaviour policy that collects the log, as `parse_policy` reads it.
     """
 
     config: EnvConfig
@@ -153,7 +151,6 @@ class StudyRequest:
     encoder: str = DEFAULT_ENCODER
     collects: bool = False
     shows_reference: bool = False
-    log_policy: str = LOG_POLICY
 
     @property
     def cache(self) -> Path:
@@ -161,10 +158,8 @@ class StudyRequest:
         return self.out / CACHE_FOLDER
 
     def describe(self) -> dict[str, JsonValue]:
-        """JSON of what decides the results, for provenance; a log of the usual policy is not named."""
-        policy: dict[str, JsonValue] = {} if self.log_policy == LOG_POLICY else {"log_policy": self.log_policy}
+        """JSON of what decides the results, for provenance."""
         return {
-            **policy,
             "command": "study",
             "seed": self.seed,
             "size": asdict(self.size),
@@ -192,7 +187,7 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
     clock = Clock(say)
     save_config(request.out, request.describe())
     with RolloutPool(request.config, n_workers=request.n_workers) as pool:
-        clock.step(f"1/5 collect: a log of {request.log_policy} routing on the train split")
+        clock.step("1/5 collect: a log of uniform per-turn random routing on the train split")
         collect_log(pool, request, say=say, show_progress=show_progress)
         clock.step("2/5 validate: every single model on the validation split, to find the strongest")
         train_router(_training(request, STRONGEST), pool=pool, show_progress=show_progress)
@@ -211,10 +206,10 @@ def run_study(request: StudyRequest, *, say: Callable[[str], None], show_progres
 def collect_log(pool: RolloutPool, request: StudyRequest, *, say: Callable[[str], None], show_progress: bool) -> None:
     """Take the log that travels with the cards if it is of this environment and pool, else collect one."""
     out = request.out / DATASET_FOLDER
-    shipped = None if request.collects or request.log_policy != LOG_POLICY else shipped_log(request.config)
+    shipped = None if request.collects else shipped_log(request.config)
     is_there = (out / INFO_FILE).is_file()
     if shipped is None or (is_there and read_info(out) != read_info(shipped)):
-        log = CollectRequest(policy=request.log_policy, n_episodes=request.size.n_episodes, seed=request.seed, out=out)
+        log = CollectRequest(policy=LOG_POLICY, n_episodes=request.size.n_episodes, seed=request.seed, out=out)
         collect_dataset(pool, log, show_progress=show_progress)
     elif not is_there:
         say(f"    taking {shipped.name}, which is of this environment and pool already; --collect makes a fresh one")

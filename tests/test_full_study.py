@@ -8,9 +8,8 @@ import pytest
 from mtrouter_rl import full_study
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cli import main
-from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.envs.factory import resolve_env
-from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError
+from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyError, ResultsError
 from mtrouter_rl.evaluation.budget_file import BudgetSweep
 from mtrouter_rl.evaluation.claims import Claims
 from mtrouter_rl.evaluation.frontier_points import FrontierPoints
@@ -48,8 +47,7 @@ def config():
     """The corridor with trainings of a moment and a second market."""
     found = resolve_env("corridor")
     tiny = {name: {"n_iterations": 3, "steps_per_iteration": 4, "batch_size": 32} for name in LEARNED}
-    changes = {"markets": ("corridor-three",), "log_policy": "mixed:0.4"}
-    own = found.card.full_study.model_copy(update=changes)
+    own = found.card.full_study.model_copy(update={"markets": ("corridor-three",)})
     return replace(found, card=found.card.model_copy(update={"agents": tiny, "full_study": own}))
 
 
@@ -113,13 +111,6 @@ def test_every_point_is_there_and_compared_with_policies_of_fewer_seeds(done):
     assert results.row("cheap-first", "ood").n_episodes == 2
 
 
-def test_all_logs_are_collected_by_the_policy_of_the_card(done):
-    request, _ = done
-    folders = (request.dataset, request.out / "markets" / "corridor-three" / "dataset")
-    assert [read_info(folder).behavior_policy for folder in folders] == ["mixed:0.4", "mixed:0.4"]
-    assert json.loads((request.out / "config.json").read_text(encoding="utf-8"))["log_policy"] == "mixed:0.4"
-
-
 def test_the_strongest_model_is_compared_though_its_episodes_are_kept_under_another_name(done):
     request, _ = done
     results = Results.load(request.out / "results.json")
@@ -173,7 +164,11 @@ def test_every_claim_is_judged_on_both_splits(done):
     assert len(by_key["told-the-budget"].parts) == len({one.budget_usd for one in budgets.outcomes})
     assert "other-markets" not in {claim.key for claim in ood.claims}
     assert ood.n_clusters == 10
-    assert any("On the 2 of 10 (task, variation)" in note for claim in ood.claims for note in claim.notes)
+    fewer = {
+        claim.key for claim in ood.claims if any("On the 2 of 10 (task, variation)" in note for note in claim.notes)
+    }
+    assert "monte-carlo-at-equal-cost" in fewer
+    assert not {"cheaper-and-better", "share-of-headroom", "interval-half-widths"} & fewer
     assert (request.out / "plots" / "frontiers_test.png").is_file()
 
 
@@ -223,6 +218,27 @@ def test_parts_are_of_the_full_study(capsys):
 def test_the_claims_need_their_agents(config, tmp_path):
     with pytest.raises(InvalidConfigError, match=r"agents are fitted-q; .* 'monte-carlo-q' must be among them"):
         request_of(config, tmp_path, agents=("fitted-q",))
+
+
+def test_an_encoder_that_is_to_be_compared_and_not_installed_is_told_before_anything_runs(
+    config, tmp_path, monkeypatch
+):
+    own = config.card.full_study.model_copy(update={"compares_encoders": True})
+    comparing = replace(config, card=config.card.model_copy(update={"full_study": own}))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(
+        MissingDependencyError, match=r"encoder 'minilm', which the ablations compare: .*compares_encoders"
+    ):
+        run(request_of(comparing, tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_test_seeds_are_those_of_every_policy_on_test(config, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mtrouter_rl.full_study.run_full_study", lambda request, **_: asked.append(request.size))
+    main(["study", "--full", "--env", "corridor", "--test-seeds", "2", "--parts", "headroom", "--out", str(tmp_path)])
+    size = asked[0]
+    assert {size.n_narrow_seeds, size.n_key_seeds, size.n_curve_seeds, size.n_other_seeds} == {2}
 
 
 def test_sizes_of_a_card(config):

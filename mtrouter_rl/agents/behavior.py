@@ -30,39 +30,24 @@ POLICY_FORMS = {
 
 
 class _Staying(ABC):
-    """Calls the model of the last turn again with some probability, else draws uniformly from the allowed ones.
+    """Calls the model of the last turn again, or draws uniformly from the allowed ones; a subclass says with what probability.
 
-    The uniform draw may hit the same model again. At the first turn, and where the last model is masked, it is uniform. A
-    subclass says with what probability it stays, by one number in [0, 1].
-
-    Attributes:
-        KIND: Registered name of the class, see `loading.ROUTER_KINDS`.
-        SETTINGS: Class of its settings, which have that number alone.
-        MEANING: What the number is, for error messages.
-        name: Name in logs and tables.
-        model_names: Names of its pool, length M.
-        probability: The number.
+    The uniform draw may hit the same model again. At the first turn, and where the last model is masked, it is uniform.
     """
 
     KIND: ClassVar[str]
-    SETTINGS: ClassVar[type[Frozen]]
-    MEANING: ClassVar[str]
 
-    def __init__(self, probability: float, *, model_names: tuple[str, ...], name: str | None = None) -> None:
-        """Make the policy.
-
-        Raises:
-            InvalidConfigError: If the number is out of range.
-        """
-        if not 0 <= probability <= 1:
-            raise InvalidConfigError(f"{self._field()} is {probability}, must be in [0, 1]; it is {self.MEANING}")
-        self.name = name or f"{self.KIND}:{probability}"
-        self.model_names = model_names
-        self.probability = probability
+    name: str
+    model_names: tuple[str, ...]
 
     @abstractmethod
-    def p_stay(self, models: Sequence[int]) -> float:
-        """Probability of staying with the last one of the models that were called so far, of which there is at least one."""
+    def p_draw(self, models: Sequence[int]) -> float:
+        """Probability of a new draw after the models that were called so far, of which there is at least one."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Frozen:
+        """What it is made of."""
 
     def propensities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
@@ -71,32 +56,17 @@ class _Staying(ABC):
         for row, observation in enumerate(observations):
             models = [turn["model"] for turn in observation["history"]]
             if models and masks[row, models[-1]]:
-                p_stay = self.p_stay(models)
-                probabilities[row] *= 1 - p_stay
-                probabilities[row, models[-1]] += p_stay
+                p_draw = self.p_draw(models)
+                probabilities[row] *= p_draw
+                probabilities[row, models[-1]] += 1 - p_draw
         return probabilities
 
     def save(self, folder: Path) -> None:
         """Write `router.json`."""
-        record = RouterRecord(
-            kind=self.KIND,
-            name=self.name,
-            model_names=self.model_names,
-            settings={self._field(): self.probability},
+        settings = self.settings.model_dump(mode="json")
+        write_router(
+            folder, RouterRecord(kind=self.KIND, name=self.name, model_names=self.model_names, settings=settings)
         )
-        write_router(folder, record)
-
-    @classmethod
-    def from_saved(cls, saved: SavedRouter) -> Self:
-        """Make the router of a record whose pool has been checked. Raises `RouterError` if its settings are broken."""
-        settings = saved.settings(cls.SETTINGS)
-        number = getattr(settings, cls._field())
-        return cls(number, model_names=saved.record.model_names, name=saved.record.name)
-
-    @classmethod
-    def _field(cls) -> str:
-        """Name of the number in the settings."""
-        return next(iter(cls.SETTINGS.model_fields))
 
 
 class StickySettings(Frozen):
@@ -113,15 +83,36 @@ class Sticky(_Staying):
     """Keeps the model of the last turn with probability 1 - p_switch, else draws uniformly from the allowed ones.
 
     Such logs hold long runs of one model, which uniform random logs lack.
+
+    Attributes:
+        name: Name in logs and tables.
+        model_names: Names of its pool, length M.
+        p_switch: Probability of drawing anew, in [0, 1].
     """
 
     KIND = "sticky"
-    SETTINGS = StickySettings
-    MEANING = "the probability of a new draw"
 
-    def p_stay(self, models: Sequence[int]) -> float:
-        """1 - p_switch, whatever was called."""
-        return 1 - self.probability
+    def __init__(self, p_switch: float, *, model_names: tuple[str, ...], name: str | None = None) -> None:
+        if not 0 <= p_switch <= 1:
+            raise InvalidConfigError(f"p_switch is {p_switch}, must be in [0, 1]; it is the probability of a new draw")
+        self.name = name or f"sticky:{p_switch}"
+        self.model_names = model_names
+        self.p_switch = p_switch
+
+    def p_draw(self, models: Sequence[int]) -> float:
+        """`p_switch`, whatever was called."""
+        return self.p_switch
+
+    @property
+    def settings(self) -> StickySettings:
+        """Its probability."""
+        return StickySettings(p_switch=self.p_switch)
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """Make the router of a record whose pool has been checked. Raises `RouterError` if its settings are broken."""
+        settings = saved.settings(StickySettings)
+        return cls(settings.p_switch, model_names=saved.record.model_names, name=saved.record.name)
 
 
 class MixedSettings(Frozen):
@@ -140,21 +131,44 @@ class Mixed(_Staying):
     Single-model runs reach states that random routing hardly ever reaches, and hold long runs of one model; random routing
     shows what a change of model is worth. The kind of an episode is not stored anywhere: after t calls of one model and no
     other, M models, the episode is one of that model with probability s / (s + (1 - s) M^(1 - t)), s the share, and the
-    propensities are the mean over both kinds. So every allowed model has a propensity above 0 (with s < 1), and episodes are
-    distributed as if the kind were drawn first, as long as no model is masked.
+    propensities are the mean over both kinds. So every allowed model has a propensity above 0 (with s < 1), which falls as
+    M^-t while one model is called, and episodes are distributed as if the kind were drawn first, as long as no model is masked.
+
+    Attributes:
+        name: Name in logs and tables.
+        model_names: Names of its pool, length M.
+        share_single: Share of episodes of one model, in [0, 1].
     """
 
     KIND = "mixed"
-    SETTINGS = MixedSettings
-    MEANING = "the share of episodes of one model"
 
-    def p_stay(self, models: Sequence[int]) -> float:
-        """Probability that an episode of these calls is left to one model."""
-        share = self.probability
-        if len(set(models)) > 1 or share == 0:
-            return 0.0
-        of_uniform = (1 - share) * float(len(self.model_names)) ** (1 - len(models))
-        return share / (share + of_uniform)
+    def __init__(self, share_single: float, *, model_names: tuple[str, ...], name: str | None = None) -> None:
+        if not 0 <= share_single <= 1:
+            raise InvalidConfigError(
+                f"share_single is {share_single}, must be in [0, 1]; it is the share of episodes of one model"
+            )
+        self.name = name or f"mixed:{share_single}"
+        self.model_names = model_names
+        self.share_single = share_single
+
+    def p_draw(self, models: Sequence[int]) -> float:
+        """Probability that an episode of these calls is none of one model."""
+        if len(set(models)) > 1:
+            return 1.0
+        of_uniform = (1 - self.share_single) * float(len(self.model_names)) ** (1 - len(models))
+        total = self.share_single + of_uniform
+        return of_uniform / total if total > 0 else 1.0
+
+    @property
+    def settings(self) -> MixedSettings:
+        """Its share."""
+        return MixedSettings(share_single=self.share_single)
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """Make the router of a record whose pool has been checked. Raises `RouterError` if its settings are broken."""
+        settings = saved.settings(MixedSettings)
+        return cls(settings.share_single, model_names=saved.record.model_names, name=saved.record.name)
 
 
 class EpsilonGreedy:

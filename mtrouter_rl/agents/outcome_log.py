@@ -165,14 +165,14 @@ class TaskLog(OutcomeLog):
 def resolve_learns_from(dataset: "Dataset", learns_from: LearnsFrom) -> Literal["episodes", "turns"]:
     """What "auto" means for a log.
 
-    "episodes" if at least a quarter of the completed episodes that are longer than a turn have one model throughout, or none is
+    "episodes" if more than half of the completed episodes that are longer than a turn have one model throughout, or none is
     longer; else "turns". An episode of one turn has one model under any policy, so it tells nothing.
     """
     if learns_from != "auto":
         return learns_from
     longer = [episode for episode in dataset.completed if len(episode.turns) > 1]
     n_single = sum(len(set(episode.models)) == 1 for episode in longer)
-    chosen: Literal["episodes", "turns"] = "episodes" if 4 * n_single >= len(longer) else "turns"
+    chosen: Literal["episodes", "turns"] = "episodes" if 2 * n_single > len(longer) or not longer else "turns"
     _LOG.info("learns_from is auto: %s, as %d of %d longer episodes have one model", chosen, n_single, len(longer))
     return chosen
 

@@ -121,8 +121,8 @@ def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> R
 
     Args:
         text: A folder of a saved router, `FOLDER@WEIGHT` for one that can be told a cost weight; a policy such as
-            `uniform`, `sticky:0.3`, `single:MODEL` or `epsilon-greedy:0.2:FOLDER`; or the name of an agent card that needs
-            no training (`random`, `cheapest`).
+            `uniform`, `sticky:0.3`, `single:MODEL`, `mixed:0.375` or `epsilon-greedy:0.2:FOLDER`; or the name of an agent card
+            that needs no training (`random`, `cheapest`).
         pool: The pool that it acts on.
         cache: Folder of the embedding cache.
 

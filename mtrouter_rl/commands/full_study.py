@@ -46,7 +46,7 @@ def run_full(args: argparse.Namespace, *, config: "EnvConfig", say: Callable[[st
     if args.episodes is not None:
         size = dataclasses.replace(size, n_episodes=args.episodes)
     if args.test_seeds is not None:
-        names = ("n_narrow_seeds", "n_key_seeds", "n_other_seeds")
+        names = ("n_narrow_seeds", "n_key_seeds", "n_curve_seeds", "n_other_seeds")
         size = dataclasses.replace(size, **dict.fromkeys(names, args.test_seeds))
     request = FullStudyRequest(
         config=config,

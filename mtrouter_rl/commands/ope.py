@@ -15,7 +15,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description=(
             "Importance sampling (is, wis, pdis, wpdis), fitted Q evaluation (dm) and doubly robust estimates (dr, wdr) of\n"
             "score, cost and return, with intervals. Where the log cannot tell, it says so, and why. Routers: folders of\n"
-            "trained ones, or uniform | random | cheapest | sticky:P | single:MODEL. See docs/off-policy-evaluation.md.\n\n"
+            "trained ones, or uniform | random | cheapest | sticky:P | mixed:S | single:MODEL.\n"
+            "See docs/off-policy-evaluation.md.\n\n"
             "example: mtrouter-rl ope routers/fitted-q random single:gpt-5 --dataset logs/uniform --out runs/ope"
         ),
     )

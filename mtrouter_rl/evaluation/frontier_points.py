@@ -28,8 +28,8 @@ class FrontierPoint(FiniteRecord):
     """A point and why it was chosen.
 
     Attributes:
-        purpose: What for: "beat" and "beat-ood", to beat the strongest model within the paper's relative cost on test and on
-            held-out tasks; "keep", to keep its score within a quarter of its cost.
+        purpose: Which claim it is shown for: "beat" and "beat-ood", that a point within the paper's relative cost on test and
+            on held-out tasks beats the strongest model; "keep", that one within a quarter of its cost keeps its score.
         policy: The policy.
         max_cost_share: The limit, as a share of the strongest single model's cost; on validation `MARGIN` times that.
         is_met: Whether any point is within the limit. If none is, this is the cheapest.

@@ -6,6 +6,7 @@ from routing_toy import POOL, make_observation, make_pool
 
 from mtrouter_rl.agents.behavior import EpsilonGreedy, Mixed, Sticky, parse_policy
 from mtrouter_rl.agents.heuristics import single_router
+from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, UnknownNameError
 
 NAMES = POOL.model_names
@@ -46,6 +47,19 @@ def test_mixed_episodes_are_distributed_as_if_their_kind_were_drawn_first(share)
 def test_mixed_keeps_to_the_mask(models, mask, expected):
     found = Mixed(0.5, model_names=NAMES).propensities([make_observation(mask=mask, models=models)])
     assert found[0] == pytest.approx(expected)
+
+
+def test_mixed_never_rules_a_model_out_however_long_one_was_called():
+    found = Mixed(0.375, model_names=NAMES).propensities([make_observation(models=(0,) * 49)])
+    assert (found > 0).all()
+    assert found.sum() == pytest.approx(1)
+
+
+def test_mixed_comes_back_from_its_folder(tmp_path):
+    router = Mixed(0.375, model_names=NAMES, name="my-log")
+    router.save(tmp_path)
+    loaded = load_router(tmp_path, pool=POOL, make_features=None)
+    assert (type(loaded), loaded.name, loaded.share_single) == (Mixed, "my-log", 0.375)
 
 
 def test_epsilon_greedy_mixes_over_the_allowed_models():

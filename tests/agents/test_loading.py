@@ -89,7 +89,7 @@ def test_broken_weights_are_named(folder):
 
 def test_another_kind_and_broken_settings_are_refused(tmp_path):
     save_router(Sticky(0.3, model_names=POOL.model_names), tmp_path)
-    assert load(tmp_path).probability == 0.3
+    assert load(tmp_path).p_switch == 0.3
     with pytest.raises(RouterError, match=r"is of kind 'sticky', must be 'q'; use load_router"):
         QRouter.load(tmp_path, features=StateFeatures(), pool=POOL)
     change(tmp_path, settings={"p_switch": 2})

@@ -57,9 +57,9 @@ def test_means_by_hand_with_a_prior():
 
 @pytest.mark.parametrize(
     ("n_single", "n_mixed", "chosen"),
-    [(0, 0, "episodes"), (6, 0, "episodes"), (2, 6, "episodes"), (2, 7, "turns"), (0, 1, "turns")],
+    [(0, 0, "episodes"), (6, 0, "episodes"), (6, 5, "episodes"), (6, 6, "turns"), (0, 1, "turns")],
 )
-def test_auto_takes_episodes_if_a_quarter_of_the_longer_ones_have_one_model(n_single, n_mixed, chosen):
+def test_auto_goes_by_what_most_longer_episodes_are(n_single, n_mixed, chosen):
     single = [make_episode([turn(1, 0, 1), turn(1, 0, 1)], index=200 + index) for index in range(n_single)]
     mixed = [make_episode([turn(0, 0, 1), turn(1, 0, 1)], index=100 + index) for index in range(n_mixed)]
     log = make_dataset([*single_model_log(12).episodes, *single, *mixed])
