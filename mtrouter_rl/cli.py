@@ -349,7 +349,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         description=(
             "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | mixed:S | single:MODEL; where\n"
             "models are simulated also reference:hidden, which sees the simulator's hidden state and is no router. All run\n"
-            "the same episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again.\n"
+            "the same episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run\n"
+            "again. "
             "FOLDER@W is a router that was trained for many cost weights at the weight W; see docs/cost-and-budget.md.\n\n"
             "example: mtrouter-rl evaluate --router routers/fitted-q random single:gpt-5 --split test --seeds 2 --out runs/mine"
         ),
