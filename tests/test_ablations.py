@@ -254,6 +254,14 @@ def test_a_second_run_does_only_what_is_missing(finished):
     assert all(path.stat().st_mtime_ns == time for path, time in episodes.items())
 
 
+def test_two_agents_can_be_compared_on_the_whole_log_alone(request_of, tmp_path):
+    asked = request_of(tmp_path / "out", which=("log-size",), percents=(), n_trainings=2, per_task=1)
+    ablations = run_ablations(asked, say=lambda _: None, show_progress=False)
+    made = [(row.trained.agent, row.trained.log_percent, len(row.trained.policies)) for row in ablations.rows]
+    assert made == [("tiny", 100, 2), ("tiny-mc", 100, 2)]
+    assert ablations.rows[0].to_compared is not None
+
+
 def test_further_trainings_are_averaged_episode_by_episode(finished):
     request, ablations = finished
     more = replace(request, which=("embeddings",), compared=None, n_trainings=2)

@@ -41,10 +41,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--percent",
         type=int,
-        nargs="+",
+        nargs="*",
         default=[10, 25, 50],
         metavar="P",
-        help="shares of the log for log-size, beside the whole (default: 10 25 50)",
+        help="shares of the log for log-size, beside the whole (default: 10 25 50); nothing behind it: the whole alone",
     )
     parser.add_argument(
         "--split", default="test", choices=["validation", "test", "ood"], help="split that is run (default: test)"
