@@ -245,7 +245,8 @@ class _FullStudy:
         points = choose_points([row for row in results.rows if row.family == FRONTIER], strongest)
         points.save(request.out)
         for point in points.points:
-            self._say(f"    {point.purpose}: {point.policy}")
+            missed = "" if point.is_met else "; no point is within the limit on cost, this is the cheapest"
+            self._say(f"    {point.purpose}: {point.policy}{missed}")
         return points
 
     def evaluate(self, pool: RolloutPool, split: Split) -> None:
