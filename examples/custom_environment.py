@@ -6,10 +6,10 @@ Python, and what a logged episode holds. Run it with: python examples/custom_env
 
 from collections.abc import Mapping, Sequence
 
-from mtrouter_rl.agents.heuristics import UniformRouter
+from mtrouter_rl.agents.rules.heuristics import UniformRouter
 from mtrouter_rl.cards import EnvCard, load_pool_card
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
-from mtrouter_rl.pools.simulated import make_backend
+from mtrouter_rl.pools.simulated.backend import make_backend
 from mtrouter_rl.protocols import TaskStart, TaskStep
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.rollout import run_episode

@@ -16,9 +16,9 @@ import numpy as np
 from mtrouter_rl.agents.resolve import resolve_router
 from mtrouter_rl.cards import load_agent_card, load_pool_card
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
-from mtrouter_rl.datasets.inspect import format_summary, summarize
+from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.envs.logged import logged_env
+from mtrouter_rl.datasets.summary import format_summary, summarize
 from mtrouter_rl.records import Observation
 from mtrouter_rl.workflows import TrainRequest, train_router
 

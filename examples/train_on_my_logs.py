@@ -14,12 +14,12 @@ import numpy as np
 import mtrouter_rl
 from mtrouter_rl.agents.resolve import RouterRef
 from mtrouter_rl.cards import load_agent_card
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter
 from mtrouter_rl.envs.factory import resolve_env
-from mtrouter_rl.evaluation.tables import format_table
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.records import Episode, TokenUsage, TracedEpisode, Turn
+from mtrouter_rl.reporting.tables import format_table
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows import EvaluateRequest, TrainRequest, evaluate_routers, train_router
 

@@ -313,7 +313,7 @@ class SavableRouter(Router, Protocol):
 
 
 class MetricSink(Protocol):
-    """Where training writes its curves; `mtrouter_rl.evaluation.tensorboard` has the one for TensorBoard."""
+    """Where training writes its curves; `mtrouter_rl.reporting.tensorboard.sink` has the one for TensorBoard."""
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Record one point of a curve. `name` is one of `mtrouter_rl.metric_names`."""

@@ -1,21 +1,36 @@
 """The typed words that every other module shares: messages, token usage, turns and episodes.
 
-Everything here is frozen and holds plain Python values, so that a record can be compared, pickled to a worker process
-and written to Parquet without a converter of its own.
+Everything here is frozen. The dataclasses hold plain Python values, so that a record can be compared, pickled to a worker
+process and written to Parquet without a converter of its own.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
 FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.integer]
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+
+Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Ends = tuple[float, float]
+"""(low, high) of an interval."""
+
+EpisodeKey = tuple[str, int, int]
+"""(task, variation, seed): what evaluation pairs episodes of different policies by."""
+
+SCORE_PER_UTILITY = 100.0
+"""Score of full success: score = 100 * utility, as the paper's tables print it."""
 
 Split = Literal["train", "validation", "test", "ood"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test", "ood")
@@ -30,6 +45,18 @@ texts by a stated rule, and so was the cost."""
 
 UNLIMITED_BUDGET_USD = 1e6
 """Budget of an imported episode that was run without one: more than any episode can spend."""
+
+
+class Frozen(BaseModel):
+    """Base of everything that is read from a file: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FiniteRecord(Frozen):
+    """Base of the records of result files: as `Frozen`, and no NaN or infinity anywhere."""
+
+    model_config = ConfigDict(allow_inf_nan=False, populate_by_name=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,3 +256,8 @@ class TracedEpisode:
     hidden: tuple[Mapping[str, JsonValue], ...] = ()
     propensities: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     q_values: FloatArray | None = None
+
+
+def episode_key(episode: Episode) -> EpisodeKey:
+    """Pairing key of an episode: (task, variation, seed)."""
+    return (episode.task, episode.variation, episode.seed)

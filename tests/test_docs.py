@@ -8,15 +8,15 @@ from urllib.parse import urlparse
 import pytest
 import yaml
 
-from mtrouter_rl.agents.behavior import POLICY_FORMS
+from mtrouter_rl.agents.rules.behavior_policies import POLICY_FORMS
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card, load_env_card, load_pool_card
-from mtrouter_rl.cli import build_parser
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cli.main import build_parser
 from mtrouter_rl.evaluation.hidden_reference import REFERENCE_TEXTS
-from mtrouter_rl.evaluation.revisit import STATE_COLUMNS
+from mtrouter_rl.evaluation.query_router import STATE_COLUMNS
 from mtrouter_rl.metric_names import EVALUATION, OFF_POLICY, TRAINING
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.registry import ENCODERS
-from mtrouter_rl.study import expand_agents
+from mtrouter_rl.workflows.quick_study import expand_agents
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from mtrouter_rl.agents.hold_out import HoldOut
 from mtrouter_rl.cards import AgentCard, RewardCard
-from mtrouter_rl.pools.card import PoolCard
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.protocols import MetricSink, Router
+from mtrouter_rl.transitions.arrays import LogShares, TrainingLog
+from mtrouter_rl.transitions.hold_out import HoldOut
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
@@ -19,17 +20,6 @@ Validate = Callable[[Sequence[Router]], list[float]]
 
 RunRouter = Callable[[Router], Mapping[str, float]]
 """Runs a router closed-loop and gives what came of it: metric name -> value."""
-
-
-LogShares = Literal["equal", "by-turns"]
-"""How much of a mini-batch is of each environment, where a router learns from logs of several.
-
-"equal": the same share of each, to within one transition. How many turns a log holds says how long somebody collected and
-how long its tasks take (hundreds of episodes of thirty turns here, thousands of nine there), not how much the environment
-matters to the router; and with squared errors, a log of ten times the turns would decide ten times as much about every
-weight that the environments share. The price: a short log is seen more often, so it is sooner learned by heart.
-"by-turns": every logged turn counts the same, as if all logs were one.
-"""
 
 
 class NullSink:
@@ -50,21 +40,6 @@ class PeriodicEvaluation:
 
     every: int
     run: RunRouter
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingLog:
-    """A log that a router learns from.
-
-    Attributes:
-        dataset: The logged episodes.
-        reward: Cost weight and unit of its environment.
-        features: History and model features, of the pool of its environment.
-    """
-
-    dataset: "Dataset"
-    reward: RewardCard
-    features: "HistoryFeatures"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from mtrouter_rl.embeddings.models import MODEL_FEATURE_NAMES
-from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import Frozen
 
 _TOLERANCE = 1e-6  # features are float32
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from mtrouter_rl.agents.saving import MakeFeatures, SavedRouter, check_pool, read_record
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import RouterError, UnknownNameError
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import Router, SavableRouter
 from mtrouter_rl.registry import Registry
 
@@ -13,19 +13,19 @@ ROUTER_KINDS = Registry(
     kind="kind of saved router",
     group="mtrouter_rl.router_kinds",
     builtin={
-        "q": "mtrouter_rl.agents.q_router:QRouter",
-        "constrained_q": "mtrouter_rl.agents.constrained_router:ConstrainedQRouter",
-        "frontier_q": "mtrouter_rl.agents.frontier_router:FrontierRouter",
-        "clone": "mtrouter_rl.agents.behavior_cloning:CloneRouter",
-        "uniform": "mtrouter_rl.agents.heuristics:UniformRouter",
-        "fixed_order": "mtrouter_rl.agents.heuristics:FixedOrderRouter",
-        "sticky": "mtrouter_rl.agents.behavior:Sticky",
-        "mixed": "mtrouter_rl.agents.behavior:Mixed",
-        "task_values": "mtrouter_rl.agents.task_values:TaskValueRouter",
-        "turn_values": "mtrouter_rl.agents.turn_values:TurnValueRouter",
-        "schedule": "mtrouter_rl.agents.schedules:ScheduleRouter",
-        "escalate_on_error": "mtrouter_rl.agents.escalate_on_error:EscalateOnErrorRouter",
-        "cascade": "mtrouter_rl.agents.cascade:CascadeRouter",
+        "q": "mtrouter_rl.agents.q.q_router:QRouter",
+        "constrained_q": "mtrouter_rl.agents.q.constrained_router:ConstrainedQRouter",
+        "frontier_q": "mtrouter_rl.agents.q.frontier_router:FrontierRouter",
+        "clone": "mtrouter_rl.agents.q.behavior_cloning:CloneRouter",
+        "uniform": "mtrouter_rl.agents.rules.heuristics:UniformRouter",
+        "fixed_order": "mtrouter_rl.agents.rules.heuristics:FixedOrderRouter",
+        "sticky": "mtrouter_rl.agents.rules.behavior_policies:Sticky",
+        "mixed": "mtrouter_rl.agents.rules.behavior_policies:Mixed",
+        "task_values": "mtrouter_rl.agents.regression.task_values:TaskValueRouter",
+        "turn_values": "mtrouter_rl.agents.regression.turn_values:TurnValueRouter",
+        "schedule": "mtrouter_rl.agents.rules.schedules:ScheduleRouter",
+        "escalate_on_error": "mtrouter_rl.agents.rules.escalate_on_error:EscalateOnErrorRouter",
+        "cascade": "mtrouter_rl.agents.regression.cascade:CascadeRouter",
     },
 )
 """Name in `router.json` -> class with `from_saved(saved: SavedRouter) -> Router`."""

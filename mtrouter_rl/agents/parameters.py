@@ -8,12 +8,10 @@ from pydantic import Field, ValidationError, field_validator
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS, HistoryInput
 from mtrouter_rl.errors import CardError
-from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import Frozen, Positive, PositiveInt
 
 ParametersT = TypeVar("ParametersT", bound=Frozen)
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Discount = Annotated[float, Field(ge=0, le=1)]
 

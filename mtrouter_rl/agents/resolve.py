@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mtrouter_rl.agents.base import Algorithm, TrainingContext
-from mtrouter_rl.agents.behavior import POLICY_FORMS, parse_policy
-from mtrouter_rl.agents.cost_weights import AT
 from mtrouter_rl.agents.loading import load_router
+from mtrouter_rl.agents.rules.behavior_policies import POLICY_FORMS, parse_policy
 from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE
 from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
-from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError, RouterError, unknown_name
-from mtrouter_rl.pools.card import PoolCard
-from mtrouter_rl.protocols import PricedRouter, Router, TextEncoder
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.embeddings.encoders import make_encoder
+from mtrouter_rl.errors import InvalidConfigError, RouterError, unknown_name
+from mtrouter_rl.protocols import PricedRouter, Router
 from mtrouter_rl.records import JsonValue
-from mtrouter_rl.registry import ALGORITHMS, ENCODERS
+from mtrouter_rl.registry import ALGORITHMS
+from mtrouter_rl.transitions.cost_weights import AT
 
 if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
@@ -32,36 +33,6 @@ def load_algorithm(card: AgentCard) -> Algorithm:
     """
     algorithm = cast("type[Algorithm]", ALGORITHMS.load(card.algorithm))
     return algorithm.from_card(card)
-
-
-def make_encoder(name: str, cache: Path | None) -> TextEncoder:
-    """Text encoder with a cache around it.
-
-    Args:
-        name: Registered name ("minilm"), or the name of the weights that a saved router tells ("all-MiniLM-L6-v2").
-        cache: Folder of the on-disk cache; None keeps vectors in memory only.
-
-    Raises:
-        UnknownNameError: If there is no such encoder.
-        MissingDependencyError: If its package is not installed.
-    """
-    from mtrouter_rl.embeddings.cache import CachedEncoder
-
-    makers = {key: ENCODERS.load(key) for key in ENCODERS.targets()}
-    if name in makers:
-        return CachedEncoder(makers[name](), cache)  # type: ignore[operator]
-    missing: MissingDependencyError | None = None
-    for maker in makers.values():
-        try:
-            encoder = maker()  # type: ignore[operator]
-        except MissingDependencyError as error:  # perhaps not the one that is asked for
-            missing = error
-            continue
-        if encoder.name == name:
-            return CachedEncoder(encoder, cache)
-    if missing is not None:
-        raise missing
-    raise unknown_name("text encoder", name, makers)
 
 
 def make_features(config: Mapping[str, JsonValue], pool: PoolCard, cache: Path | None) -> "HistoryFeatures":

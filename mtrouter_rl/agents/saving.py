@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mtrouter_rl.agents.extrapolation import Extrapolation
-from mtrouter_rl.agents.hold_out import HoldOut
 from mtrouter_rl.cards import AgentCard, RewardCard
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import PoolMismatchError, RouterError
-from mtrouter_rl.pools.card import Frozen, PoolCard
+from mtrouter_rl.records import Frozen
+from mtrouter_rl.transitions.hold_out import HoldOut
 
 if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures

@@ -2,16 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from mtrouter_rl.agents.base import TrainingContext, TrainingLog
+from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.extrapolation import Extrapolation, extrapolations
-from mtrouter_rl.agents.hold_out import hold_out
-from mtrouter_rl.agents.quiet import silence_gym_notice
 from mtrouter_rl.agents.saving import LogRecord, Provenance
-from mtrouter_rl.agents.transitions import Transitions, join_transitions
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import JsonValue
+from mtrouter_rl.records import Frozen, JsonValue
+from mtrouter_rl.transitions.arrays import TrainingLog, Transitions, join_transitions
+from mtrouter_rl.transitions.hold_out import hold_out
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
@@ -34,7 +32,6 @@ def require_data(context: TrainingContext, card: AgentCard) -> "tuple[Dataset, H
     context.dataset.info.check_pool(context.pool)
     for log in context.more_logs:
         context.dataset.info.check_models(log.dataset.info)
-    silence_gym_notice()
     return context.dataset, context.features
 
 

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from mtrouter_rl.cards.pool import ModelCard, PoolCard, PromptCacheCard
 from mtrouter_rl.datasets.upgrade import upgrade_info
 from mtrouter_rl.errors import DatasetError, PoolMismatchError
-from mtrouter_rl.pools.card import Frozen, ModelCard, PoolCard, PromptCacheCard
-from mtrouter_rl.records import Split
+from mtrouter_rl.records import Frozen, Split
 
 SCHEMA_VERSION = 2
 OLD_VERSIONS = (1,)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from mtrouter_rl import __version__
+from mtrouter_rl.cards.pool import ModelCard, PoolCard, Prices, PromptCacheCard
 from mtrouter_rl.datasets.info import DatasetInfo, read_info
 from mtrouter_rl.datasets.rewrite import traced_episodes, write_dataset
 from mtrouter_rl.datasets.validation import BUDGET_TOLERANCE_USD
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, unknown_name
-from mtrouter_rl.pools.card import ModelCard, PoolCard, Prices, PromptCacheCard
 from mtrouter_rl.pools.prompt_cache import PromptCache, billed_usage
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, TokenUsage, TracedEpisode, Turn
 

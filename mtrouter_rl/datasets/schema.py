@@ -10,10 +10,10 @@ from typing import Literal, TypedDict, get_args
 
 import pyarrow as pa
 
+from mtrouter_rl.cards.pool import ModelCard, Prices, PromptCacheCard
 from mtrouter_rl.datasets.columns import EPISODE_SCHEMA, HIDDEN_SCHEMA, TURN_SCHEMA
 from mtrouter_rl.datasets.info import INFO_FILE, OLD_VERSIONS, SCHEMA_VERSION, DatasetInfo
 from mtrouter_rl.datasets.validation import EPISODE_RULES, TURN_RULES
-from mtrouter_rl.pools.card import ModelCard, Prices, PromptCacheCard
 from mtrouter_rl.records import SPLITS, Episode, EpisodeStatus, TokenUsage, Turn, UsageSource
 
 Table = Literal["episodes", "turns", "hidden"]

@@ -13,9 +13,9 @@ from typing import Generic, TypeVar, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mtrouter_rl.cards.pool import Prices
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import DatasetError, unknown_name
-from mtrouter_rl.pools.card import Prices
 from mtrouter_rl.records import Episode, EpisodeStatus, Turn, UsageSource
 
 RecordT = TypeVar("RecordT")

@@ -5,12 +5,15 @@ Both give a text the same vector whatever else is in the batch, so features do n
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.errors import MissingDependencyError
+from mtrouter_rl.errors import MissingDependencyError, unknown_name
+from mtrouter_rl.protocols import TextEncoder
+from mtrouter_rl.registry import ENCODERS
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -109,3 +112,33 @@ class HashingEncoder:
 def make_hashing() -> HashingEncoder:
     """Hashing encoder of 384 dimensions."""
     return HashingEncoder()
+
+
+def make_encoder(name: str, cache: Path | None) -> TextEncoder:
+    """Text encoder with a cache around it.
+
+    Args:
+        name: Registered name ("minilm"), or the name of the weights that a saved router tells ("all-MiniLM-L6-v2").
+        cache: Folder of the on-disk cache; None keeps vectors in memory only.
+
+    Raises:
+        UnknownNameError: If there is no such encoder.
+        MissingDependencyError: If its package is not installed.
+    """
+    from mtrouter_rl.embeddings.cache import CachedEncoder
+
+    makers = {key: ENCODERS.load(key) for key in ENCODERS.targets()}
+    if name in makers:
+        return CachedEncoder(makers[name](), cache)  # type: ignore[operator]
+    missing: MissingDependencyError | None = None
+    for maker in makers.values():
+        try:
+            encoder = maker()  # type: ignore[operator]
+        except MissingDependencyError as error:  # perhaps not the one that is asked for
+            missing = error
+            continue
+        if encoder.name == name:
+            return CachedEncoder(encoder, cache)
+    if missing is not None:
+        raise missing
+    raise unknown_name("text encoder", name, makers)

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.history_sources import (
     HistoryKey,
     PastTurn,
@@ -25,9 +26,8 @@ from mtrouter_rl.embeddings.history_sources import (
 from mtrouter_rl.embeddings.history_state import Float32Array, HistoryState, SeenTexts
 from mtrouter_rl.embeddings.models import MODEL_FEATURE_NAMES, model_features
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.pools.card import Frozen, PoolCard
 from mtrouter_rl.protocols import TextEncoder
-from mtrouter_rl.records import Episode, FloatArray, JsonValue, Observation
+from mtrouter_rl.records import Episode, FloatArray, Frozen, JsonValue, Observation
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Cap = Annotated[int, Field(gt=0)]

@@ -7,8 +7,8 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.records import Episode, Observation, TurnView
 

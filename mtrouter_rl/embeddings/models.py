@@ -10,7 +10,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.pools.card import ModelCard, PoolCard
+from mtrouter_rl.cards.pool import ModelCard, PoolCard
 from mtrouter_rl.records import TokenUsage
 
 REFERENCE_CALL = TokenUsage(n_fresh=3000, n_output=300)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from mtrouter_rl.cards import EnvCard
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
-from mtrouter_rl.pools.card import Frozen
 from mtrouter_rl.protocols import ExpertPlan, TaskStart, TaskStep
+from mtrouter_rl.records import Frozen
 
 _OBSTACLES = {
     "walk north": "The corridor goes on to the north.",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import cast
 
 from mtrouter_rl.cards import EnvCard, find_card, load_pool_card, parse_card
-from mtrouter_rl.datasets.splits import episode_specs
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cards.splits import episode_specs
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import ModelBackend, TextTask
 from mtrouter_rl.records import SPLITS, EpisodeSpec, Split
 from mtrouter_rl.registry import BACKENDS, CARD_COMPLETERS, TASK_FAMILIES

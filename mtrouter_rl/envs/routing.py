@@ -13,9 +13,9 @@ import numpy as np
 from gymnasium import spaces
 
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.pool import ModelCard, PoolCard
 from mtrouter_rl.envs.spaces import Unicode
 from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError, unknown_name
-from mtrouter_rl.pools.card import ModelCard, PoolCard
 from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.protocols import HiddenState, HiddenStateBackend, ModelBackend, Reply, TaskStep, TextTask
 from mtrouter_rl.records import EpisodeSpec, Message, Observation, TurnView

@@ -1,7 +1,6 @@
-"""What a routing policy is worth, and how sure that is: from episodes to numbers, tables, plots and a report.
+"""What a routing policy is worth: from episodes to one `results.json`.
 
-Episodes become per-policy metrics (`metrics`) with intervals clustered by task variation (`statistics`) and the gain
-over the single models' cost-score hull (`hull`). They are kept in one `results.json` (`results`), and everything that
-people look at is drawn from that file: `tables`, `plots`, `tensorboard` and `report`. `metric_names` is the one table
-of metric names.
+Episodes become metrics of every policy (`metrics`), rows with intervals and paired differences (`result_rows`), and one file
+(`results`). `closed_loop` runs the episodes, `behavior` says how a policy routed, `hidden_reference` what a policy that
+sees the simulator's hidden state would reach.
 """

@@ -9,11 +9,11 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.evaluation.association import LabelledEpisode, Shuffle, mutual_information
 from mtrouter_rl.evaluation.behavior_errors import bad_ends, error_behavior, first_errors
-from mtrouter_rl.evaluation.behavior_file import PHASES, BehaviorRow, ModelDependence, MutualInformation
-from mtrouter_rl.evaluation.statistics import N_RESAMPLES, Interval, clustered_mean_interval
+from mtrouter_rl.evaluation.behavior_file import PHASES, BehaviorRow, ModelDependence
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, FloatArray, IntArray, JsonValue, Split
+from mtrouter_rl.statistics.intervals import N_RESAMPLES, Interval, clustered_mean_interval
+from mtrouter_rl.statistics.mutual_information import LabelledEpisode, MutualInformation, Shuffle, mutual_information
 
 HiddenByEpisode = Mapping[str, Sequence[Mapping[str, JsonValue]]]
 """Episode id -> what only a simulator knows of each of its turns, as `mtrouter_rl.datasets.store.load_hidden` gives it."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from mtrouter_rl.evaluation.behavior_file import BadEnd, ErrorBehavior, FirstError
-from mtrouter_rl.evaluation.statistics import wilson_interval
 from mtrouter_rl.records import Episode
+from mtrouter_rl.statistics.intervals import wilson_interval
 
 FULL_UTILITY = 1.0
 _TOLERANCE = 1e-9

@@ -11,10 +11,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.evaluation.record_file import load_record, save_record
-from mtrouter_rl.evaluation.results import Count, Ends, FiniteRecord, NonNegative, Share
-from mtrouter_rl.evaluation.statistics import Interval
-from mtrouter_rl.records import Split
+from mtrouter_rl.files import load_record, save_record
+from mtrouter_rl.records import Count, Ends, FiniteRecord, NonNegative, Share, Split
+from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.mutual_information import MutualInformation
 
 BEHAVIOR_FILE = "behavior.json"
 PHASES = 4
@@ -78,30 +78,6 @@ class ErrorBehavior(FiniteRecord):
     n_switches: Count
     recovery_by_switching: Share | None
     recovery_by_switching_ci95: Ends | None
-
-
-class MutualInformation(FiniteRecord):
-    """How much the called model and a label of the turn tell of each other; see `mtrouter_rl.evaluation.association`.
-
-    Attributes:
-        bits: Plug-in estimate, bits; biased upwards.
-        bits_corrected: The same with the Miller-Madow correction; below 0 by chance where there is no dependence.
-        low: Lower end of the 95% interval of `bits_corrected`; None with fewer than two (task, variation) clusters.
-        high: Upper end, likewise.
-        bits_shuffled: Mean plug-in estimate after shuffling: what chance alone gives; None as `p_value`.
-        p_value: Of "no dependence", by shuffling; None where no shuffle changes anything (one model throughout, say).
-        n_turns: Turns behind it.
-        n_labels: Different values of the label.
-    """
-
-    bits: NonNegative
-    bits_corrected: float
-    low: float | None
-    high: float | None
-    bits_shuffled: NonNegative | None
-    p_value: Share | None
-    n_turns: Annotated[int, Field(ge=1)]
-    n_labels: Annotated[int, Field(ge=2)]
 
 
 class ModelDependence(FiniteRecord):

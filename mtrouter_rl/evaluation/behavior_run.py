@@ -9,8 +9,8 @@ from mtrouter_rl.datasets.store import Dataset, load_hidden
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior import BehaviorSetting, HiddenByEpisode, behavior_row
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
-from mtrouter_rl.evaluation.plots import slug
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.files import slug
 from mtrouter_rl.records import Episode, Split
 
 logger = logging.getLogger(__name__)

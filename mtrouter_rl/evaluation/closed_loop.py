@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtrouter_rl.agents.heuristics import FixedOrderRouter
 from mtrouter_rl.agents.resolve import RouterRef, split_cost_weight
+from mtrouter_rl.agents.rules.heuristics import FixedOrderRouter
 from mtrouter_rl.agents.saving import Provenance
-from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
-from mtrouter_rl.evaluation.plots import slug
+from mtrouter_rl.files import slug
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, EpisodeSpec, Split
 from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.rollout.collection import CollectionPlan, collect, dataset_info
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.evaluation.results import Ends, FiniteRecord, ResultRow
+from mtrouter_rl.evaluation.results import ResultRow
+from mtrouter_rl.records import Ends, FiniteRecord
 
 CHOICE_FILE = "cost_weight_choice.json"
 

@@ -12,8 +12,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from mtrouter_rl.evaluation.cost_weight_choice import Outcome
-from mtrouter_rl.evaluation.record_file import load_record, save_record
-from mtrouter_rl.evaluation.results import FiniteRecord, ResultRow
+from mtrouter_rl.evaluation.results import ResultRow
+from mtrouter_rl.files import load_record, save_record
+from mtrouter_rl.records import FiniteRecord
 
 POINTS_FILE = "frontier_points.json"
 

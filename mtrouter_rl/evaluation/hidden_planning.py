@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtrouter_rl.cards import RewardCard
-from mtrouter_rl.pools.card import TOKENS_PER_PRICE_UNIT, PoolCard
+from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, PoolCard
 from mtrouter_rl.pools.prompt_cache import billed_usage
 from mtrouter_rl.protocols import HiddenState
 from mtrouter_rl.records import FloatArray

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mtrouter_rl.agents import distributions
-from mtrouter_rl.agents.heuristics import by_price
+from mtrouter_rl.agents.rules.heuristics import by_price
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.hidden_planning import action_values, problem_of
 from mtrouter_rl.evaluation.results import BELIEVING_REFERENCE, HIDDEN_REFERENCE, LIKELIEST_REFERENCE
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import HiddenState, HiddenStatePolicy
 from mtrouter_rl.records import FloatArray, Observation
 

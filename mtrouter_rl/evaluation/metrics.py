@@ -9,13 +9,7 @@ import numpy as np
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.records import Episode, FloatArray
-
-EpisodeKey = tuple[str, int, int]
-"""(task, variation, seed): what evaluation pairs episodes of different policies by."""
-
-SCORE_PER_UTILITY = 100.0
-"""Score of full success: score = 100 * utility, as the paper's tables print it."""
+from mtrouter_rl.records import SCORE_PER_UTILITY, Episode, EpisodeKey, FloatArray, episode_key
 
 BUDGET_TOLERANCE_USD = 1e-9
 """Rounding allowed when a sum of costs is compared with the budget; far below the price of one token."""
@@ -93,11 +87,6 @@ class PolicyMetrics:
     def mean(self, name: str) -> float:
         """Mean over episodes of an attribute of `EpisodeMetrics`."""
         return float(np.mean([getattr(episode, name) for episode in self.episodes]))
-
-
-def episode_key(episode: Episode) -> EpisodeKey:
-    """Pairing key of an episode: (task, variation, seed)."""
-    return (episode.task, episode.variation, episode.seed)
 
 
 def is_over_budget(episode: Episode) -> bool:

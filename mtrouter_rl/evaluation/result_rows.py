@@ -7,18 +7,18 @@ import numpy as np
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.evaluation.hull import CostScore, hull_gain
-from mtrouter_rl.evaluation.metrics import EpisodeKey, PolicyMetrics, episode_key, policy_metrics
+from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
-from mtrouter_rl.evaluation.selection import bootstrap_p_value, holm
-from mtrouter_rl.evaluation.statistics import (
+from mtrouter_rl.records import Episode, EpisodeKey, Split, episode_key
+from mtrouter_rl.statistics.hull import CostScore, hull_gain
+from mtrouter_rl.statistics.intervals import (
     N_RESAMPLES,
     BootstrapMean,
     Interval,
     mean_interval,
     paired_difference,
 )
-from mtrouter_rl.records import Episode, Split
+from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from mtrouter_rl.agents.cost_weights import AT, name_at
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.evaluation.metrics import SCORE_PER_UTILITY
-from mtrouter_rl.evaluation.statistics import Interval
-from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import Split
+from mtrouter_rl.records import SCORE_PER_UTILITY, Count, Ends, FiniteRecord, NonNegative, Share, Split
+from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.transitions.cost_weights import AT, name_at
 
 SCHEMA_VERSION = 2
 _READABLE_VERSIONS = (1, SCHEMA_VERSION)
@@ -25,17 +23,6 @@ LIKELIEST_REFERENCE = "likeliest-success-reference"
 BELIEVING_REFERENCE = "believing-reference"
 REFERENCES = (HIDDEN_REFERENCE, BELIEVING_REFERENCE, LIKELIEST_REFERENCE)
 """Policies that see what no router may see (`mtrouter_rl.evaluation.hidden_reference`): shown, never ranked."""
-
-Count = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Ends = tuple[float, float]
-
-
-class FiniteRecord(Frozen):
-    """Base of the results file's records: immutable, no unknown key, and no NaN or infinity anywhere."""
-
-    model_config = ConfigDict(allow_inf_nan=False, populate_by_name=True)
 
 
 class PolicyRoles(FiniteRecord):

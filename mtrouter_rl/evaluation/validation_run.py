@@ -7,9 +7,9 @@ from typing import Self
 
 import numpy as np
 
-from mtrouter_rl.datasets.splits import sample_specs
+from mtrouter_rl.cards.splits import sample_specs
+from mtrouter_rl.datasets.logged import LOG_ONLY
 from mtrouter_rl.envs.factory import EnvConfig, build_env
-from mtrouter_rl.envs.logged import LOG_ONLY
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.metrics import EpisodeMetrics, episode_metrics
 from mtrouter_rl.metric_names import (

@@ -1,6 +1,6 @@
 """Which model holds a warm prompt cache, and how many tokens of the next prompt it covers."""
 
-from mtrouter_rl.pools.card import Prices, PromptCacheCard
+from mtrouter_rl.cards.pool import Prices, PromptCacheCard
 from mtrouter_rl.records import TokenUsage
 
 

@@ -1,7 +1,7 @@
 """A pool that one of its models has left."""
 
+from mtrouter_rl.cards.pool import BackendCard, PoolCard
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.pools.card import BackendCard, PoolCard
 
 _PER_MODEL = "models"
 """Setting of a backend that holds one entry for every model of the pool, by name."""

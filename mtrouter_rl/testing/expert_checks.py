@@ -4,7 +4,7 @@ from collections import Counter
 from typing import get_args
 
 from mtrouter_rl.cards import EXPERT_SOLVES
-from mtrouter_rl.pools.simulated_model import FailureKind
+from mtrouter_rl.pools.simulated.model import FailureKind
 from mtrouter_rl.protocols import ExpertTask, TextTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.testing.subject import (

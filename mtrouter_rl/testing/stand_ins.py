@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import CallOrderError, MTRouterError
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import Reply, TaskStart, TaskStep, TextTask
 from mtrouter_rl.records import FloatArray, Message, Observation, TokenUsage
 

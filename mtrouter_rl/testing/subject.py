@@ -9,11 +9,11 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from mtrouter_rl.cards import EnvCard
-from mtrouter_rl.datasets.splits import episode_specs
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cards.splits import episode_specs
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
 from mtrouter_rl.errors import ContractError
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import ExpertTask, ModelBackend, Reply, TaskStart, TaskStep, TextTask
 from mtrouter_rl.records import SPLITS, EpisodeSpec, TokenUsage
 from mtrouter_rl.registry import BACKENDS, TASK_FAMILIES

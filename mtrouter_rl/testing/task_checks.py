@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
-from mtrouter_rl.datasets.splits import episode_specs
+from mtrouter_rl.cards.splits import episode_specs
 from mtrouter_rl.errors import CallOrderError, InvalidConfigError, SimulatorError
 from mtrouter_rl.protocols import Ending, ExpertTask, TaskStart, TaskStep, TextTask
 from mtrouter_rl.records import SPLITS, EpisodeSpec, Split

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtrouter_rl.agents.resolve import RouterRef
-from mtrouter_rl.datasets.collect import CollectionPlan, collect, dataset_info
-from mtrouter_rl.datasets.splits import sample_specs
+from mtrouter_rl.cards.splits import sample_specs
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import Split
 from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.rollout.collection import CollectionPlan, collect, dataset_info
 
 
 @dataclass(frozen=True, kw_only=True)

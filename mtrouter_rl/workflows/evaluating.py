@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mtrouter_rl import __version__
-from mtrouter_rl.datasets.splits import evaluation_specs
+from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.behavior import BehaviorSetting

@@ -10,14 +10,14 @@ from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.hidden_reference import is_reference
-from mtrouter_rl.evaluation.ope_report import OPE_FILE, load_report
-from mtrouter_rl.evaluation.plots import save_plots
-from mtrouter_rl.evaluation.report import write_report
+from mtrouter_rl.evaluation.query_router import HistoryEmbedder, ModelEmbedder, history_states, revisit, value_meaning
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.evaluation.revisit import HistoryEmbedder, ModelEmbedder, history_states, revisit, value_meaning
-from mtrouter_rl.evaluation.tensorboard import RouterDetails, write_evaluation
+from mtrouter_rl.ope.record import OPE_FILE, load_report
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import TracedEpisode
+from mtrouter_rl.reporting.plots import save_plots
+from mtrouter_rl.reporting.report import write_report
+from mtrouter_rl.reporting.tensorboard.sink import RouterDetails, write_evaluation
 from mtrouter_rl.workflows.run_folder import OPE_FOLDER, RESULTS_FILE, TENSORBOARD_FOLDER, episodes_of_run
 
 

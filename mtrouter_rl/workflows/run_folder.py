@@ -6,12 +6,12 @@ from pathlib import Path
 
 from mtrouter_rl import __version__
 from mtrouter_rl.cards import RewardCard
-from mtrouter_rl.datasets.collect import fingerprint_cards
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
-from mtrouter_rl.envs.gold_paths import write_atomically
+from mtrouter_rl.files import write_atomically
 from mtrouter_rl.records import Episode, JsonValue, Split
+from mtrouter_rl.rollout.collection import fingerprint_cards
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"

@@ -11,33 +11,35 @@ from typing import cast
 import numpy as np
 
 from mtrouter_rl import __version__
-from mtrouter_rl.agents.base import Algorithm, LogShares, PeriodicEvaluation, TrainingContext, Validate
-from mtrouter_rl.agents.hold_out import HoldOut
+from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.parameters import LoopParameters
-from mtrouter_rl.agents.resolve import load_algorithm, make_encoder
+from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import RECORD_FILE
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card
+from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.datasets.info import INFO_FILE
-from mtrouter_rl.datasets.splits import evaluation_specs
 from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
-from mtrouter_rl.envs.gold_paths import write_atomically
 from mtrouter_rl.errors import CardError, InvalidConfigError, RouterError, unknown_name
 from mtrouter_rl.evaluation.closed_loop import (
     Contestant,
     EvaluationPlan,
     run_policies,
 )
-from mtrouter_rl.evaluation.tensorboard import TensorBoardSink
 from mtrouter_rl.evaluation.validation_run import ValidationRun
+from mtrouter_rl.files import write_atomically
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, JsonValue
 from mtrouter_rl.registry import DEFAULT_ENCODER
+from mtrouter_rl.reporting.tensorboard.sink import TensorBoardSink
 from mtrouter_rl.rollout import RolloutPool
-from mtrouter_rl.training_logs import LogSource, encode_logs, load_logs
+from mtrouter_rl.transitions.arrays import LogShares
+from mtrouter_rl.transitions.hold_out import HoldOut
 from mtrouter_rl.workflows.run_folder import CONFIG_FILE, TENSORBOARD_FOLDER, describe, reward_of, save_config
+from mtrouter_rl.workflows.training_logs import LogSource, encode_logs, load_logs
 
 VALIDATION_FOLDER = "validation"
 CHECKPOINT_FOLDER = "checkpoints"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mtrouter_rl.agents.heuristics import UniformRouter
-from mtrouter_rl.datasets.splits import sample_specs
+from mtrouter_rl.agents.rules.heuristics import UniformRouter
+from mtrouter_rl.cards.splits import sample_specs
 from mtrouter_rl.envs.factory import build_env, resolve_env
-from mtrouter_rl.envs.jvm import DETERMINISM_OPTIONS, find_java
+from mtrouter_rl.envs.scienceworld.jvm import DETERMINISM_OPTIONS, find_java
 from mtrouter_rl.rollout import run_episode
 
 

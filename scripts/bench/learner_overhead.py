@@ -15,14 +15,14 @@ import time
 import numpy as np
 import torch
 
-from mtrouter_rl.agents.learners import Q_FUNCTIONS, Networks, QLearning, q_learner
-from mtrouter_rl.agents.networks import HistoryLayout
 from mtrouter_rl.agents.parameters import JointParameters, LoopParameters
-from mtrouter_rl.agents.quiet import silence_gym_notice
-from mtrouter_rl.agents.resolve import make_encoder
-from mtrouter_rl.agents.transitions import Transitions, discounted_returns
+from mtrouter_rl.agents.q.learners import Q_FUNCTIONS, Networks, QLearning, q_learner, to_d3rlpy
+from mtrouter_rl.agents.q.networks import HistoryLayout
+from mtrouter_rl.agents.q.quiet import silence_gym_notice
+from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import resolve_env
+from mtrouter_rl.transitions.arrays import Transitions, discounted_returns
 
 GAMMA = 0.95
 
@@ -44,7 +44,7 @@ class ThroughD3rlpy:
 
     def step(self):
         batch = self.transitions.sample(self.batch_size, self.generator)
-        return self.algorithm.update(batch)["loss"]
+        return self.algorithm.update(to_d3rlpy(batch))["loss"]
 
 
 class BareTorch:
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--transitions-per-block", type=int, default=5120, metavar="N", help="steps times batch size")
     args = parser.parse_args()
     silence_gym_notice()
-    from mtrouter_rl.agents.joint_q import JointQFunctionFactory
+    from mtrouter_rl.agents.q.joint_q import JointQFunctionFactory
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)

@@ -13,14 +13,14 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import binomtest
 
-from mtrouter_rl.evaluation.ope_coverage import (
+from mtrouter_rl.studies.ope_coverage.run import (
     Design,
     difference_coverage,
     effective_sample_sizes,
     fitted_dm_coverage,
     measure,
 )
-from mtrouter_rl.evaluation.tabular import TabularTask
+from mtrouter_rl.studies.ope_coverage.tabular import TabularTask
 
 
 def make_design(seed, args):

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mtrouter_rl.agents.networks import HistoryLayout
-from mtrouter_rl.agents.transitions import Transitions
-from mtrouter_rl.evaluation.fqe import FqeData, FqeParameters, fitted_q_evaluation
-from mtrouter_rl.evaluation.ope import ESTIMATORS, TurnLog, Values, diagnose, estimate
-from mtrouter_rl.evaluation.reward_memory import HISTORY_NAMES, PAIR_NAMES, RewardMemory
-from mtrouter_rl.evaluation.statistics import N_RESAMPLES
+from mtrouter_rl.agents.q.networks import HistoryLayout
+from mtrouter_rl.ope.fqe import FqeData, FqeParameters, fitted_q_evaluation
+from mtrouter_rl.ope.reward_memory import HISTORY_NAMES, PAIR_NAMES, RewardMemory
+from mtrouter_rl.ope.sequential import ESTIMATORS, TurnLog, Values, diagnose, estimate
+from mtrouter_rl.statistics.intervals import N_RESAMPLES
+from mtrouter_rl.transitions.arrays import Transitions
 
 N_MODELS = 6
 N_COLUMNS = 3  # utility, cost, return

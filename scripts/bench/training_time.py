@@ -16,14 +16,15 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.resolve import load_algorithm, make_encoder
+from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import load_agent_card
 from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.registry import DEFAULT_ENCODER
-from mtrouter_rl.study import AGENT_SETS, expand_agents
 from mtrouter_rl.workflows import reward_of
+from mtrouter_rl.workflows.quick_study import AGENT_SETS, expand_agents
 
 REFERENCE = "fitted-q"
 

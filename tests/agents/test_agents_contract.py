@@ -5,7 +5,14 @@ import sys
 
 import numpy as np
 import pytest
-from routing_toy import (
+
+from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.loading import load_router, save_router
+from mtrouter_rl.cards import RewardCard, list_cards, load_agent_card
+from mtrouter_rl.errors import CardError, InvalidConfigError, MaskedActionError, PoolMismatchError
+from mtrouter_rl.protocols import Router, ValueRouter
+from mtrouter_rl.registry import ALGORITHMS
+from tests.cases.routing_toy import (
     POOL,
     TINY,
     StateFeatures,
@@ -16,13 +23,6 @@ from routing_toy import (
     make_observation,
     make_pool,
 )
-
-from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.loading import load_router, save_router
-from mtrouter_rl.cards import RewardCard, list_cards, load_agent_card
-from mtrouter_rl.errors import CardError, InvalidConfigError, MaskedActionError, PoolMismatchError
-from mtrouter_rl.protocols import Router, ValueRouter
-from mtrouter_rl.registry import ALGORITHMS
 
 NAMES = sorted(ALGORITHMS.builtin)
 OBSERVATIONS = [

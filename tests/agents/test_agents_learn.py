@@ -1,10 +1,19 @@
 """Learning on a tabular MDP with a known optimum: a dear model pays only if it is followed well."""
 
 import pytest
-from routing_toy import JOINT, NETWORK, POOL, make_card, make_context, make_observation, optimal_values, policy_value
 
-from mtrouter_rl.agents.heuristics import UniformRouter, single_router
+from mtrouter_rl.agents.rules.heuristics import UniformRouter, single_router
 from mtrouter_rl.registry import ALGORITHMS
+from tests.cases.routing_toy import (
+    JOINT,
+    NETWORK,
+    POOL,
+    make_card,
+    make_context,
+    make_observation,
+    optimal_values,
+    policy_value,
+)
 
 LOOP = {"n_iterations": 9, "steps_per_iteration": 60, "batch_size": 128, "learning_rate": 4e-3, "keep_last": 3}
 

@@ -1,16 +1,16 @@
 import json
 
 import pytest
-from routing_toy import POOL, TINY, StateFeatures, make_card, make_context, make_observation
 
-from mtrouter_rl.agents.behavior import EpsilonGreedy, Sticky
-from mtrouter_rl.agents.fitted_q import FittedQ
-from mtrouter_rl.agents.heuristics import UniformRouter
 from mtrouter_rl.agents.loading import load_router, save_router
-from mtrouter_rl.agents.q_router import QRouter
+from mtrouter_rl.agents.q.fitted_q import FittedQ
+from mtrouter_rl.agents.q.q_router import QRouter
+from mtrouter_rl.agents.rules.behavior_policies import EpsilonGreedy, Sticky
+from mtrouter_rl.agents.rules.heuristics import UniformRouter
 from mtrouter_rl.embeddings.encoders import make_hashing
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.errors import RouterError
+from tests.cases.routing_toy import POOL, TINY, StateFeatures, make_card, make_context, make_observation
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import datetime
 
 from hypothesis import strategies as st
 
+from mtrouter_rl.cards.pool import ModelCard, Prices, PromptCacheCard
 from mtrouter_rl.datasets.info import DatasetInfo
-from mtrouter_rl.pools.card import ModelCard, Prices, PromptCacheCard
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, TokenUsage, TracedEpisode, Turn
 
 ODD = (

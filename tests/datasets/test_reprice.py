@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from mtrouter_rl.cards import find_card, load_pool_card
+from mtrouter_rl.cards.pool import PoolCard, PromptCacheCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.reprice import RepriceRequest, reprice
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset, load_hidden
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, UnknownNameError
-from mtrouter_rl.pools.card import PoolCard, PromptCacheCard
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, TokenUsage, TracedEpisode
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows import CollectRequest, collect_dataset

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from mtrouter_rl.datasets.exporters.base import export_dataset, restore_dataset
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset, load_hidden
+from mtrouter_rl.exporters.base import export_dataset, restore_dataset
 from mtrouter_rl.registry import RESTORERS
 from tests.datasets.strategies import datasets
 

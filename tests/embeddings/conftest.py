@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtrouter_rl.pools.card import BackendCard, ModelCard, PoolCard, Prices, PromptCacheCard, TokenCounter
+from mtrouter_rl.cards.pool import BackendCard, ModelCard, PoolCard, Prices, PromptCacheCard, TokenCounter
 from mtrouter_rl.records import Episode, TokenUsage, Turn
 
 torch.set_num_threads(1)

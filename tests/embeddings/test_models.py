@@ -4,8 +4,8 @@ import datetime
 
 import numpy as np
 
+from mtrouter_rl.cards.pool import ModelCard, Prices
 from mtrouter_rl.embeddings.models import MODEL_FEATURE_NAMES, model_features
-from mtrouter_rl.pools.card import ModelCard, Prices
 
 
 def feature(pool, name, row=0):

@@ -5,10 +5,10 @@ import datetime
 import pytest
 
 from mtrouter_rl.cards import RewardCard, load_env_card
-from mtrouter_rl.envs.jvm import find_java
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
+from mtrouter_rl.envs.scienceworld.jvm import find_java
 from mtrouter_rl.errors import MissingDependencyError
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import TaskStep
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.testing import ScriptedBackend, ScriptedTask, plain_reply
@@ -94,7 +94,7 @@ def java():
 @pytest.fixture(scope="module")
 def science_task(java):
     """One ScienceWorld game for all tests of a file."""
-    from mtrouter_rl.envs.scienceworld import make_task
+    from mtrouter_rl.envs.scienceworld.task import make_task
 
     with make_task(load_env_card("scienceworld")) as task:
         yield task

@@ -1,17 +1,1 @@
-import pytest
-
-from tests.evaluation.evaluation_cases import make_results, make_traced, rows_of
-
-
-@pytest.fixture(scope="session")
-def traced():
-    """Split -> policy -> episodes, drawn once."""
-    return {
-        "test": make_traced(split="test"),
-        "ood": make_traced(split="ood", tasks=("freeze", "grow"), n_variations=2),
-    }
-
-
-@pytest.fixture(scope="session")
-def results(traced):
-    return make_results([row for split, policies in traced.items() for row in rows_of(policies, split=split)])
+from tests.cases.evaluation_fixtures import results, traced  # noqa: F401

@@ -6,8 +6,8 @@ import pytest
 from mtrouter_rl.errors import ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.behavior import BehaviorSetting, behavior_row
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD
-from tests.evaluation.behavior_cases import failed_episode, flawless_episode, hand_episodes
-from tests.evaluation.evaluation_cases import MODELS, make_episode, make_traced, make_turn
+from tests.cases.behavior_cases import failed_episode, flawless_episode, hand_episodes
+from tests.cases.evaluation_cases import MODELS, make_episode, make_traced, make_turn
 
 SETTING = BehaviorSetting(split="test", model_names=MODELS, n_resamples=200)
 

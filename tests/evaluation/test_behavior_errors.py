@@ -1,9 +1,9 @@
 import pytest
 
 from mtrouter_rl.evaluation.behavior_errors import bad_ends, error_behavior, first_errors
-from mtrouter_rl.evaluation.statistics import wilson_interval
-from tests.evaluation.behavior_cases import flawless_episode, hand_episodes
-from tests.evaluation.evaluation_cases import MODELS, make_episode, make_turn
+from mtrouter_rl.statistics.intervals import wilson_interval
+from tests.cases.behavior_cases import flawless_episode, hand_episodes
+from tests.cases.evaluation_cases import MODELS, make_episode, make_turn
 
 
 def test_errors_worked_by_hand():

@@ -5,9 +5,9 @@ import pytest
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior import BehaviorSetting, behavior_row
 from mtrouter_rl.evaluation.behavior_file import Behavior
-from mtrouter_rl.evaluation.behavior_report import format_behavior
-from tests.evaluation.behavior_cases import flawless_episode, hand_episodes
-from tests.evaluation.evaluation_cases import MODELS
+from mtrouter_rl.reporting.behavior_report import format_behavior
+from tests.cases.behavior_cases import flawless_episode, hand_episodes
+from tests.cases.evaluation_cases import MODELS
 
 
 def behavior_of(episodes, policy="hand", **changes):

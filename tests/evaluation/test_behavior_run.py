@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from mtrouter_rl.commands import behavior as command
+from mtrouter_rl.cli import behavior as command
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import behavior_of_folder

@@ -4,7 +4,7 @@ import pytest
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.cost_weight_choice import ChoiceRule, CostWeightChoice, CostWeightChoices
-from tests.evaluation.evaluation_cases import make_validation_row
+from tests.cases.evaluation_cases import make_validation_row
 
 # weight -> (score, USD): the score is not monotone in the weight, as in a small validation split.
 GRID = {1.0: (60.0, 0.2), 0.0: (80.0, 1.0), 0.1: (70.0, 0.8), 0.5: (75.0, 0.4)}

@@ -4,7 +4,7 @@ import pytest
 
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.frontier_points import MARGIN, MAX_COST_SHARES, POINTS_FILE, FrontierPoints, choose_points
-from tests.evaluation.evaluation_cases import make_validation_row
+from tests.cases.evaluation_cases import make_validation_row
 
 STRONGEST_USD = 1.0
 

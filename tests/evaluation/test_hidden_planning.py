@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.evaluation.hidden_planning import PlanningProblem, action_values, problem_of
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import HiddenState
 
 KINDS = ("malformed", "idle", "wander", "drop", "fatal")

@@ -7,16 +7,16 @@ import yaml
 
 from mtrouter_rl.agents.resolve import resolve_router
 from mtrouter_rl.cards import card_root
-from mtrouter_rl.datasets.splits import evaluation_specs
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.envs.factory import build_env, resolve_env
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
 from mtrouter_rl.errors import CallOrderError, InvalidConfigError, UnknownNameError
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.hidden_reference import REFERENCE_TEXTS, ReferenceRef
-from mtrouter_rl.evaluation.tables import format_table, results_table
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.protocols import HiddenStatePolicy, Router, TaskStep
 from mtrouter_rl.records import EpisodeSpec
+from mtrouter_rl.reporting.tables import format_table, results_table
 from mtrouter_rl.rollout import RolloutPool, run_episode
 from mtrouter_rl.testing import ScriptedBackend, ScriptedTask
 from mtrouter_rl.testing.stand_ins import plain_reply

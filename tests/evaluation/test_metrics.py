@@ -9,7 +9,7 @@ from mtrouter_rl.evaluation.metrics import (
     policy_metrics,
     running_share_by_turn,
 )
-from tests.evaluation.evaluation_cases import MODELS, REWARD, make_episode, make_turn
+from tests.cases.evaluation_cases import MODELS, REWARD, make_episode, make_turn
 
 
 def long_episode():

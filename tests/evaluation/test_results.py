@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.result_rows import Comparison, adjust_p_values, build_rows, merge, update_rows
 from mtrouter_rl.evaluation.results import PolicyRoles, Results
-from mtrouter_rl.evaluation.selection import holm
-from tests.evaluation.evaluation_cases import (
+from mtrouter_rl.statistics.rank_agreement import holm
+from tests.cases.evaluation_cases import (
     MODELS,
     REWARD,
     ROLES,

@@ -7,8 +7,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mtrouter_rl.agents.resolve import resolve_router
 from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.envs.corridor import CorridorTask
-from mtrouter_rl.envs.logged import logged_env
 from mtrouter_rl.errors import InvalidConfigError, SimulatorError
 from mtrouter_rl.evaluation.validation_run import ValidationRun
 from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, LEARNING_RATE, Q_MEAN, STEPS_PER_SECOND, TD_LOSS, TRAINING

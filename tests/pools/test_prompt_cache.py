@@ -1,6 +1,6 @@
 import pytest
 
-from mtrouter_rl.pools.card import PromptCacheCard
+from mtrouter_rl.cards.pool import PromptCacheCard
 from mtrouter_rl.pools.prompt_cache import PromptCache
 
 TTL_S = 60.0

@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from mtrouter_rl.agents.resolve import RouterRef
-from mtrouter_rl.datasets.splits import evaluation_specs
+from mtrouter_rl.cards.pool import BackendCard
+from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.envs.factory import build_env, resolve_env
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
-from mtrouter_rl.pools.card import BackendCard
 from mtrouter_rl.pools.subset import pool_without
 from mtrouter_rl.rollout import run_episode
 

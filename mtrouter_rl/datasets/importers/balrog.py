@@ -24,8 +24,7 @@ from mtrouter_rl.datasets.importers.balrog_files import (
 )
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, ModelNames, UnusableEpisodeError
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
-from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue, TokenUsage, Turn
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue, TokenUsage, Turn
 
 PUBLISHED_LIMITS = {"babaisai": 100, "babyai": 128, "crafter": 2000, "minihack": 100, "nle": 100_000, "textworld": 80}
 """Source: `balrog/config/config.yaml` of the benchmark; for babyai and babaisai, where it has none, what the logs show."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypedDict
 
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import DatasetError, unknown_name
-from mtrouter_rl.pools.card import Frozen, PoolCard
-from mtrouter_rl.records import Episode
+from mtrouter_rl.records import Episode, Frozen
 
 MAX_EXAMPLES = 20
 

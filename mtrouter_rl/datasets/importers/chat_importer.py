@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Generic, Literal, TypeVar
 
-from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import Frozen
 
 
 class ChatOptions(Frozen):

@@ -41,8 +41,7 @@ from mtrouter_rl.datasets.importers.query_table import (
     read_text,
 )
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import Episode, TokenUsage
+from mtrouter_rl.records import Episode, Frozen, TokenUsage
 
 UNREADABLE = "file that is not JSON"
 NOT_A_RUN = "file that holds no run"

@@ -34,6 +34,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from pydantic import Field
 
+from mtrouter_rl.cards.pool import PoolCard, Prices, TokenCounter
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError, cut
 from mtrouter_rl.datasets.importers.query_table import (
     BAD_COST,
@@ -48,8 +49,7 @@ from mtrouter_rl.datasets.importers.query_table import (
     stable_variation,
 )
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.pools.card import Frozen, PoolCard, Prices, TokenCounter
-from mtrouter_rl.records import Episode, TokenUsage
+from mtrouter_rl.records import Episode, Frozen, TokenUsage
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".jsonl.gz")
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".pkl.gz", ".p")

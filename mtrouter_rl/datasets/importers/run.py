@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from mtrouter_rl import __version__
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.importers.base import Importer, ImportReport, ImportSource
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.leaks import check_sibling_splits, sibling_splits
@@ -17,8 +18,7 @@ from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.datasets.validation import Context, ShardFiles, ViolationLog, check_episodes
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, unknown_name
-from mtrouter_rl.pools.card import Frozen, PoolCard
-from mtrouter_rl.records import Episode, TracedEpisode
+from mtrouter_rl.records import Episode, Frozen, TracedEpisode
 from mtrouter_rl.registry import IMPORTERS
 
 REPORT_FILE = "import-report.json"

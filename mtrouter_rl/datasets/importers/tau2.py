@@ -40,8 +40,7 @@ from mtrouter_rl.datasets.importers.chat import (
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.pools.card import Frozen
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue
 
 ENDINGS: dict[str, Ending] = {
     "user_stop": "terminated",

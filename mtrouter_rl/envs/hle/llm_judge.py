@@ -13,11 +13,11 @@ from typing import Annotated, cast
 
 from pydantic import Field
 
+from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, UsdPerMillionTokens
 from mtrouter_rl.envs.hle.judges import Verdict
 from mtrouter_rl.envs.hle.questions import Question
 from mtrouter_rl.errors import InvalidConfigError, SimulatorError
-from mtrouter_rl.pools.card import TOKENS_PER_PRICE_UNIT, Frozen, UsdPerMillionTokens
-from mtrouter_rl.records import JsonValue
+from mtrouter_rl.records import Frozen, JsonValue
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from typing import IO, Annotated, Literal, cast
 from pydantic import Field
 
 from mtrouter_rl.errors import InvalidConfigError, SimulatorError
-from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import Frozen
 
 logger = logging.getLogger(__name__)
 

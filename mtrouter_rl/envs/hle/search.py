@@ -17,7 +17,7 @@ from typing import Annotated, Protocol, cast, runtime_checkable
 from pydantic import Field, ValidationError
 
 from mtrouter_rl.errors import CardError, InvalidConfigError
-from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import Frozen
 from mtrouter_rl.registry import SEARCH_BACKENDS
 
 _WORD = re.compile(r"\w+")

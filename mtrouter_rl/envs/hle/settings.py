@@ -9,7 +9,7 @@ from mtrouter_rl.envs.hle.actions import Tool
 from mtrouter_rl.envs.hle.llm_judge import EndpointJudgeCard
 from mtrouter_rl.envs.hle.sandbox import SandboxLimits
 from mtrouter_rl.envs.hle.search import SearchCard
-from mtrouter_rl.pools.card import Frozen
+from mtrouter_rl.records import Frozen
 
 
 class SyntheticCard(Frozen):

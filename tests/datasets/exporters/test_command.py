@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from mtrouter_rl.commands import export, import_log
+from mtrouter_rl.cli import export, import_log
 from mtrouter_rl.datasets.store import Dataset, load_hidden
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
 from mtrouter_rl.registry import EXPORTERS

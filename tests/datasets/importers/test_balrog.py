@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from mtrouter_rl.cards import load_pool_card
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.importers.balrog import BalrogImporter, BalrogOptions
 from mtrouter_rl.datasets.importers.balrog_files import apportion, parse_rows
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, UnknownNameError
-from mtrouter_rl.pools.card import PoolCard
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD
 
 REAL = Path(__file__).parents[3].parent / "shared" / "data" / "balrog"

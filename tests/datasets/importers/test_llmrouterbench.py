@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 
 from mtrouter_rl.cards import load_pool_card
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.importers import llmrouterbench, query_table
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
-from mtrouter_rl.evaluation.one_turn_table import OneTurnTable
-from mtrouter_rl.pools.card import PoolCard
+from mtrouter_rl.studies.query_tables.table import OneTurnTable
 
 CARD = load_pool_card("corridor-three")
 POOL = PoolCard.model_validate(

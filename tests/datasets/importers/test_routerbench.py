@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtrouter_rl.cards import load_pool_card
+from mtrouter_rl.cards.pool import PoolCard, Prices, TokenCounter
 from mtrouter_rl.datasets.importers import query_table, routerbench
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.query_table import stable_variation
@@ -23,8 +24,7 @@ from mtrouter_rl.datasets.importers.routerbench import (
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
-from mtrouter_rl.evaluation.one_turn_table import OneTurnTable
-from mtrouter_rl.pools.card import PoolCard, Prices, TokenCounter
+from mtrouter_rl.studies.query_tables.table import OneTurnTable
 
 CARD = load_pool_card("corridor-three")
 PRICES = {"input": 1.0, "cached_input": 1.0, "output": 2.0}

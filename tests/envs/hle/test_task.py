@@ -4,8 +4,7 @@ import pytest
 import yaml
 
 from mtrouter_rl.cards import EnvCard, card_root
-from mtrouter_rl.datasets.collect import fingerprint_cards
-from mtrouter_rl.datasets.splits import episode_specs
+from mtrouter_rl.cards.splits import episode_specs
 from mtrouter_rl.envs.factory import build_env, resolve_card, resolve_env
 from mtrouter_rl.envs.hle.judges import Verdict
 from mtrouter_rl.envs.hle.sandbox import ProgramResult, SandboxLimits
@@ -16,6 +15,7 @@ from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, Si
 from mtrouter_rl.protocols import ExpertTask, PlanningTask, TextTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.rollout import run_episode
+from mtrouter_rl.rollout.collection import fingerprint_cards
 from mtrouter_rl.testing import ScriptedRouter
 
 SHIPPED = yaml.safe_load((card_root() / "envs/hle.yaml").read_text(encoding="utf-8"))

@@ -1,0 +1,191 @@
+"""The environment card: tasks, splits, limits, reward and pool."""
+
+import re
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from mtrouter_rl.errors import CardError
+from mtrouter_rl.records import FloatArray, Frozen
+
+NumberT = TypeVar("NumberT", float, FloatArray)
+
+
+def _number_or_all(value: object) -> object:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if not is_number and value != "all":
+        raise ValueError("must be a whole number above 0, or 'all' where the family counts its variations itself")
+    return value
+
+
+NVariations = Annotated[int | Literal["all"], BeforeValidator(_number_or_all)]
+"""How many variations a task has; "all" where the family can count them, see `mtrouter_rl.registry.CARD_COMPLETERS`."""
+
+
+class SplitCard(Frozen):
+    """How the variations of every task are split.
+
+    Attributes:
+        variations_per_task: At most this many variations of a task are used.
+        train: Share of the variations of a training task that goes to the train split.
+        validation: Share that goes to validation; the rest is test.
+        seed: Seed of the draw.
+    """
+
+    variations_per_task: Annotated[int, Field(gt=0)]
+    train: Annotated[float, Field(gt=0, lt=1)]
+    validation: Annotated[float, Field(ge=0, lt=1)]
+    seed: int
+
+    @model_validator(mode="after")
+    def _leaves_a_test_split(self) -> "SplitCard":
+        if self.train + self.validation >= 1:
+            raise ValueError(
+                f"train + validation is {self.train + self.validation}, must be below 1 to leave a test split"
+            )
+        return self
+
+
+class RewardCard(Frozen):
+    """Reward of a turn: utility gained - cost_weight * cost_usd / cost_unit_usd.
+
+    Attributes:
+        cost_weight: Price of one cost unit in utility, no unit.
+        cost_unit_usd: USD of one cost unit, such as what the strongest model spends on an episode.
+    """
+
+    cost_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cost_unit_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    def reward(self, utility_gain: NumberT, cost_usd: NumberT) -> NumberT:
+        """Reward of one turn, or of each of many: `utility_gain` and `cost_usd` are numbers or arrays of one shape.
+
+        Example:
+            >>> RewardCard(cost_weight=0.5, cost_unit_usd=2.0).reward(1.0, 0.4)
+            0.9
+        """
+        return utility_gain - cost_usd * (self.cost_weight / self.cost_unit_usd)
+
+
+class LimitsCard(Frozen):
+    """Limits outside the task.
+
+    Attributes:
+        max_turns: Turns of an episode, after which it is truncated.
+        budget_usd: Money of an episode, USD; no call that could exceed it is ever made.
+        max_output_tokens: Output limit asked for in every call, on top of the model's own.
+    """
+
+    max_turns: Annotated[int, Field(gt=0)]
+    budget_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    max_output_tokens: Annotated[int, Field(gt=0)]
+
+
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return pattern
+
+
+RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
+"""Text that `re.compile` takes."""
+
+
+class SkillPattern(Frozen):
+    """A kind of action, read off an action text by a regular expression (searched from the start, first match wins)."""
+
+    skill: str
+    pattern: RegularExpression
+
+
+EXPERT_SOLVES = 0.95
+"""Share of episodes that an expert is to solve if the card says nothing."""
+
+
+class FullStudyCard(Frozen):
+    """What is an environment's own in the full study.
+
+    Attributes:
+        sizes: Sizes where the usual ones do not fit: fields of `mtrouter_rl.studies.full.request.FullSize`.
+        compares_encoders: Whether its ablations hold the other text encoders; a transformer takes longer, and is an extra.
+        complementarities: Pool cards whose headroom is shown beside that of the environment's own pool.
+        markets: Pool cards on which the study is repeated, small and without tuning.
+    """
+
+    sizes: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    compares_encoders: bool = False
+    complementarities: tuple[str, ...] = ()
+    markets: tuple[str, ...] = ()
+
+
+class EnvCard(Frozen):
+    """An environment: which tasks, splits, limits, reward and pool.
+
+    Attributes:
+        name: Name of the card, and of the environment in logs.
+        description: What it is.
+        family: Registered name of the text task behind it, such as "scienceworld".
+        pool: Default pool card, name or path.
+        system_prompt: First message of every conversation; the task text follows it.
+        train_tasks: Task -> number of its variations (or "all", where the family counts them), split into train, validation
+            and test.
+        ood_tasks: Held-out task types, likewise; all their variations are the "ood" split.
+        splits: How variations are split.
+        limits: Turns, budget, output.
+        reward: Utility minus cost.
+        skills: Patterns that tell the skill of an action, in order.
+        topics: Topic of every task, such as "heat"; tasks may share topics.
+        settings: Checked by the family.
+        study: Sizes of the quick study where the usual ones do not fit: fields of
+            `mtrouter_rl.workflows.quick_study.StudySize`.
+        full_study: What is the environment's own in the full study.
+        agents: Parameters of agent cards that are others in this environment, by name; also of the cards that extend these.
+        expert_solves: Share of episodes that the expert is to solve within the turn limit; `check-env` holds it to that. Say
+            so where paths are longer than the limit. From `EXPERT_SOLVES` on it is to solve some of every task as well.
+    """
+
+    name: str
+    description: str
+    family: str
+    pool: str
+    system_prompt: str
+    train_tasks: Annotated[dict[str, NVariations], Field(min_length=1)]
+    ood_tasks: dict[str, NVariations] = Field(default_factory=dict)
+    splits: SplitCard
+    limits: LimitsCard
+    reward: RewardCard
+    skills: tuple[SkillPattern, ...] = ()
+    topics: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, object] = Field(default_factory=dict)
+    study: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    full_study: FullStudyCard = Field(default_factory=lambda: FullStudyCard())
+    agents: dict[str, dict[str, object]] = Field(default_factory=dict)
+    expert_solves: Annotated[float, Field(ge=0, le=1)] = EXPERT_SOLVES
+
+    @model_validator(mode="after")
+    def _tasks_are_unique(self) -> "EnvCard":
+        repeated = sorted(set(self.train_tasks) & set(self.ood_tasks))
+        if repeated:
+            raise ValueError(
+                f"task(s) {repeated} are both in train_tasks and ood_tasks; a held-out task must not be trained on"
+            )
+        return self
+
+    def counted_tasks(self, *, is_ood: bool | None = None) -> dict[str, int]:
+        """Tasks with their numbers of variations: the training ones, the held-out ones, or, by default, both.
+
+        Raises:
+            CardError: If one is "all" still: only the family can tell how many that is.
+        """
+        kinds = {True: self.ood_tasks, False: self.train_tasks, None: self.train_tasks | self.ood_tasks}
+        counted: dict[str, int] = {}
+        for task, number in kinds[is_ood].items():
+            if not isinstance(number, int):
+                raise CardError(
+                    f"card '{self.name}': task '{task}' has 'all' variations, which family '{self.family}' has not counted; "
+                    "resolve the card with mtrouter_rl.envs.factory.resolve_env, or write the number"
+                )
+            counted[task] = number
+        return counted

@@ -1,0 +1,250 @@
+"""Finds, loads and validates the YAML cards: environments, pools, agents and datasets.
+
+A card is given by name or by path. Names are looked up in the card folders of the checkout or, after an installation, in
+the copy that travels inside the wheel; a third party adds folders through the entry-point group `mtrouter_rl.cards`.
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from mtrouter_rl.cards.agent import AgentCard
+from mtrouter_rl.cards.dataset import DatasetCard
+from mtrouter_rl.cards.env import EnvCard
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.errors import CardError, unknown_name
+from mtrouter_rl.records import Frozen
+
+CardKind = Literal["envs", "pools", "agents", "datasets"]
+_FOLDERS: dict[CardKind, str] = {"envs": "envs", "pools": "envs/pools", "agents": "agents", "datasets": "datasets"}
+_PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+ENTRY_POINT_GROUP = "mtrouter_rl.cards"
+EXTENDS = "extends"
+"""Field of a pool or agent card that names the card it changes."""
+
+CardT = TypeVar("CardT", bound=Frozen)
+
+
+_MODELS: dict[CardKind, type[Frozen]] = {
+    "envs": EnvCard,
+    "pools": PoolCard,
+    "agents": AgentCard,
+    "datasets": DatasetCard,
+}
+
+
+def card_root() -> Path:
+    """Folder that holds `envs/`, `agents/` and `datasets/`: inside the installed package, or the checkout around it.
+
+    Raises:
+        CardError: If neither is there, which means a broken installation.
+    """
+    for root in (_PACKAGE_ROOT / "_cards", _PACKAGE_ROOT.parent):
+        if (root / "envs" / "pools").is_dir():
+            return root
+    raise CardError(f"no card folders beside or inside {_PACKAGE_ROOT}; reinstall mtrouter_rl")
+
+
+def _plugin_roots() -> Iterable[Path]:
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            spec = importlib.util.find_spec(entry.value)
+        except ImportError:  # a package above it is missing or broken
+            spec = None
+        if spec is None or not spec.submodule_search_locations:
+            raise CardError(
+                f"entry point '{entry.name}' of group {ENTRY_POINT_GROUP}: no package '{entry.value}'; "
+                "name the package that holds envs/, agents/ or datasets/, or reinstall the plug-in"
+            )
+        yield from (Path(location) for location in spec.submodule_search_locations)
+
+
+def card_roots() -> tuple[Path, ...]:
+    """Every folder that holds card folders: the project's own, then those of plug-ins."""
+    return (card_root(), *_plugin_roots())
+
+
+def list_cards(kind: CardKind) -> dict[str, Path]:
+    """Every card of a kind that can be named, with its file; the project's own cards first."""
+    found: dict[str, Path] = {}
+    for root in card_roots():
+        for path in sorted((root / _FOLDERS[kind]).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_card(kind: CardKind, name_or_path: str | Path) -> Path:
+    """File of a card.
+
+    Args:
+        kind: Which kind of card.
+        name_or_path: A name as `list_cards` gives it, or a path to a YAML file.
+
+    Raises:
+        UnknownNameError: If it is neither; lists the names and suggests the nearest.
+    """
+    text = str(name_or_path)
+    known = list_cards(kind)
+    if text in known:
+        return known[text]
+    path = Path(text)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if path.is_file():
+            return path
+        raise CardError(f"{kind} card '{path}': no such file; give a path to a YAML file or one of: {', '.join(known)}")
+    raise unknown_name(f"{kind.removesuffix('s')} card", text, known, fix="A path to a YAML file is taken as well")
+
+
+def _explain(card: str, error: ValidationError, *, inside: tuple[str, ...] = ()) -> CardError:
+    lines = []
+    for issue in error.errors():
+        where = ".".join(str(part) for part in (*inside, *issue["loc"])) or "(card)"
+        value = "" if issue["type"] == "missing" else f": got {issue['input']!r}"[:120]
+        fix = {
+            "missing": "add it; there is no default",
+            "extra_forbidden": "remove it or correct its spelling",
+        }.get(issue["type"], issue["msg"])
+        lines.append(f"  field '{where}'{value}: {issue['msg'].rstrip('.')}; {fix}")
+    return CardError(f"card {card} breaks its rules:\n" + "\n".join(lines))
+
+
+def parse_settings(card: EnvCard, model: type[CardT]) -> CardT:
+    """Settings of an environment card, as its family wants them.
+
+    Raises:
+        CardError: If a setting is missing, unknown or out of range; names every one.
+    """
+    try:
+        return model.model_validate(card.settings)
+    except ValidationError as error:
+        raise _explain(f"'{card.name}'", error, inside=("settings",)) from error
+
+
+def parse_card(path: Path, model: type[CardT]) -> CardT:
+    """Read one YAML file into its model.
+
+    Raises:
+        CardError: If the file is no YAML mapping, or a field is missing, unknown or out of range; names every one.
+    """
+    return _validated(path, _read_mapping(path), model)
+
+
+def _read_mapping(path: Path) -> dict[str, object]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CardError(f"card {path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise CardError(f"card {path} holds {type(data).__name__}, must be a mapping of fields to values")
+    return data
+
+
+def _validated(path: Path, data: dict[str, object], model: type[CardT]) -> CardT:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explain(str(path), error) from error
+
+
+def _card_data(
+    kind: CardKind, path: Path, *, changes: Mapping[str, Mapping[str, object]], extended_by: tuple[Path, ...] = ()
+) -> dict[str, object]:
+    """Fields of a card; one that `extends` another states only what differs, see `load_pool_card`.
+
+    `changes` are made to the cards that are extended, by their names.
+    """
+    data = _read_mapping(path)
+    if EXTENDS not in data:
+        return data
+    base = data.pop(EXTENDS)
+    one = {"agents": "an agent"}.get(kind, f"a {kind.removesuffix('s')}")
+    if not isinstance(base, str):
+        raise CardError(f"card {path}, field '{EXTENDS}': is {base!r}, must be the name or path of {one} card")
+    if path.resolve() in extended_by:
+        raise CardError(
+            f"card {path}, field '{EXTENDS}': it extends itself, by way of '{base}'; let one card stand alone"
+        )
+    for field in ("name", "description"):
+        if field not in data:
+            raise CardError(
+                f"card {path} extends '{base}' and has no '{field}'; a card that differs says so itself: add it"
+            )
+    beside = path.parent / base
+    base_path = beside if beside.is_file() else find_card(kind, base)
+    extended = _card_data(kind, base_path, changes=changes, extended_by=(*extended_by, path.resolve()))
+    return _merged(_merged(extended, changes.get(base, {}), card=base_path), data, card=path)
+
+
+def _merged(base: Mapping[str, object], changes: Mapping[str, object], *, card: Path) -> dict[str, object]:
+    """Fields of a card with changes: mappings go key by key, the list of models model by model, anything else is replaced."""
+    result = dict(base)
+    for key, change in changes.items():
+        there = result.get(key)
+        if isinstance(there, dict) and isinstance(change, dict):
+            result[key] = _merged(there, change, card=card)
+        elif key == "models" and isinstance(there, list) and isinstance(change, list):
+            result[key] = _merged_models(there, change, card=card)
+        else:
+            result[key] = change
+    return result
+
+
+def _merged_models(base: list[object], changes: list[object], *, card: Path) -> list[object]:
+    by_name = {str(model["name"]): model for model in base if isinstance(model, dict) and "name" in model}
+    for change in changes:
+        name = change.get("name") if isinstance(change, dict) else None
+        if not isinstance(change, dict) or name not in by_name:
+            unknown = unknown_name("model of the card that is extended", str(name), by_name)
+            raise CardError(f"card {card}, field 'models': {unknown}; changes are told by the model's name")
+        by_name[str(name)] = _merged(by_name[str(name)], change, card=card)
+    return list(by_name.values())
+
+
+def load_env_card(name_or_path: str | Path) -> EnvCard:
+    """Environment card by name or path. Raises `CardError` or `UnknownNameError`."""
+    return parse_card(find_card("envs", name_or_path), EnvCard)
+
+
+def load_pool_card(name_or_path: str | Path) -> PoolCard:
+    """Pool card by name or path.
+
+    A card may extend another one (`extends: NAME`, or a file beside it) and then states its own name and description, and what
+    differs: mappings are merged key by key, `models` by the models' names, anything else is replaced. The result is checked as
+    a whole, so a misspelt field is an error there as well.
+
+    Raises:
+        CardError: If a card breaks its rules, or extends itself.
+        UnknownNameError: If there is no card of that name.
+    """
+    path = find_card("pools", name_or_path)
+    return _validated(path, _card_data("pools", path, changes={}), PoolCard)
+
+
+def load_agent_card(
+    name_or_path: str | Path, *, changed: Mapping[str, Mapping[str, object]] | None = None
+) -> AgentCard:
+    """Agent card by name or path; a card may extend another one, as a pool card may.
+
+    Args:
+        name_or_path: The card.
+        changed: Parameters that differ, by the name of an agent; they hold for the cards that extend it as well, as far as
+            these say nothing else.
+
+    Raises:
+        CardError: If a card breaks its rules, or extends itself.
+        UnknownNameError: If there is no card of that name.
+    """
+    path = find_card("agents", name_or_path)
+    changes = {name: {"parameters": dict(parameters)} for name, parameters in (changed or {}).items()}
+    data = _card_data("agents", path, changes=changes)
+    return _validated(path, _merged(data, changes.get(str(name_or_path), {}), card=path), AgentCard)
+
+
+def load_dataset_card(name_or_path: str | Path) -> DatasetCard:
+    """Dataset card by name or path. Raises `CardError` or `UnknownNameError`."""
+    return parse_card(find_card("datasets", name_or_path), DatasetCard)

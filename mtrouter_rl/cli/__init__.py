@@ -1,0 +1,1 @@
+"""The command line `mtrouter-rl`: it parses, calls the package and prints."""

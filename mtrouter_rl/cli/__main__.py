@@ -1,0 +1,8 @@
+"""`python -m mtrouter_rl.cli`: the command line without the installed script."""
+
+import sys
+
+from mtrouter_rl.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

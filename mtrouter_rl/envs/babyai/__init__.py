@@ -1,0 +1,1 @@
+"""BabyAI, a grid world told in words, and its expert."""

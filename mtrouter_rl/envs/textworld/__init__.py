@@ -1,0 +1,1 @@
+"""TextWorld: text games that are made offline from a seed."""

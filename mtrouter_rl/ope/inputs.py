@@ -1,0 +1,316 @@
+"""What off-policy evaluation starts from: a log, its behaviour policy, and what every router would do at its turns."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mtrouter_rl.agents.resolve import resolve_router
+from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.datasets.logged import logged_env
+from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.embeddings.encoders import make_encoder
+from mtrouter_rl.envs.factory import resolve_env
+from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
+from mtrouter_rl.ope.behavior_model import BehaviorModel, estimate_propensities
+from mtrouter_rl.ope.fqe import FqeParameters
+from mtrouter_rl.ope.record import Propensities
+from mtrouter_rl.ope.sequential import ESTIMATORS, Estimator, TurnLog, check_probabilities
+from mtrouter_rl.protocols import Router
+from mtrouter_rl.records import Episode, FloatArray, Observation
+from mtrouter_rl.registry import DEFAULT_ENCODER
+from mtrouter_rl.statistics.intervals import N_RESAMPLES
+from mtrouter_rl.transitions.arrays import Transitions, make_transitions
+
+if TYPE_CHECKING:
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+
+_BATCH = 512
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeRequest:
+    """What `mtrouter-rl ope` is asked for.
+
+    Attributes:
+        routers: Policies, as `mtrouter_rl.agents.resolve.resolve_router` takes them.
+        dataset: Folder of the log.
+        pool: Pool of the log.
+        reward: Cost weight and unit of the return.
+        seed: Seed of halves, training and bootstrap.
+        encoder: Registered name of the text encoder of the fitted values.
+        estimators: Which.
+        cache: Folder of the embedding cache.
+        fqe: Network and training of the fitted values.
+        truth: A results.json with closed-loop rows of the same policies; None if there is none.
+        truth_split: Which split of it.
+        n_resamples: Bootstrap resamples.
+    """
+
+    routers: tuple[str, ...]
+    dataset: Path
+    pool: PoolCard
+    reward: RewardCard
+    seed: int = 0
+    encoder: str = DEFAULT_ENCODER
+    estimators: tuple[Estimator, ...] = ESTIMATORS
+    cache: Path | None = None
+    fqe: FqeParameters = field(default_factory=FqeParameters)
+    truth: Path | None = None
+    truth_split: str = "test"
+    n_resamples: int = N_RESAMPLES
+
+
+@dataclass(kw_only=True)
+class OpeLog:
+    """What the steps share. Arrays are over the N logged turns, in order."""
+
+    request: OpeRequest
+    dataset: Dataset
+    episodes: tuple[Episode, ...]
+    transitions: Transitions
+    features: "HistoryFeatures"
+    routers: dict[str, Router]
+    texts: dict[str, str]
+    observations: list[Observation]
+    probabilities: dict[str, FloatArray]
+    clusters: npt.NDArray[np.int64]
+    strata: npt.NDArray[np.int64]
+    turned_away: dict[str, str] = field(default_factory=dict)
+    log: TurnLog | None = None
+    kind: Propensities = "unknown"
+    behavior: FloatArray | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Policies that are estimated."""
+        return tuple(name for name in self.probabilities if name not in self.turned_away)
+
+
+def log_setting(
+    dataset: Path,
+    *,
+    env: str | None = None,
+    pool: str | None = None,
+    cost_weight: float | None = None,
+    cost_unit_usd: float | None = None,
+) -> tuple[PoolCard, RewardCard]:
+    """Pool and reward of a log: of its environment card; of an imported log, which has none, what the log itself says.
+
+    Args:
+        dataset: Folder of the log.
+        env: Environment card; None takes that of the log.
+        pool: Pool card; None takes the one that the environment names.
+        cost_weight: Overrides the card's; needed for an imported log.
+        cost_unit_usd: For imported logs, which have no card that says it.
+
+    Raises:
+        DatasetError: If the folder is no dataset.
+        CardError, UnknownNameError: If a card cannot be read.
+        InvalidConfigError: If a number is missing, out of range, or given where a card says it.
+    """
+    info = read_info(dataset)
+    if info.origin == "imported" and env is None:
+        if cost_weight is None or cost_unit_usd is None:
+            raise InvalidConfigError(
+                f"log '{info.dataset_id}' was imported, so no card says what money is worth: give --cost-weight and "
+                "--cost-unit-usd (such as 0.4 and what the strongest model spends on an episode)"
+            )
+        logged = logged_env(info, cost_weight=cost_weight, cost_unit_usd=cost_unit_usd)
+        return logged.pool, logged.card.reward
+    if cost_unit_usd is not None:
+        raise InvalidConfigError("--cost-unit-usd is for imported logs; this environment's card has its own")
+    config = resolve_env(env or info.env, pool, cost_weight=cost_weight)
+    return config.pool, config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
+
+
+def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool) -> OpeLog:
+    """Read the log, encode it, and ask every router what it would do at its turns. Raises as `ope_run.run_ope`."""
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+    from mtrouter_rl.embeddings.history_sources import observations_of
+
+    dataset = Dataset.load(request.dataset)
+    dataset.info.check_pool(request.pool)
+    episodes = tuple(episode for episode in dataset.completed if episode.turns)
+    _check_log(dataset, episodes)
+    routers, texts = _routers(request)
+    features = HistoryFeatures(encoder=make_encoder(request.encoder, request.cache), pool=request.pool)
+    say(f"encode {len(episodes)} episodes")
+    transitions = make_transitions(dataset, features, reward=request.reward, gamma=1.0, show_progress=show_progress)
+    observations = [one for episode in episodes for one in observations_of(episode, request.pool)]
+    pairs = [(episode.task, episode.variation) for episode in episodes]
+    run = OpeLog(
+        request=request,
+        dataset=dataset,
+        episodes=episodes,
+        transitions=transitions,
+        features=features,
+        routers=routers,
+        texts=texts,
+        observations=observations,
+        probabilities={},
+        clusters=_numbers(pairs),
+        strata=_numbers([task for task, _ in pairs]),
+    )
+    for name, router in routers.items():
+        say(f"ask {name} what it would do at {len(observations)} turns")
+        run.probabilities[name] = _ask(router, observations)
+    return run
+
+
+def _check_log(dataset: Dataset, episodes: Sequence[Episode]) -> None:
+    name = dataset.info.dataset_id
+    if not episodes:
+        raise InvalidConfigError(
+            f"dataset '{name}' has no completed episode with a turn; there is nothing to estimate from"
+        )
+    models = {turn.model for episode in episodes for turn in episode.turns}
+    if len(models) < 2:
+        raise InvalidConfigError(
+            f"dataset '{name}' was played by one model only ({', '.join(models)}), so it cannot tell what any other choice "
+            "would have earned; log with several models, such as with 'mtrouter-rl collect --policy uniform'"
+        )
+
+
+def _routers(request: OpeRequest) -> tuple[dict[str, Router], dict[str, str]]:
+    if not request.routers:
+        raise InvalidConfigError("there is no router to estimate; give at least one")
+    routers: dict[str, Router] = {}
+    texts: dict[str, str] = {}
+    for text in request.routers:
+        router = resolve_router(text, request.pool, cache=request.cache)
+        if router.model_names != request.pool.model_names:
+            raise PoolMismatchError(
+                f"router '{router.name}' is for the models {', '.join(router.model_names)}, but the log has "
+                f"{', '.join(request.pool.model_names)}; estimate it on a log of its own pool"
+            )
+        if router.name in routers:
+            raise InvalidConfigError(
+                f"routers '{texts[router.name]}' and '{text}' are both called '{router.name}'; train one again under an "
+                "agent card of another name"
+            )
+        routers[router.name], texts[router.name] = router, text
+    return routers, texts
+
+
+def _ask(router: Router, observations: Sequence[Observation]) -> FloatArray:
+    """Probabilities at every logged state, shape (N, M)."""
+    parts = [router.propensities(observations[i : i + _BATCH]) for i in range(0, len(observations), _BATCH)]
+    probabilities = np.concatenate(parts)
+    masks = np.array([one["action_mask"] for one in observations], dtype=bool)
+    try:
+        check_probabilities(probabilities, masks)
+    except InvalidConfigError as error:
+        raise InvalidConfigError(f"router '{router.name}': {error}") from error
+    return probabilities
+
+
+def _numbers(labels: Sequence[object]) -> npt.NDArray[np.int64]:
+    index = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return np.array([index[label] for label in labels], dtype=np.int64)
+
+
+def turn_away_switching(run: OpeLog) -> None:
+    """Refuse routers that would change the model within an episode, if the log never does."""
+    if any(len(set(episode.models)) > 1 for episode in run.episodes):
+        return
+    for name, probabilities in run.probabilities.items():
+        share = switch_share(probabilities, run.transitions.actions, run.transitions.turns)
+        if share > _TINY:
+            run.turned_away[name] = (
+                "no episode of the log ever changes the model, and this router does (after its own choices, with "
+                f"probability {share:.3f} a turn); such a log holds nothing about what happens then"
+            )
+
+
+def switch_share(probabilities: FloatArray, actions: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]) -> float:
+    """Mean probability that a policy changes the model, over turns that its own choices could have led to.
+
+    Args:
+        probabilities: Shape (N, M).
+        actions: Logged models, shape (N,).
+        turns: Turn index, shape (N,).
+
+    Example:
+        >>> stays = np.array([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+        >>> switch_share(stays, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+        0.0
+        >>> switch_share(stays[[0, 3]], np.array([0, 0]), np.array([0, 1]))
+        1.0
+    """
+    taken = probabilities[np.arange(len(actions)), actions] > 0
+    total, n, is_own = 0.0, 0, True
+    for i, turn in enumerate(turns):
+        if turn > 0 and is_own:
+            total, n = total + 1 - float(probabilities[i, actions[i - 1]]), n + 1
+        is_own = bool(taken[i]) and (turn == 0 or is_own)
+    return total / n if n else 0.0
+
+
+def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
+    """Propensities of the logged models, and the whole behaviour distribution if it can be had."""
+    logged = [turn.propensity for episode in run.episodes for turn in episode.turns]
+    is_known = all(one is not None for one in logged)
+    known = np.array(logged, dtype=np.float64) if is_known else None
+    run.kind = "unknown" if known is None else ("exact" if run.dataset.info.propensities == "exact" else "estimated")
+    run.behavior = None if known is None else _recreated(run, known)
+    needs = set(run.request.estimators) != {"dm"}
+    if known is None and needs:
+        say("the log has no propensities: estimate them")
+        model = _estimated_behavior(run)
+        known, run.kind, run.behavior = model.propensities, "estimated", model.probabilities
+        run.notes.append(_describe(model))
+    elif run.behavior is None:
+        run.behavior = _estimated_behavior(run).probabilities
+        run.notes.append("support: which models the behaviour policy would call where is estimated by a classifier")
+    if run.kind == "estimated":
+        run.notes.append(
+            "propensities are ESTIMATED: every weighting estimate rests on a model of the behaviour policy"
+        )
+    reward = run.request.reward
+    utilities, costs = (np.asarray(one, dtype=np.float64) for one in _rewards(run))
+    run.log = TurnLog(
+        lengths=np.array([len(episode.turns) for episode in run.episodes], dtype=np.int64),
+        actions=run.transitions.actions,
+        propensities=known,
+        rewards=np.stack([utilities, costs, reward.reward(utilities, costs)], axis=1),
+        clusters=run.clusters,
+        n_models=run.transitions.n_models,
+    )
+
+
+def _rewards(run: OpeLog) -> tuple[list[float], list[float]]:
+    turns = [turn for episode in run.episodes for turn in episode.turns]
+    return [turn.utility_gain for turn in turns], [turn.cost_usd for turn in turns]
+
+
+def _recreated(run: OpeLog, known: FloatArray) -> FloatArray | None:
+    """Distribution of a behaviour policy that can be made from its name, if it agrees with what was logged."""
+    name = run.dataset.info.behavior_policy
+    if name.partition(":")[0] not in ("uniform", "sticky", "random"):
+        return None
+    probabilities = _ask(resolve_router(name, run.request.pool), run.observations)
+    again = probabilities[np.arange(len(known)), run.transitions.actions]
+    return probabilities if np.allclose(again, known, atol=1e-6) else None
+
+
+def _estimated_behavior(run: OpeLog) -> BehaviorModel:
+    masks = np.array([one["action_mask"] for one in run.observations], dtype=bool)
+    features = run.transitions.observations[run.transitions.rows, : run.features.dim]
+    cluster_of_turn = run.clusters[run.transitions.episodes]
+    return estimate_propensities(features, run.transitions.actions, masks, cluster_of_turn, seed=run.request.seed)
+
+
+def _describe(model: BehaviorModel) -> str:
+    return (
+        f"estimated propensities: log-loss {model.log_loss:.3f} nats out of sample (shares of the models alone: "
+        f"{model.log_loss_of_shares:.3f}), calibration error {model.calibration_error:.3f}, {model.n_raised} turns raised to "
+        "the floor"
+    )

@@ -1,0 +1,207 @@
+"""Off-policy evaluation of routers on a log, from its folder to a report: what `mtrouter-rl ope` does.
+
+The log is prepared by `ope_log`, every router is estimated by `ope_estimates`, and what was found is put together here.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from mtrouter_rl import __version__
+from mtrouter_rl.agents.saving import Provenance
+from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.errors import InvalidConfigError, unknown_name
+from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.ope.bandit import percentile_interval
+from mtrouter_rl.ope.estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policies, fit_values
+from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, find_behavior, prepare, turn_away_switching
+from mtrouter_rl.ope.record import (
+    Difference,
+    Estimated,
+    OpeReport,
+    PolicyReport,
+    WeightDiagnosis,
+    selection_by_quantity,
+)
+from mtrouter_rl.ope.sequential import ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
+from mtrouter_rl.protocols import Router, ValueRouter
+from mtrouter_rl.records import FloatArray
+from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
+
+
+def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool = True) -> OpeReport:
+    """Estimate routers from a log.
+
+    Args:
+        request: What to estimate.
+        say: Told, in a sentence, what happens.
+        show_progress: Whether to draw progress bars.
+
+    Raises:
+        DatasetError: If the log breaks its rules.
+        InvalidConfigError: If the log has no completed episode or one behaviour model only, an estimator is unknown, two
+            routers have one name, a router gives no distribution, or propensities are needed and cannot be estimated.
+        UnknownNameError, RouterError, PoolMismatchError: If a router cannot be resolved, or is for another pool.
+        ResultsError: If the closed-loop results cannot be read.
+    """
+    for name in request.estimators:
+        if name not in ESTIMATORS:
+            raise unknown_name("estimator", name, ESTIMATORS)
+    truth = None if request.truth is None else _truth(request.truth, request.truth_split, request.reward)
+    run = prepare(request, say=say, show_progress=show_progress)
+    turn_away_switching(run)
+    find_behavior(run, say=say)
+    values = None
+    if MODEL_BASED & set(request.estimators) and run.names:
+        say(f"fit values of {len(run.names)} policies to {len(run.transitions)} turns")
+        values = fit_values(run, show_progress=show_progress)
+    found, spread = estimate_policies(run, values)
+    return _report(run, found, memory_spread=spread, truth=truth)
+
+
+def _report(
+    run: OpeLog,
+    found: Mapping[str, PolicyEstimates],
+    *,
+    memory_spread: dict[str, float] | None,
+    truth: dict[str, dict[str, float]] | None,
+) -> OpeReport:
+    assert run.log is not None
+    request, info = run.request, run.dataset.info
+    has_values = bool(MODEL_BASED & set(request.estimators)) and bool(run.names)
+    policies = tuple(_policy_report(run, name, found.get(name)) for name in run.probabilities)
+    trained = [one.policy for one in policies if one.is_trained_on_log]
+    if trained:
+        run.notes.append(
+            f"trained on this very log, so that their estimates lean to the good side: {', '.join(trained)}; split the log, "
+            "train on one part and estimate on the other"
+        )
+    means = run.log.rewards.sum(axis=0) / len(run.episodes)
+    return OpeReport(
+        dataset_id=info.dataset_id,
+        env=info.env,
+        pool=request.pool.name,
+        model_names=request.pool.model_names,
+        split=info.split,
+        n_episodes=len(run.episodes),
+        n_left_out=len(run.dataset.episodes) - len(run.episodes),
+        n_turns=len(run.transitions),
+        n_clusters=int(run.clusters.max()) + 1,
+        behavior_policy=info.behavior_policy,
+        propensities=run.kind,
+        logged=dict(zip(COLUMNS, means.tolist(), strict=True)),
+        cost_weight=request.reward.cost_weight,
+        cost_unit_usd=request.reward.cost_unit_usd,
+        seed=request.seed,
+        encoder=request.encoder if has_values else None,
+        fqe=request.fqe if has_values else None,
+        memory_spread=memory_spread,
+        thresholds=THRESHOLDS,
+        policies=policies,
+        differences=_differences(found),
+        selection=None if truth is None else selection_by_quantity(policies, truth),
+        notes=tuple(run.notes),
+        package_version=__version__,
+    )
+
+
+def _policy_report(run: OpeLog, name: str, found: PolicyEstimates | None) -> PolicyReport:
+    router = run.routers[name]
+    provenance = getattr(router, "provenance", None)
+    is_trained = provenance.is_of(run.dataset.info) if isinstance(provenance, Provenance) else None
+    if found is None:
+        reason = (run.turned_away[name],)
+        return PolicyReport(
+            policy=name,
+            router=run.texts[name],
+            headline=None,
+            refusals={"weighting": reason, "fitted": reason},
+            estimates={},
+            is_trained_on_log=is_trained,
+        )
+    diagnosis = found.diagnosis
+    return PolicyReport(
+        policy=name,
+        router=run.texts[name],
+        headline=found.headline,
+        refusals=found.refusals,
+        estimates={key: _numbers_of(one) for key, one in found.estimates.items()},
+        effective_sample_size=None if diagnosis is None else diagnosis.effective_sample_size,
+        largest_weight_share=None if diagnosis is None else diagnosis.largest_weight_share,
+        unsupported_share=found.unsupported_share,
+        runs=vars(found.runs),
+        weights=None if diagnosis is None else _weights(diagnosis),
+        bellman={column: vars(check) for column, check in found.checks.items()},
+        own_value=_own_value(run, router, name),
+        is_trained_on_log=is_trained,
+    )
+
+
+def _weights(diagnosis: OpeDiagnosis) -> WeightDiagnosis:
+    def by_turn(numbers: FloatArray | None) -> tuple[float, ...] | None:
+        return None if numbers is None else tuple(numbers.tolist())
+
+    return WeightDiagnosis(
+        episodes_by_turn=tuple(diagnosis.episodes_by_turn.tolist()),
+        effective_by_turn=tuple(diagnosis.effective_by_turn.tolist()),
+        support_by_turn=by_turn(diagnosis.support_by_turn),
+        overlap_by_turn=by_turn(diagnosis.overlap_by_turn),
+        never_logged_share=diagnosis.never_logged_share,
+        quantiles=by_turn(diagnosis.weight_quantiles),
+        pareto_k=diagnosis.pareto_k,
+    )
+
+
+def _numbers_of(one: OpeEstimate) -> dict[str, Estimated]:
+    ends = [one.interval(number) for number in range(len(COLUMNS))]
+    return {
+        column: Estimated(value=float(value), low=low, high=high)
+        for column, value, (low, high) in zip(COLUMNS, one.value, ends, strict=True)
+    }
+
+
+def _own_value(run: OpeLog, router: Router, name: str) -> float | None:
+    """Direct method from the router's own Q-function: mean over first states of sum_m pi(m) Q(m)."""
+    if not isinstance(router, ValueRouter):
+        return None
+    first = np.flatnonzero(run.transitions.turns == 0)
+    values = router.q_values([run.observations[i] for i in first])
+    return float((run.probabilities[name][first] * values).sum(axis=1).mean())
+
+
+def _differences(found: Mapping[str, PolicyEstimates]) -> tuple[Difference, ...]:
+    """Between every two policies with a headline by the same estimator."""
+    column = COLUMNS.index("return")
+    rows = []
+    for one, other in combinations(found, 2):
+        headline = found[one].headline
+        if headline is None or headline != found[other].headline:
+            continue
+        mine, theirs = found[one].estimates[headline], found[other].estimates[headline]
+        draws = mine.draws[:, column] - theirs.draws[:, column]
+        low, high = percentile_interval(draws)
+        value = Estimated(value=float(mine.value[column] - theirs.value[column]), low=low, high=high)
+        rows.append((one, other, headline, value, bootstrap_p_value(draws)))
+    adjusted = holm([row[4] for row in rows])
+    return tuple(
+        Difference(policy=a, other=b, estimator=name, difference=value, p_value=p, p_value_holm=q)
+        for (a, b, name, value, p), q in zip(rows, adjusted, strict=True)
+    )
+
+
+def _truth(path: Path, split: str, reward: RewardCard) -> dict[str, dict[str, float]]:
+    """Closed-loop means by policy and quantity, the return at the reward of the request."""
+    results = Results.load(path)
+    rows = [row for row in results.rows if row.split == split and row.label == row.policy]
+    if not rows:
+        raise InvalidConfigError(f"{path} has no row of split '{split}'; it has {', '.join(results.splits)}")
+    return {
+        row.policy: {
+            "utility": row.utility_mean,
+            "cost_usd": row.cost_usd_mean,
+            "return": float(reward.reward(row.utility_mean, row.cost_usd_mean)),
+        }
+        for row in rows
+    }

@@ -1,0 +1,1 @@
+"""Simulated models: each imitates the task's expert and fails in its own way. No language model is called."""

@@ -1,0 +1,306 @@
+"""Simulated models: the task is real, only the language model is simulated.
+
+A simulated model reads the expert's next action, and does it or fails in its own way. What it is good at is a table in
+the pool card. Randomness is drawn from (episode, turn, model) alone, so that two routers meet the same luck wherever they
+make the same choice (common random numbers).
+"""
+
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator
+
+from mtrouter_rl.cards import EnvCard
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
+from mtrouter_rl.pools.prompt_cache import PromptCache, billed_usage
+from mtrouter_rl.pools.simulated.model import SimulatedModel, expected_length, failure_shares
+from mtrouter_rl.protocols import ExpertPlan, ExpertTask, HiddenState, PlanningTask, Reply, TextTask
+from mtrouter_rl.records import FloatArray, Frozen, JsonValue, Message
+
+OTHER_SKILL = "other"
+UNDONE_KINDS = ("wander", "drop")
+"""Failures that the expert has to make up for before it goes on."""
+
+_TURN_STREAM = 0
+_STUCK_STREAM = 1
+
+
+class SimulationCard(Frozen):
+    """Settings of the backend "simulated" in a pool card.
+
+    Attributes:
+        complementarity: How far the models' strengths differ by skill and topic: 0 makes them differ in ability alone.
+        difficulty: Logit taken off the ability, by skill.
+        malformed: Texts that no environment understands; `{action}` stands for what the expert would have done.
+        models: One entry for every model of the pool.
+    """
+
+    complementarity: Annotated[float, Field(ge=0)]
+    difficulty: dict[str, float] = Field(default_factory=dict)
+    malformed: Annotated[tuple[str, ...], Field(min_length=1)]
+    models: dict[str, SimulatedModel]
+
+    @field_validator("malformed")
+    @classmethod
+    def _templates_can_be_filled(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            try:
+                template.format(action="")
+            except (LookupError, ValueError) as error:
+                raise ValueError(f"'{template}': the only placeholder is {{action}}; double any other brace") from error
+        return templates
+
+
+def make_backend(pool: PoolCard, env: EnvCard) -> "SimulatedBackend":
+    """Simulated backend of a pool in an environment.
+
+    Raises:
+        CardError: If the pool card's `backend.settings` break their rules, or a model has no entry.
+    """
+    try:
+        card = SimulationCard.model_validate(pool.backend.settings)
+    except ValidationError as error:
+        lines = [f"  backend.settings.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise CardError(f"pool card '{pool.name}' breaks its rules:\n" + "\n".join(lines)) from error
+    _check_models(card, pool)
+    _check_skills(card, env)
+    _check_topics(card, env)
+    return SimulatedBackend(card=card, pool=pool, env=env)
+
+
+def _check_models(card: SimulationCard, pool: PoolCard) -> None:
+    where = f"backend.settings.models of pool card '{pool.name}'"
+    missing = sorted(set(pool.model_names) - set(card.models))
+    if missing:
+        raise CardError(f"{where} has no entry for {missing}; add one for each model of the pool")
+    for name in card.models:
+        if name not in pool.model_names:
+            raise CardError(f"{where}: {unknown_name('model', name, pool.model_names)}")
+
+
+def _check_skills(card: SimulationCard, env: EnvCard) -> None:
+    """A misspelt skill would silently count for nothing."""
+    if not env.skills:
+        return
+    known = {pattern.skill for pattern in env.skills} | {OTHER_SKILL}
+    named = {skill for model in card.models.values() for skill in (*model.skills, *model.fatal_skills)}
+    for skill in sorted(named | set(card.difficulty)):
+        if skill not in known:
+            raise CardError(
+                f"skills of the simulated models, environment '{env.name}': {unknown_name('skill', skill, known)}"
+            )
+
+
+def _check_topics(card: SimulationCard, env: EnvCard) -> None:
+    """A misspelt topic would silently count for nothing."""
+    if not env.topics:
+        return
+    known = set(env.topics.values())
+    for topic in sorted({topic for model in card.models.values() for topic in model.topics}):
+        if topic not in known:
+            raise CardError(
+                f"topics of the simulated models, environment '{env.name}': {unknown_name('topic', topic, known)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EpisodeKey:
+    """What seeds an episode's randomness."""
+
+    task_name: str
+    variation: int
+    seed: int
+
+    def entropy(self) -> list[int]:
+        return [self.seed, zlib.crc32(self.task_name.encode()), self.variation]
+
+
+class SimulatedBackend:
+    """A `ModelBackend` whose models imitate an expert with flaws. Works with any task that has an expert."""
+
+    def __init__(self, *, card: SimulationCard, pool: PoolCard, env: EnvCard) -> None:
+        """Create the backend; use `make_backend`, which checks the cards against each other."""
+        self._card = card
+        self._pool = pool
+        self._topics = env.topics
+        self._patterns = [(pattern.skill, re.compile(pattern.pattern)) for pattern in env.skills]
+        self._key: _EpisodeKey | None = None
+        self._stuck: dict[tuple[str, str], bool] = {}
+        self._n_failed: Counter[tuple[str, str]] = Counter()
+
+    def start_episode(self, *, task: TextTask, task_name: str, variation: int, seed: int) -> None:
+        """Bind to the task and seed the episode.
+
+        Raises:
+            InvalidConfigError: If the task has no expert to imitate.
+        """
+        if not isinstance(task, ExpertTask):
+            raise InvalidConfigError(
+                f"{type(task).__name__} has no expert_action() and mistakes(), which simulated models imitate; "
+                "use an endpoint as backend, or give the task an expert"
+            )
+        self._task: ExpertTask = task
+        self._key = _EpisodeKey(task_name=task_name, variation=variation, seed=seed)
+        self._stuck = {}
+        self._n_failed = Counter()
+        self._topic = self._topics.get(task_name, "")
+        self._prompt_cache = PromptCache(self._pool.prompt_cache)
+        self._clock_s = 0.0
+        self._n_messages_counted = 0
+        self._n_prompt = 0
+
+    def reply(self, model: str, messages: Sequence[Message], *, turn: int, max_output_tokens: int) -> Reply:
+        """Do what the expert would do, or fail; see `ModelBackend.reply`."""
+        if self._key is None:
+            raise CallOrderError("reply() was called before start_episode(); reset the environment first")
+        simulated = self._card.models[self._pool.model(model).name]
+        rng = self._generator(_TURN_STREAM, turn, zlib.crc32(model.encode()))
+        text, hidden = self._act(model, simulated, rng=rng)
+        drawn = simulated.output_tokens.median * math.exp(simulated.output_tokens.sigma * rng.standard_normal())
+        n_output = int(min(max(round(drawn), 1), max_output_tokens))
+        latency_s = n_output / simulated.output_tokens.per_second
+        n_prompt = self._count_prompt(messages)
+        n_cached = self._prompt_cache.n_cached(model, n_prompt=n_prompt, now_s=self._clock_s)
+        self._prompt_cache.record(model, n_prompt=n_prompt, now_s=self._clock_s)
+        self._clock_s += latency_s
+        usage = billed_usage(
+            self._pool.prompt_cache,
+            self._pool.model(model).prices,
+            n_prompt=n_prompt,
+            n_cached=n_cached,
+            n_output=n_output,
+        )
+        return Reply(text=text, usage=usage, latency_s=latency_s, served_model=model, hidden=hidden)
+
+    def hidden_state(self, *, utility: float, n_prompt_tokens: int, output_limits: Sequence[int]) -> HiddenState:
+        """What the simulation knows before the next call; see `HiddenStateBackend.hidden_state`."""
+        if self._key is None:
+            raise CallOrderError("hidden_state() was called before start_episode(); reset the environment first")
+        plan, is_whole = self._plan()
+        names = self._pool.model_names
+        skills = tuple(self.skill_of(action) for action in plan.actions)
+        stuck = np.array([[self.is_stuck(name, action) for name in names] for action in plan.actions])
+        by_skill = {skill: self._successes(skill) for skill in dict.fromkeys(skills)}
+        success = np.array([by_skill[skill] for skill in skills])
+        mistakes = self._task.mistakes()
+        cards = [self._card.models[name] for name in names]
+        lengths = [
+            expected_length(card.output_tokens, limit=limit) for card, limit in zip(cards, output_limits, strict=True)
+        ]
+        cached = [self._prompt_cache.n_cached(name, n_prompt=n_prompt_tokens, now_s=self._clock_s) for name in names]
+        return HiddenState(
+            actions=plan.actions,
+            skills=skills,
+            topic=self._topic,
+            is_whole_plan=is_whole,
+            gains=None if plan.gains is None else np.array(plan.gains) / self._task.max_score,
+            utility=utility,
+            fatal_utility=None if plan.fatal_score is None else plan.fatal_score / self._task.max_score,
+            success=success,
+            stuck=stuck,
+            believed_stuck=self._believed_stuck(plan.actions, success),
+            failures=failure_shares(cards, skills, offered=mistakes),
+            repairs={kind: self._repair(mistakes.get(kind, ())) for kind in UNDONE_KINDS},
+            n_output_tokens=np.array(lengths),
+            n_prompt_tokens=n_prompt_tokens,
+            n_cached_tokens=np.array(cached, dtype=np.float64),
+        )
+
+    def _plan(self) -> tuple[ExpertPlan, bool]:
+        """The expert's plan, and whether it reaches the end: of most experts only the next action is known."""
+        if isinstance(self._task, PlanningTask):
+            return self._task.expert_plan(), True
+        return ExpertPlan(actions=(self._task.expert_action(),)), False
+
+    def _successes(self, skill: str) -> FloatArray:
+        names = self._pool.model_names
+        return np.array([self.success_probability(name, skill=skill, topic=self._topic) for name in names])
+
+    def _believed_stuck(self, actions: Sequence[str], success: FloatArray) -> FloatArray:
+        """Probability of being stuck after the failures so far, by Bayes' rule; `success` and the result have shape (L, M)."""
+        names = self._pool.model_names
+        prior = np.array([self._card.models[name].stuck for name in names])
+        n_failed = np.array([[self._n_failed[name, action] for name in names] for action in actions])
+        unstuck: FloatArray = (1 - prior) * (1 - success) ** n_failed
+        believed: FloatArray = np.divide(prior, prior + unstuck, out=np.zeros_like(success), where=prior > 0)
+        return believed
+
+    def _repair(self, mistakes: Sequence[str]) -> FloatArray:
+        """Success at making up for a mistake, which is taken to need the mistake's skill; being stuck is not drawn yet."""
+        skill = self.skill_of(mistakes[0]) if mistakes else OTHER_SKILL
+        free = np.array([1 - self._card.models[name].stuck for name in self._pool.model_names])
+        successes: FloatArray = self._successes(skill) * free
+        return successes
+
+    def success_probability(self, model: str, *, skill: str, topic: str) -> float:
+        """Probability that a model that is not stuck does the right thing; a logistic model of ability and difficulty."""
+        simulated = self._card.models[model]
+        strength = simulated.skills.get(skill, 0.0) + simulated.topics.get(topic, 0.0)
+        logit = simulated.ability - self._card.difficulty.get(skill, 0.0) + self._card.complementarity * strength
+        return 1.0 / (1.0 + math.exp(-logit))
+
+    def is_stuck(self, model: str, expert_action: str) -> bool:
+        """Whether a model is stuck at the sub-goal that the expert's action stands for, in this episode."""
+        key = (model, expert_action)
+        if key not in self._stuck:
+            rng = self._generator(_STUCK_STREAM, zlib.crc32(expert_action.encode()), zlib.crc32(model.encode()))
+            self._stuck[key] = bool(rng.random() < self._card.models[model].stuck)
+        return self._stuck[key]
+
+    def skill_of(self, action_text: str) -> str:
+        """Skill of an action by the environment card's patterns; "other" if none matches."""
+        return next((skill for skill, pattern in self._patterns if pattern.match(action_text)), OTHER_SKILL)
+
+    def _generator(self, *stream: int) -> np.random.Generator:
+        if self._key is None:
+            raise CallOrderError("no episode has been started; call start_episode() first")
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([*self._key.entropy(), *stream])))
+
+    def _act(
+        self, model: str, simulated: SimulatedModel, *, rng: np.random.Generator
+    ) -> tuple[str, dict[str, JsonValue]]:
+        expert_action = self._task.expert_action()
+        skill = self.skill_of(expert_action)
+        probability = self.success_probability(model, skill=skill, topic=self._topic)
+        stuck = self.is_stuck(model, expert_action)
+        is_success = bool(rng.random() < probability) and not stuck
+        text, failure = expert_action, ""
+        if not is_success:
+            self._n_failed[model, expert_action] += 1
+            text, failure = self._fail(simulated, skill=skill, expert_action=expert_action, rng=rng)
+        hidden: dict[str, JsonValue] = {
+            "skill": skill,
+            "topic": self._topic,
+            "expert_action": expert_action,
+            "success_probability": probability,
+            "stuck": stuck,
+            "failure": failure,
+        }
+        return text, hidden
+
+    def _fail(
+        self, simulated: SimulatedModel, *, skill: str, expert_action: str, rng: np.random.Generator
+    ) -> tuple[str, str]:
+        weights = simulated.failure_weights(skill)
+        kinds = sorted(weights)
+        shares = np.array([weights[kind] for kind in kinds])
+        kind: str = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+        options = [text for text in self._task.mistakes().get(kind, ()) if text != expert_action]
+        if kind == "malformed" or not options:
+            kind = "malformed"
+            options = [template.format(action=expert_action) for template in self._card.malformed]
+        return options[int(rng.integers(len(options)))], kind
+
+    def _count_prompt(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation that only grows: counts what is new."""
+        for message in messages[self._n_messages_counted :]:
+            self._n_prompt += self._pool.token_counter.count(message.content)
+        self._n_messages_counted = len(messages)
+        return self._n_prompt

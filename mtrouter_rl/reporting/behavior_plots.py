@@ -1,0 +1,111 @@
+"""Figures of how policies routed, drawn from `behavior.json`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mtrouter_rl.evaluation.behavior_file import BehaviorRow
+from mtrouter_rl.reporting.plot_style import OTHER_COLOR, left_title, legend_below, model_style, new_figure
+from mtrouter_rl.reporting.plots import stacked_bars
+
+_COLOR_MAP = "Blues"
+"""One hue that darkens, which the color-blind read as well."""
+_LIGHT_UP_TO = 0.55
+_LINE_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
+_N_MARKERS = 8
+"""About as many markers on a line of budget use."""
+
+
+def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[str], *, title: str) -> Figure:
+    """Which model follows which, as a heat map: color and percentage are of the row, the count is below.
+
+    Args:
+        counts: Consecutive turns by [model][next model], in pool order, shape (M, M); stays are on the diagonal,
+            which is framed.
+        model_names: Names of the pool, in pool order, length M.
+        title: Title of the figure.
+    """
+    matrix = np.asarray(counts, dtype=float)
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+    n_models = len(model_names)
+    figure, axes = new_figure(width=3.2 + 0.95 * n_models, height=2.2 + 0.75 * n_models)
+    image = axes.imshow(shares, cmap=_COLOR_MAP, vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            axes.text(
+                column,
+                row,
+                f"{shares[row, column]:.0%}\n{count:.0f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="black" if shares[row, column] < _LIGHT_UP_TO else "white",
+            )
+    positions = range(n_models)
+    for index in positions:
+        axes.add_patch(Rectangle((index - 0.5, index - 0.5), 1, 1, fill=False, edgecolor=OTHER_COLOR, lw=1.5))
+    axes.set_xticks(positions, list(model_names), rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(
+        positions, [f"{name}  ({total:.0f})" for name, total in zip(model_names, totals[:, 0], strict=True)]
+    )
+    axes.set_xlabel("model of the next turn")
+    axes.set_ylabel("model of a turn (turns that another follows)")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    stays = float(np.trace(matrix))
+    share = stays / matrix.sum() if matrix.sum() else 0.0
+    left_title(figure, f"{title}\nstays (diagonal): {stays:.0f} of {matrix.sum():.0f}, {share:.0%}")
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0), shrink=0.8)
+    bar.set_label("share of the row")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def cost_share_figure(rows: Sequence[BehaviorRow], model_names: Sequence[str], *, split: str) -> Figure:
+    """Share of all money that the calls of every model cost, one bar per policy that spent any.
+
+    Args:
+        rows: Policies of one split.
+        model_names: Names of the pool, in pool order.
+        split: Which split, for the title.
+    """
+    shares = {row.policy: row.cost_share for row in rows if row.cost_share}
+    figure, axes = new_figure(width=8.2, height=1.6 + 0.38 * len(shares))
+    stacked_bars(axes, shares, model_names, label="share of cost")
+    left_title(figure, f"whose calls the money is spent on, {split} split")
+    return figure
+
+
+def budget_use_figure(rows: Sequence[BehaviorRow], *, split: str) -> Figure:
+    """Mean share of the budget spent by each turn, one line per policy that has a budget.
+
+    Args:
+        rows: Policies of one split.
+        split: Which split, for the title.
+    """
+    figure, axes = new_figure(width=8.2, height=4.6)
+    for number, row in enumerate(one for one in rows if one.budget_use_by_turn):
+        shares = row.budget_use_by_turn or ()
+        axes.plot(
+            range(1, len(shares) + 1),
+            shares,
+            color=model_style(number)[0],
+            marker=_LINE_MARKERS[number % len(_LINE_MARKERS)],
+            markevery=max(1, len(shares) // _N_MARKERS),
+            ms=5,
+            lw=1.5,
+            label=row.policy,
+        )
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("turn")
+    axes.set_ylabel("share of the budget spent so far, mean")
+    axes.grid(visible=True, color="0.92")
+    left_title(figure, f"use of the budget over the episode, {split} split")
+    legend_below(axes, n_columns=4)
+    return figure

@@ -1,0 +1,1 @@
+"""Numbers with their uncertainty: resampling of (task, variation) clusters, hulls, rank agreement, mutual information."""

@@ -1,0 +1,1 @@
+"""The same policies under several budgets."""

@@ -1,0 +1,1 @@
+"""One router for several environments against one for each."""

@@ -1,0 +1,1 @@
+"""One router at many cost weights, beside routers that were trained for one weight each."""

@@ -1,0 +1,1 @@
+"""Whether the values that a router expects come true."""

@@ -1,0 +1,1 @@
+"""Fits a simulated pool to a table of single models, and asks how far its models complement each other."""

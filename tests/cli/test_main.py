@@ -1,0 +1,185 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mtrouter_rl.cli.main import build_parser, main
+from mtrouter_rl.datasets.store import Dataset
+
+COMMANDS = ["study", "collect", "inspect", "train", "evaluate", "report"]
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args([command, "--help"])
+    assert stopped.value.code == 0
+    assert "example: mtrouter-rl" in capsys.readouterr().out
+
+
+def test_the_whole_job_on_the_toy(tmp_path, capsys):
+    """collect, inspect, train, evaluate, report: the calls of the README."""
+    log, router, out = tmp_path / "log", tmp_path / "cheapest", tmp_path / "run"
+    collect = ("collect", "--env", "corridor", "--policy", "uniform", "--episodes", "40", "--seed", "3")
+    assert run(*collect, "--workers", "1", "--out", log) == 0
+    assert run("inspect", log) == 0
+    capsys.readouterr()
+    assert run("inspect", log, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["n_episodes"] == 40
+    assert run("train", "--agent", "single:middle", "--env", "corridor", "--out", router) == 0
+    evaluate = ("evaluate", "--router", router, "random", "--env", "corridor", "--split", "test", "--seeds", "2")
+    assert run(*evaluate, "--workers", "1", "--out", out) == 0
+    assert "16 episodes" in capsys.readouterr().out
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 2
+    assert run("report", out) == 0
+    assert (out / "report.html").is_file()
+
+
+ERRORS = [
+    (("collect", "--env", "scienceword", "--policy", "uniform", "--episodes", "1"), "did you mean 'scienceworld'"),
+    (("collect", "--env", "corridor", "--policy", "unifrom", "--episodes", "1"), "did you mean 'uniform'"),
+    (("collect", "--env", "corridor", "--policy", "uniform", "--episodes", "0"), "must be at least 1|give --policy"),
+    (
+        ("collect", "--env", "corridor", "--pool", "paper", "--policy", "uniform", "--episodes", "1"),
+        "unknown pool card",
+    ),
+    (("collect", "--env", "corridor"), "give --policy and --episodes"),
+    (("train", "--agent", "fited-q"), "did you mean 'fitted-q'"),
+    (("train", "--agent", "fitted-q", "--env", "corridor"), "--dataset DIR"),
+    (("evaluate", "--router", "random", "--env", "corridor", "--seeds", "0"), "must be at least 1"),
+    (("evaluate", "--router", "random", "random", "--env", "corridor"), "more than once"),
+    (("study", "--env", "corridor", "--cost-weight", "-1"), "cost_weight"),
+    (("collect", "--env", "corridor", "--policy", "uniform", "--episodes", "1", "--workers", "0"), "workers is 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS)
+def test_errors_are_explained_and_exit_with_1(arguments, message, tmp_path, capsys):
+    assert run(*arguments, "--out", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"mtrouter-rl {arguments[0]}: ")
+    assert pytest.importorskip("re").search(message, error), error
+
+
+def test_inspect_names_what_is_wrong(tmp_path, capsys, corridor_log):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in corridor_log.iterdir():
+        data = path.read_bytes()
+        (broken / path.name).write_bytes(data[: len(data) // 2] if path.name == "turns-00001.parquet" else data)
+    assert run("inspect", broken) == 1
+    assert "turns-00001.parquet" in capsys.readouterr().err
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "mtrouter_rl.cli.main", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def kill_once(process, is_reached):
+    """kill -9 the whole process group as soon as a condition on its files holds."""
+    deadline = time.monotonic() + 400
+    while not is_reached():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def contents(folder, pattern="*"):
+    return {path.name: path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
+
+
+def test_a_collection_killed_in_the_middle_ends_the_same(tmp_path):
+    arguments = ("collect", "--env", "corridor", "--policy", "sticky:0.5", "--episodes", "600", "--workers", "1")
+    out = tmp_path / "killed"
+    kill_once(start(*arguments, "--out", out), lambda: (out / "episodes-00001.parquet").is_file())
+    assert not (out / "episodes-00011.parquet").exists()
+    assert run(*arguments, "--out", out) == 0
+    assert run(*arguments, "--out", tmp_path / "whole") == 0
+    assert contents(out) == contents(tmp_path / "whole")
+    assert len(Dataset.load(out).completed) == 600
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+def test_workers_end_with_a_command_that_is_killed(tmp_path):
+    out = tmp_path / "killed"
+    # So many jobs are queued that no worker ends for lack of work.
+    arguments = ("collect", "--env", "corridor", "--policy", "uniform", "--episodes", "6000", "--workers", "2")
+    process = start(*arguments, "--out", out)
+    deadline = time.monotonic() + 400
+    while not (out / "episodes-00000.parquet").is_file():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = [pid for pid, group in processes() if group == process.pid and pid != process.pid]
+    assert len(workers) >= 2
+    process.kill()  # the command alone, not its group
+    process.wait()
+    while {pid for pid, group in processes() if group == process.pid} & set(workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes():
+    """(process, its group) of every process that has not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if state != "Z":
+                found.append((int(folder.name), int(group)))
+    return found
+
+
+def test_a_training_killed_in_the_middle_ends_the_same(tmp_path, corridor_log):
+    card = tmp_path / "small.yaml"
+    card.write_text(
+        "name: small\ndescription: a small training\nalgorithm: fitted_q\n"
+        "parameters: { n_iterations: 8, steps_per_iteration: 40, batch_size: 32 }\n"
+    )
+    arguments = ("train", "--agent", card, "--env", "corridor", "--dataset", corridor_log, "--seed", "5")
+    out = tmp_path / "killed"
+    kill_once(start(*arguments, "--out", out), lambda: any((out / "checkpoints").glob("iteration-*2")))
+    assert not (out / "router.json").exists()
+    assert run(*arguments, "--out", out) == 0
+    assert run(*arguments, "--out", tmp_path / "whole") == 0
+    assert contents(out, "*.safetensors") == contents(tmp_path / "whole", "*.safetensors")
+
+
+def test_importing_starts_nothing():
+    code = (
+        "import sys, mtrouter_rl, mtrouter_rl.cli.main, mtrouter_rl.envs.scienceworld.task, mtrouter_rl.rollout\n"
+        "assert not {'py4j', 'torch', 'd3rlpy', 'scienceworld', 'sentence_transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
+
+
+def test_episodes_of_an_evaluation_that_is_never_run_are_refused(tmp_path, capsys):
+    words = [
+        "train",
+        "--env",
+        "corridor",
+        "--agent",
+        "random",
+        "--evaluate-episodes",
+        "5",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    assert main(words) == 1
+    assert "--evaluate-episodes is for --evaluate-every N, which is missing" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,1 @@
+from tests.cases.evaluation_fixtures import results, traced  # noqa: F401
