@@ -109,6 +109,8 @@ def test_every_documented_folder_of_the_package_has_a_reference_page(site):
 def test_the_reference_describes_what_docstrings_say(pages, site):
     anchors = pages[site / "reference" / "mtrouter_rl.html"].anchors
     assert {"mtrouter_rl.protocols.Router", "mtrouter_rl.errors.MTRouterError"} <= anchors
+    texts = [page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html")]
+    assert any('class="gp">&gt;&gt;&gt; <' in text for text in texts), "examples of docstrings are shown as code"
 
 
 def test_every_link_and_anchor_resolves(pages, site):
