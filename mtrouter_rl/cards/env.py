@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mtrouter_rl.errors import CardError
+from mtrouter_rl.errors import CardError, InvalidConfigError
 from mtrouter_rl.records import FloatArray, Frozen
 
 NumberT = TypeVar("NumberT", float, FloatArray)
@@ -65,6 +65,16 @@ class RewardCard(Frozen):
             0.9
         """
         return utility_gain - cost_usd * (self.cost_weight / self.cost_unit_usd)
+
+    def at(self, cost_weight: float) -> "RewardCard":
+        """The same reward at another cost weight.
+
+        Raises:
+            InvalidConfigError: If the weight is below 0 or not finite.
+        """
+        if not 0 <= cost_weight < float("inf"):
+            raise InvalidConfigError(f"cost_weight is {cost_weight}, must be a finite number of at least 0")
+        return self.model_copy(update={"cost_weight": cost_weight})
 
 
 class LimitsCard(Frozen):

@@ -40,7 +40,7 @@ def logged_env(info: DatasetInfo, *, cost_weight: float, cost_unit_usd: float) -
         reward=RewardCard(cost_weight=cost_weight, cost_unit_usd=cost_unit_usd),
     )
     limits = EpisodeLimits(max_turns=info.max_turns, budget_usd=info.budget_usd, max_output_tokens=n_output)
-    return EnvConfig(card=card, pool=logged_pool(info), limits=limits, cost_weight=cost_weight)
+    return EnvConfig(card=card, pool=logged_pool(info), limits=limits, reward=card.reward)
 
 
 def logged_pool(info: DatasetInfo) -> PoolCard:

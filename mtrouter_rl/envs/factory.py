@@ -1,15 +1,15 @@
 """Builds a `RoutingEnv` from cards; `gymnasium.make` comes through here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from mtrouter_rl.cards import EnvCard, find_card, load_pool_card, parse_card
+from mtrouter_rl.cards import EnvCard, RewardCard, find_card, load_pool_card, parse_card
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.cards.splits import episode_specs
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
-from mtrouter_rl.errors import InvalidConfigError, unknown_name
+from mtrouter_rl.errors import unknown_name
 from mtrouter_rl.protocols import ModelBackend, TextTask
 from mtrouter_rl.records import SPLITS, EpisodeSpec, Split
 from mtrouter_rl.registry import BACKENDS, CARD_COMPLETERS, TASK_FAMILIES
@@ -19,17 +19,32 @@ from mtrouter_rl.registry import BACKENDS, CARD_COMPLETERS, TASK_FAMILIES
 class EnvConfig:
     """Resolved cards of an environment; plain data, so that it can be sent to a worker process.
 
+    Limits and reward are resolved here, once: nothing else reads those of the card.
+
     Attributes:
         card: Environment card.
         pool: Pool card.
         limits: Limits, the card's unless they were overridden.
-        cost_weight: Cost weight, the card's unless it was overridden.
+        reward: Reward, the card's at its own cost weight unless that was overridden.
     """
 
     card: EnvCard
     pool: PoolCard
     limits: EpisodeLimits
-    cost_weight: float
+    reward: RewardCard
+
+    @property
+    def cost_weight(self) -> float:
+        """Cost weight of the reward."""
+        return self.reward.cost_weight
+
+    def at_cost_weight(self, cost_weight: float) -> "EnvConfig":
+        """The same environment at another cost weight.
+
+        Raises:
+            InvalidConfigError: If the weight is below 0 or not finite.
+        """
+        return replace(self, reward=self.reward.at(cost_weight))
 
 
 def resolve_env(
@@ -87,10 +102,8 @@ def resolve_card(
         budget_usd=card.limits.budget_usd if budget_usd is None else budget_usd,
         max_output_tokens=card.limits.max_output_tokens,
     )
-    weight = card.reward.cost_weight if cost_weight is None else cost_weight
-    if not 0 <= weight < float("inf"):
-        raise InvalidConfigError(f"cost_weight is {weight}, must be a finite number of at least 0")
-    return EnvConfig(card=card, pool=load_pool_card(pool or _pool_of(card, beside)), limits=limits, cost_weight=weight)
+    reward = card.reward if cost_weight is None else card.reward.at(cost_weight)
+    return EnvConfig(card=card, pool=load_pool_card(pool or _pool_of(card, beside)), limits=limits, reward=reward)
 
 
 def _complete(card: EnvCard) -> EnvCard:
@@ -128,7 +141,7 @@ def build_env(config: EnvConfig, *, split: Split = "train", render_mode: str | N
         specs=[EpisodeSpec(task=task, variation=variation, seed=0, split=split) for task, variation in pairs],
         system_prompt=config.card.system_prompt,
         limits=config.limits,
-        reward=config.card.reward.model_copy(update={"cost_weight": config.cost_weight}),
+        reward=config.reward,
         render_mode=render_mode,
     )
 

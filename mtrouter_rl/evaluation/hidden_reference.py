@@ -163,8 +163,7 @@ class ReferenceRef:
                 f"'{text}' sees the hidden state of simulated models, and pool '{config.pool.name}' has the backend "
                 f"'{config.pool.backend.kind}'; leave it out, or take a simulated pool"
             )
-        weight = config.cost_weight if cost_weight is None else cost_weight
-        reward = config.card.reward.model_copy(update={"cost_weight": weight})
+        reward = config.reward if cost_weight is None else config.reward.at(cost_weight)
         return cls(text=text, reward=reward, is_named_by_weight=cost_weight is not None)
 
     @property

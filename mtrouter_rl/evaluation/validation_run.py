@@ -55,7 +55,7 @@ class ValidationRun:
         if n_episodes < 1:
             raise InvalidConfigError(f"--evaluate-episodes is {n_episodes}, must be at least 1")
         self._specs = sample_specs(config.card, "validation", n_episodes=n_episodes, seed=SPECS_SEED)
-        self._reward = config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
+        self._reward = config.reward
         self._env = build_env(config, split="validation")
 
     def __call__(self, router: Router) -> Mapping[str, float]:

@@ -124,11 +124,11 @@ def log_setting(
                 "--cost-unit-usd (such as 0.4 and what the strongest model spends on an episode)"
             )
         logged = logged_env(info, cost_weight=cost_weight, cost_unit_usd=cost_unit_usd)
-        return logged.pool, logged.card.reward
+        return logged.pool, logged.reward
     if cost_unit_usd is not None:
         raise InvalidConfigError("--cost-unit-usd is for imported logs; this environment's card has its own")
     config = resolve_env(env or info.env, pool, cost_weight=cost_weight)
-    return config.pool, config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
+    return config.pool, config.reward
 
 
 def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool) -> OpeLog:

@@ -250,7 +250,7 @@ class Subject:
             specs=self.specs,
             system_prompt=self.card.system_prompt,
             limits=limits,
-            reward=self.card.reward,
+            reward=self.config.reward,
         )
 
     def make_backend(self) -> ModelBackend:

@@ -11,7 +11,6 @@ from mtrouter_rl.workflows.run_folder import (
     TENSORBOARD_FOLDER,
     describe,
     episodes_of_run,
-    reward_of,
     save_config,
 )
 from mtrouter_rl.workflows.training import (
@@ -48,7 +47,6 @@ __all__ = [
     "load_agent",
     "make_validate",
     "present",
-    "reward_of",
     "roles_of",
     "save_config",
     "train_router",

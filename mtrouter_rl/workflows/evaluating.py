@@ -24,7 +24,7 @@ from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_ro
 from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.records import Split
 from mtrouter_rl.rollout import RolloutPool
-from mtrouter_rl.workflows.run_folder import EPISODES_FOLDER, RESULTS_FILE, describe, reward_of
+from mtrouter_rl.workflows.run_folder import EPISODES_FOLDER, RESULTS_FILE, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
     roles = roles_of(contestants)
     comparison = Comparison(
         split=request.split,
-        reward=reward_of(config),
+        reward=config.reward,
         model_names=config.pool.model_names,
         roles=roles,
         cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
@@ -126,7 +126,7 @@ def _results_so_far(config: EnvConfig, request: EvaluateRequest, *, dataset_id: 
         model_names=config.pool.model_names,
         is_simulated=config.pool.backend.kind == "simulated",
         cost_weight=config.cost_weight,
-        cost_unit_usd=config.card.reward.cost_unit_usd,
+        cost_unit_usd=config.reward.cost_unit_usd,
         dataset_id=dataset_id,
         seed=request.seed,
         n_seeds=request.n_seeds,

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mtrouter_rl import __version__
-from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
@@ -32,15 +31,10 @@ def describe(config: EnvConfig) -> dict[str, JsonValue]:
         "env": config.card.name,
         "pool": config.pool.name,
         "cost_weight": config.cost_weight,
-        "cost_unit_usd": config.card.reward.cost_unit_usd,
+        "cost_unit_usd": config.reward.cost_unit_usd,
         "limits": asdict(config.limits),
         "cards": fingerprint_cards(config),
     }
-
-
-def reward_of(config: EnvConfig) -> RewardCard:
-    """Reward of an environment with its cost weight."""
-    return config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
 
 
 def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]:

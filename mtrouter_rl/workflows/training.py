@@ -38,7 +38,7 @@ from mtrouter_rl.reporting.tensorboard.sink import TensorBoardSink
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.transitions.arrays import LogShares
 from mtrouter_rl.transitions.hold_out import HoldOut
-from mtrouter_rl.workflows.run_folder import CONFIG_FILE, TENSORBOARD_FOLDER, describe, reward_of, save_config
+from mtrouter_rl.workflows.run_folder import CONFIG_FILE, TENSORBOARD_FOLDER, describe, save_config
 from mtrouter_rl.workflows.training_logs import LogSource, encode_logs, load_logs
 
 VALIDATION_FOLDER = "validation"
@@ -149,7 +149,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         metrics = stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
         context = TrainingContext(
             pool=request.config.pool,
-            reward=reward_of(request.config),
+            reward=request.config.reward,
             seed=request.seed,
             dataset=datasets[0] if datasets else None,
             checkpoint_folder=request.out / CHECKPOINT_FOLDER,

@@ -36,7 +36,7 @@ class LogSource:
     @property
     def reward(self) -> RewardCard:
         """Reward of the environment, with its cost weight."""
-        return self.config.card.reward.model_copy(update={"cost_weight": self.config.cost_weight})
+        return self.config.reward
 
 
 @dataclass(frozen=True, kw_only=True)

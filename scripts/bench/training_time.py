@@ -23,7 +23,6 @@ from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.registry import DEFAULT_ENCODER
-from mtrouter_rl.workflows import reward_of
 from mtrouter_rl.workflows.quick_study import AGENT_SETS, expand_agents
 
 REFERENCE = "fitted-q"
@@ -44,7 +43,7 @@ def make_context(args):
     print(f"texts encoded with {args.encoder}: {time.perf_counter() - start:.1f} s")
     return TrainingContext(
         pool=config.pool,
-        reward=reward_of(config),
+        reward=config.reward,
         seed=0,
         dataset=dataset,
         features=features,

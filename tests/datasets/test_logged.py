@@ -33,7 +33,7 @@ def test_it_is_what_the_log_says():
     info = make_info()
     config = logged_env(info, cost_weight=0.5, cost_unit_usd=0.1)
     assert (config.card.name, config.limits.max_turns, config.limits.budget_usd) == ("mine", 7, 3.0)
-    assert config.card.reward.reward(1.0, 0.1) == pytest.approx(0.5)
+    assert config.reward.reward(1.0, 0.1) == pytest.approx(0.5)
     assert isinstance(config.pool, PoolCard)
     info.check_pool(config.pool)
 

@@ -48,7 +48,7 @@ def config_of(models, *, cost_weight, max_turns=None):
 
 def mean_return(config, text, *, n_seeds=12, split="train"):
     env, policy = build_env(config), Contestant.of(text, config, cache=None).ref(config)
-    reward = config.card.reward.model_copy(update={"cost_weight": config.cost_weight})
+    reward = config.reward
     episodes = [run_episode(env, policy, spec).episode for spec in evaluation_specs(config.card, split, n_seeds)]
     assert all(episode.status == "completed" for episode in episodes)
     return float(np.mean([reward.reward(episode.utility, episode.cost_usd) for episode in episodes]))
@@ -177,7 +177,7 @@ def test_an_endpoint_has_no_hidden_state():
         specs=[spec],
         system_prompt="",
         limits=EpisodeLimits(max_turns=3, budget_usd=1.0, max_output_tokens=100),
-        reward=config.card.reward,
+        reward=config.reward,
     )
     env.reset(options={"spec": spec})
     with pytest.raises(InvalidConfigError, match="knows no hidden state; a reference policy"):

@@ -180,7 +180,7 @@ def scripted_env(config, *, steps=None, answer=plain_reply):
         specs=[SPEC],
         system_prompt="",
         limits=dataclasses.replace(config.limits, max_turns=4),
-        reward=config.card.reward,
+        reward=config.reward,
     )
 
 

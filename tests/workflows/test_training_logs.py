@@ -75,7 +75,7 @@ def test_a_joint_router_runs_wherever_the_models_are_the_same(tmp_path, joint, c
 def test_every_log_has_the_reward_of_its_environment(joint, corridor_config, hallway_config):
     rewards = [log.reward for log in joint.logs]
     assert [(one.cost_weight, one.cost_unit_usd) for one in rewards] == [(0.5, 0.01), (0.3, 0.02)]
-    dearer = LogSource(dataset=Path("log"), config=replace(hallway_config, cost_weight=0.9))
+    dearer = LogSource(dataset=Path("log"), config=hallway_config.at_cost_weight(0.9))
     assert dearer.reward.cost_weight == 0.9
 
 
@@ -177,7 +177,7 @@ def test_an_imported_log_beside_a_collected_one_needs_what_money_is_worth(tmp_pa
     ):
         find_sources([corridor_log, imported], choice())
     found = find_sources([corridor_log, imported], choice(cost_weight=0.4, cost_unit_usd=0.5))
-    assert [source.config.card.reward.cost_unit_usd for source in found] == [0.01, 0.5]
+    assert [source.config.reward.cost_unit_usd for source in found] == [0.01, 0.5]
 
 
 def test_the_command_trains_on_several_folders(tmp_path, corridor_log, hallway_log, corridor_variant, capsys):

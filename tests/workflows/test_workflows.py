@@ -134,7 +134,7 @@ def test_a_log_of_another_pool_is_refused(tmp_path, corridor_log, tiny_agent, co
     models = corridor_config.pool.models
     other_pool = corridor_config.pool.model_copy(update={"models": models[:2]})
     config = type(corridor_config)(
-        card=corridor_config.card, pool=other_pool, limits=corridor_config.limits, cost_weight=0.5
+        card=corridor_config.card, pool=other_pool, limits=corridor_config.limits, reward=corridor_config.reward
     )
     request = TrainRequest(
         agent=tiny_agent("fitted-q"), config=config, seed=0, out=tmp_path / "r", dataset=corridor_log
@@ -207,7 +207,7 @@ def test_the_reward_and_descriptions_do_not_change_a_dataset(corridor_config):
     assert fingerprint_cards(other) == fingerprint_cards(corridor_config)
     pricier = corridor_config.pool.model_copy(update={"name": "other"})
     changed = type(corridor_config)(
-        card=corridor_config.card, pool=pricier, limits=corridor_config.limits, cost_weight=0.5
+        card=corridor_config.card, pool=pricier, limits=corridor_config.limits, reward=corridor_config.reward
     )
     assert fingerprint_cards(changed) != fingerprint_cards(corridor_config)
 

@@ -44,7 +44,6 @@ from mtrouter_rl.workflows import (
     encode_log,
     evaluate_routers,
     load_agent,
-    reward_of,
     save_config,
 )
 from mtrouter_rl.workflows.quick_study import CACHE_FOLDER, ROUTERS_FOLDER, Clock, train_side_by_side
@@ -397,7 +396,7 @@ def _compare(request: AblationRequest, trials: Sequence[Trial]) -> Ablations:
         split=request.split,
         is_simulated=config.pool.backend.kind == "simulated",
         cost_weight=config.cost_weight,
-        cost_unit_usd=config.card.reward.cost_unit_usd,
+        cost_unit_usd=config.reward.cost_unit_usd,
         dataset_id=info.dataset_id,
         agent=load_agent(request.agent).name,
         compared=None if request.compared is None else load_agent(request.compared).name,
@@ -415,4 +414,4 @@ def _metrics(request: AblationRequest, policy: str) -> PolicyMetrics:
     """What a router did, from the episodes that the evaluation kept."""
     episodes = Dataset.load(request.out / EPISODES_FOLDER / request.split / slug(policy)).episodes
     config = request.config
-    return policy_metrics(episodes, reward_of(config), model_names=config.pool.model_names, policy=policy)
+    return policy_metrics(episodes, config.reward, model_names=config.pool.model_names, policy=policy)

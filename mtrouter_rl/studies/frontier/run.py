@@ -24,7 +24,6 @@ from mtrouter_rl.workflows import (
     episodes_of_run,
     evaluate_routers,
     load_agent,
-    reward_of,
     train_router,
 )
 
@@ -136,7 +135,7 @@ def compare_frontier(
         names = (name_at(router.name, weight), other.name)
         comparison = Comparison(
             split=request.split,
-            reward=reward_of(config).model_copy(update={"cost_weight": weight}),
+            reward=config.reward.at(weight),
             model_names=config.pool.model_names,
             roles=PolicyRoles(learned=names[:1], baselines=names[1:]),
             cost_weight=weight,
@@ -148,7 +147,7 @@ def compare_frontier(
         env=config.card.name,
         pool=config.pool.name,
         split=request.split,
-        cost_unit_usd=config.card.reward.cost_unit_usd,
+        cost_unit_usd=config.reward.cost_unit_usd,
         package_version=__version__,
         pairs=tuple(pairs),
     )

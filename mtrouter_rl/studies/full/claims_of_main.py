@@ -27,7 +27,7 @@ from mtrouter_rl.studies.full.claims import Claim, ClaimRoles, Claims, SplitClai
 from mtrouter_rl.studies.full.equal_cost_plot import FrontierPlot, frontiers_figure
 from mtrouter_rl.studies.full.report import save_claims
 from mtrouter_rl.transitions.cost_weights import name_at
-from mtrouter_rl.workflows import episodes_of_run, reward_of, training_seconds
+from mtrouter_rl.workflows import episodes_of_run, training_seconds
 from mtrouter_rl.workflows.quick_study import AGENT_SETS, ROUTERS_FOLDER, STRONGEST
 
 FITTED, FRONTIER, ESTIMATOR = "fitted-q", "fitted-q-frontier", "monte-carlo-q"
@@ -84,7 +84,7 @@ def judge(
         pool=config.pool.name,
         is_simulated=config.pool.backend.kind == "simulated",
         cost_weight=config.cost_weight,
-        cost_unit_usd=config.card.reward.cost_unit_usd,
+        cost_unit_usd=config.reward.cost_unit_usd,
         seed=seed,
         package_version=__version__,
         splits=tuple(sorted(splits, key=lambda one: one.split, reverse=True)),
@@ -149,7 +149,7 @@ class _SplitJudge:
             named = {
                 name: [one for one in logged if (one.task, one.variation) in common] for name, logged in named.items()
             }
-        return Evidence.of(named, roles=roles, reward=reward_of(self._config), rng=np.random.default_rng(self._seed))
+        return Evidence.of(named, roles=roles, reward=self._config.reward, rng=np.random.default_rng(self._seed))
 
     def _key_roles(self) -> ClaimRoles:
         """Roles of what was run on every variation."""

@@ -11,7 +11,7 @@ from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.records import Episode, Split
 from mtrouter_rl.studies.full.claims_of_main import FITTED
 from mtrouter_rl.studies.full.request import FullStudyRequest
-from mtrouter_rl.workflows import RESULTS_FILE, episodes_of_run, reward_of, roles_of
+from mtrouter_rl.workflows import RESULTS_FILE, episodes_of_run, roles_of
 
 
 def compare_all(request: FullStudyRequest, texts: Sequence[str], split: Split) -> None:
@@ -28,7 +28,7 @@ def compare_all(request: FullStudyRequest, texts: Sequence[str], split: Split) -
     roles = roles_of(contestants)
     comparison = Comparison(
         split=split,
-        reward=reward_of(request.config),
+        reward=request.config.reward,
         model_names=request.config.pool.model_names,
         roles=_compared(roles, key={FITTED, *FrontierPoints.load(request.out).policies}),
         cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},

@@ -57,7 +57,6 @@ from mtrouter_rl.workflows import (
     evaluate_routers,
     load_agent,
     present,
-    reward_of,
     save_config,
     train_router,
 )
@@ -361,7 +360,7 @@ class _FullStudy:
     def judge(self) -> None:
         """Every claim with its interval and verdict."""
         request = self._request
-        of_test = claims_of_other_parts(request.out, reward=reward_of(request.config), seed=request.seed)
+        of_test = claims_of_other_parts(request.out, reward=request.config.reward, seed=request.seed)
         judge(
             request.out,
             request.config,
@@ -388,7 +387,7 @@ class _FullStudy:
 
     def _models_to_hold_out(self) -> tuple[str, ...]:
         request = self._request
-        reward = reward_of(request.config)
+        reward = request.config.reward
         folder = request.router(STRONGEST) / VALIDATION_FOLDER / "validation"
         found = [Dataset.load(path.parent) for path in sorted(folder.glob(f"*/{INFO_FILE}"))]
         utilities = {one.info.behavior_policy: np.mean([e.utility for e in one.completed]) for one in found}
@@ -434,7 +433,7 @@ class _FullStudy:
         config = request.config
         if cost_weight is not None:
             card = card.model_copy(update={"name": at_weight(agent, cost_weight)})
-            config = replace(config, cost_weight=cost_weight)
+            config = config.at_cost_weight(cost_weight)
         return TrainRequest(
             agent=card,
             config=config,

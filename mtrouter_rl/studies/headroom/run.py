@@ -184,7 +184,7 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
     for weight, reference in references.items():
         hidden = {other.policy for refs in (references, believing) for w, other in refs.items() if w != weight}
         shown = {one.name: episodes[one.name] for one in contestants if one.name not in hidden}
-        reward = config.card.reward.model_copy(update={"cost_weight": weight})
+        reward = config.reward.at(weight)
         rows += _Weighed(
             reward=reward,
             reference=reference.policy,
@@ -196,7 +196,7 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
         pool=config.pool.name,
         split=request.split,
         n_seeds=request.n_seeds,
-        cost_unit_usd=config.card.reward.cost_unit_usd,
+        cost_unit_usd=config.reward.cost_unit_usd,
         seed=request.seed,
         package_version=__version__,
         config=json.loads(json.dumps(describe(config))),

@@ -31,7 +31,7 @@ from mtrouter_rl.reporting.tables import format_percent
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.leave_one_out.record import ARMS, FEW, FULL, METADATA, WITHOUT, Arm, HeldOutModel, LeaveOneOut
 from mtrouter_rl.transitions.hold_out import HeldOutHistory, HoldOut
-from mtrouter_rl.workflows import EPISODES_FOLDER, TrainRequest, describe, reward_of, save_config, train_router
+from mtrouter_rl.workflows import EPISODES_FOLDER, TrainRequest, describe, save_config, train_router
 
 N_FEW_EPISODES = 20
 ROUTERS_FOLDER = "routers"
@@ -230,7 +230,7 @@ class _Run:
             n_few_episodes=request.n_few_episodes,
             history=request.history,
             cost_weight=config.cost_weight,
-            cost_unit_usd=config.card.reward.cost_unit_usd,
+            cost_unit_usd=config.reward.cost_unit_usd,
             seed=request.seed,
             package_version=__version__,
             config=self.resolved(),
@@ -242,7 +242,7 @@ class _Run:
     def _comparison(self, roles: PolicyRoles) -> Comparison:
         return Comparison(
             split=self.request.split,
-            reward=reward_of(self.config),
+            reward=self.config.reward,
             model_names=self.config.pool.model_names,
             roles=roles,
         )

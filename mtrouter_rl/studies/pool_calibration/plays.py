@@ -97,7 +97,7 @@ class _Player:
             specs=specs,
             system_prompt=self._config.card.system_prompt,
             limits=self._config.limits,
-            reward=self._config.card.reward,
+            reward=self._config.reward,
         )
         router = RouterRef.of(policy, None)(replace(self._config, pool=pool))
         rows: list[Row] = []

@@ -431,7 +431,7 @@ def routing_env(config, answers=None):
         specs=[EpisodeSpec(task="retail", variation=0, seed=0, split="train")],
         system_prompt=config.card.system_prompt,
         limits=config.limits,
-        reward=config.card.reward,
+        reward=config.reward,
     )
 
 
@@ -463,7 +463,7 @@ def test_tau2_keeps_the_contract_where_models_can_be_called():
     endpoint = pool.model_copy(update={"backend": pool.backend.model_copy(update={"kind": "an_endpoint"})})
     config = resolve_card(tau2_card())
     report = check_environment(
-        EnvConfig(card=config.card, pool=endpoint, limits=config.limits, cost_weight=config.cost_weight), n_episodes=4
+        EnvConfig(card=config.card, pool=endpoint, limits=config.limits, reward=config.reward), n_episodes=4
     )
     assert report.is_passed, str(report)
     assert {one.name for one in report.results if one.status == "skipped"} == {

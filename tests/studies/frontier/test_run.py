@@ -42,7 +42,7 @@ def routers(tmp_path_factory, corridor_config, corridor_log):
         card = load_agent(agent)
         request = TrainRequest(
             agent=card.model_copy(update={"parameters": card.parameters | LOOP}),
-            config=replace(corridor_config, cost_weight=weight),
+            config=corridor_config.at_cost_weight(weight),
             seed=0,
             out=out / agent,
             dataset=corridor_log,
@@ -192,7 +192,7 @@ def test_no_choice_without_validation_or_on_it(corridor_config, pool, routers, t
         card=corridor_config.card.model_copy(update={"splits": splits}),
         pool=corridor_config.pool,
         limits=corridor_config.limits,
-        cost_weight=0.5,
+        reward=corridor_config.reward,
     )
     for one in (rule, ChoiceRule(match_score_of="strongest")):
         with (

@@ -71,7 +71,7 @@ def test_numbers_are_those_of_the_episodes(run, found, corridor_config):
     for episode in Dataset.load(run / "episodes" / "test" / "fitted-q-bcq").completed:
         values = router.q_values(observations_of(episode, corridor_config.pool))
         predicted += [values[turn, router.model_names.index(model)] for turn, model in enumerate(episode.models)]
-        unit = corridor_config.card.reward.cost_unit_usd
+        unit = corridor_config.reward.cost_unit_usd
         rewards = [turn.utility_gain - corridor_config.cost_weight * turn.cost_usd / unit for turn in episode.turns]
         achieved += discounted_returns(np.array(rewards), 0.95).tolist()
     assert row.n_turns == len(predicted)
