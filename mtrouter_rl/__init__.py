@@ -5,7 +5,11 @@ Importing this package registers the Gymnasium environments and starts nothing e
 
 import gymnasium
 
+from mtrouter_rl import moved
+
 __version__ = "0.1.0"
+
+moved.install()
 
 gymnasium.register(
     id="mtrouter_rl/ScienceWorld-v0",

@@ -31,6 +31,10 @@ class MissingDependencyError(MTRouterError):
     """An optional package or an outside program (Java) that this feature needs cannot be found."""
 
 
+class MovedNameError(MTRouterError, ImportError):
+    """A module or a name is imported from where it used to be; the message says where it is now."""
+
+
 class MaskedActionError(MTRouterError):
     """The chosen model is not allowed this turn: its worst-case call does not fit the budget or its context window."""
 
