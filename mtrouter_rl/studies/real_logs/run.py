@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.regression.task_values import TaskValueRouter
+from mtrouter_rl.agents.regression.values import TaskValueRouter
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
 from mtrouter_rl.datasets.bandit_view import as_one_decision

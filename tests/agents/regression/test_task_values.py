@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.agents.loading import load_router
-from mtrouter_rl.agents.regression.task_values import TaskValueRouter, key_of
+from mtrouter_rl.agents.regression.values import TaskValueRouter, key_of
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.registry import ALGORITHMS
 from tests.cases.routing_toy import (

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mtrouter_rl.agents.regression.task_factorization import Factorization, TaskFactorization
+from mtrouter_rl.agents.regression.factorization import Factorization, TaskFactorization
 from mtrouter_rl.transitions.outcomes import OutcomeLog
 from tests.cases.routing_toy import TaskFeatures, make_card, make_context, single_model_log
 
@@ -26,7 +26,7 @@ def rank_one_log(n_rows=600, seed=0):
 
 def weights_of(log, **parameters):
     card = make_card("task_factorization", **parameters)
-    settings, arrays = TaskFactorization.from_card(card).fit(log, make_context(None))
+    settings, arrays = TaskFactorization.from_card(card).fit(log, make_context(None), {})
     assert settings.form == "linear"
     return arrays
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.regression.reward_models import Arrays
-from mtrouter_rl.agents.regression.task_values import TaskParameters, TaskValueAlgorithm, TaskValueSettings
+from mtrouter_rl.agents.regression.values import Blocks, TaskParameters, TaskValueAlgorithm, TaskValueSettings
 from mtrouter_rl.records import Frozen, Positive, PositiveInt
 from mtrouter_rl.transitions.outcomes import OutcomeLog, TaskLog
 
@@ -42,7 +42,7 @@ class TaskFactorization(TaskValueAlgorithm[TaskFactorizationParameters]):
 
     parameters_model: ClassVar[type[Frozen]] = TaskFactorizationParameters
 
-    def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
+    def fit(self, log: TaskLog, context: TrainingContext, blocks: Blocks) -> tuple[TaskValueSettings, Arrays]:
         """Factorize utility and cost, each on its own."""
         rng = np.random.default_rng(context.seed)
         settings = TaskValueSettings(form="linear", reward=context.reward)

@@ -1,7 +1,10 @@
-"""Single-turn routers: choose once, from the task alone, by what each model is expected to score and to cost.
+"""Routers that predict what each model will score and cost, and call the one that is worth most by it.
 
-The ways to predict that share everything else. Utility and cost are predicted apart, so that a trained router serves any
-cost weight.
+There are two levels. A single-turn router reads the task alone and predicts the whole episode; a router per turn reads the
+history and predicts the rest of it, as `MonteCarloQ` does, with plain regressions in place of the joint network. How
+outcomes are predicted (ridge, trees, clusters, neighbors) is the same at both: each form has a file, with its two routers.
+
+Utility and cost are predicted apart, so that a trained router serves any cost weight.
 """
 
 import re
@@ -13,13 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.parameters import CardAlgorithm
+from mtrouter_rl.agents.parameters import CardAlgorithm, Discount
+from mtrouter_rl.agents.regression.reward_fits import fit_projection, project
 from mtrouter_rl.agents.regression.reward_models import Arrays
 from mtrouter_rl.agents.regression.reward_router import OutcomeRouter, OutcomeSettings, as_tensors
 from mtrouter_rl.agents.training import provenance, require_data
 from mtrouter_rl.cards import RegularExpression
 from mtrouter_rl.records import FloatArray, Frozen, Observation
-from mtrouter_rl.transitions.outcomes import TASK_BLOCK, LearnsFrom, TaskLog
+from mtrouter_rl.transitions.arrays import make_transitions
+from mtrouter_rl.transitions.outcomes import TASK_BLOCK, LearnsFrom, OutcomeLog, TaskLog, turn_log
+
+Blocks = dict[str, slice]
+"""Parts of a vector by name."""
 
 
 class TaskParameters(Frozen):
@@ -32,7 +40,18 @@ class TaskParameters(Frozen):
     learns_from: LearnsFrom = "episodes"
 
 
+class TurnParameters(Frozen):
+    """What every algorithm per turn has.
+
+    Attributes:
+        gamma: Discount of the utility and cost that are regressed.
+    """
+
+    gamma: Discount = 1.0
+
+
 TaskParametersT = TypeVar("TaskParametersT", bound=TaskParameters)
+TurnParametersT = TypeVar("TurnParametersT", bound=TurnParameters)
 
 
 class TaskValueSettings(OutcomeSettings):
@@ -88,6 +107,17 @@ class TaskValueRouter(OutcomeRouter[TaskValueSettings]):
         return np.stack([self.arrays["utility"][chosen], self.arrays["cost"][chosen]], axis=-1)
 
 
+class TurnValueRouter(OutcomeRouter[OutcomeSettings]):
+    """Calls the allowed model with the highest predicted utility minus weighted cost of the rest of the episode."""
+
+    KIND: ClassVar[str] = "turn_values"
+    SETTINGS: ClassVar[type[Frozen]] = OutcomeSettings
+
+    def vectors(self, observations: Sequence[Observation]) -> npt.NDArray[np.float64]:
+        """History features, shape (B, D)."""
+        return self.features.of_observations(observations).astype(np.float64)
+
+
 class TaskValueAlgorithm(CardAlgorithm[TaskParametersT], ABC, Generic[TaskParametersT]):
     """Base of the single-turn algorithms: a subclass says how outcomes are predicted."""
 
@@ -104,8 +134,49 @@ class TaskValueAlgorithm(CardAlgorithm[TaskParametersT], ABC, Generic[TaskParame
         dataset, features = require_data(context, self.card)
         learns_from = self.parameters.learns_from
         log = TaskLog.of_dataset(dataset, features, reward=context.reward, learns_from=learns_from)
-        settings, arrays = self.fit(log, context)
+        settings, arrays = self.fit(log, context, {TASK_BLOCK: slice(0, log.vectors.shape[1])})
         return TaskValueRouter(
+            name=self.card.name,
+            model_names=context.pool.model_names,
+            features=features,
+            settings=TaskValueSettings.model_validate(settings.model_dump()),
+            weights=as_tensors(arrays),
+            provenance=provenance(context, self.card, self.parameters),
+        )
+
+    @abstractmethod
+    def fit(self, log: TaskLog, context: TrainingContext, blocks: Blocks) -> tuple[OutcomeSettings, Arrays]:
+        """Learn to predict outcomes from tasks; `blocks` names the parts of a vector."""
+
+
+class TurnValueAlgorithm(CardAlgorithm[TurnParametersT], ABC, Generic[TurnParametersT]):
+    """Base of the regressions per turn: a subclass says how outcomes are predicted.
+
+    The greedy router is one step of policy improvement over the logging policy, see `MonteCarloQ`.
+    """
+
+    needs_dataset: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
+
+    @property
+    def gamma(self) -> float:
+        """See `CardAlgorithm.gamma`."""
+        return self.parameters.gamma
+
+    def train(self, context: TrainingContext) -> TurnValueRouter:
+        """Train on every turn of the context's dataset.
+
+        Raises:
+            InvalidConfigError: If dataset or features are missing, or a model was never called.
+            PoolMismatchError: If the dataset was logged with another pool.
+        """
+        dataset, features = require_data(context, self.card)
+        transitions = make_transitions(
+            dataset, features, reward=context.reward, gamma=self.gamma, show_progress=context.show_progress
+        )
+        log = turn_log(dataset, transitions, gamma=self.gamma)
+        settings, arrays = self.fit(log, context, features.blocks)
+        return TurnValueRouter(
             name=self.card.name,
             model_names=context.pool.model_names,
             features=features,
@@ -115,5 +186,11 @@ class TaskValueAlgorithm(CardAlgorithm[TaskParametersT], ABC, Generic[TaskParame
         )
 
     @abstractmethod
-    def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
-        """Learn to predict outcomes from tasks."""
+    def fit(self, log: OutcomeLog, context: TrainingContext, blocks: Blocks) -> tuple[OutcomeSettings, Arrays]:
+        """Learn to predict outcomes from histories; `blocks` names the parts of a vector."""
+
+
+def projected(log: OutcomeLog, blocks: Blocks, *, n_components: int, seed: int) -> tuple[OutcomeLog, Arrays]:
+    """The log with the text of its vectors projected to its principal components, and the arrays that do so again."""
+    projection = fit_projection(log.vectors, blocks, n_components=n_components, seed=seed)
+    return project(log, projection), projection.as_arrays()

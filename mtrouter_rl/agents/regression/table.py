@@ -9,7 +9,7 @@ import numpy as np
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import NonNegative
 from mtrouter_rl.agents.regression.reward_models import Arrays
-from mtrouter_rl.agents.regression.task_values import TaskParameters, TaskValueAlgorithm, TaskValueSettings, key_of
+from mtrouter_rl.agents.regression.values import Blocks, TaskParameters, TaskValueAlgorithm, TaskValueSettings, key_of
 from mtrouter_rl.cards import RegularExpression
 from mtrouter_rl.records import Frozen
 from mtrouter_rl.transitions.outcomes import TaskLog
@@ -35,7 +35,7 @@ class TaskTable(TaskValueAlgorithm[TaskTableParameters]):
 
     parameters_model: ClassVar[type[Frozen]] = TaskTableParameters
 
-    def fit(self, log: TaskLog, context: TrainingContext) -> tuple[TaskValueSettings, Arrays]:
+    def fit(self, log: TaskLog, context: TrainingContext, blocks: Blocks) -> tuple[TaskValueSettings, Arrays]:
         """Average within every kind of task; a kind (or a cell) without episodes gets the mean over all."""
         pattern, overall = self.parameters.key_pattern, log.overall()
         if pattern and not any(re.search(pattern, text) for text in log.texts):
