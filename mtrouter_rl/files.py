@@ -3,12 +3,12 @@
 import os
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Self, TypedDict, TypeVar
 
 from pydantic import ValidationError
 
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.records import Frozen
+from mtrouter_rl.records import FiniteRecord, Frozen
 
 RecordT = TypeVar("RecordT", bound=Frozen)
 
@@ -59,7 +59,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -73,3 +76,53 @@ def slug(name: str) -> str:
         'fitted-q_cost_weight_0.5'
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "_"
+
+
+class SavedRecord(FiniteRecord):
+    """Base of a record that is a JSON file of its own.
+
+    Attributes:
+        SOURCE: What writes the file, to tell where there is none.
+        FIX: What to do about a file that breaks the rules of the record.
+        IS_STRICT: Whether a value of another type is an error even where it could be converted.
+    """
+
+    SOURCE: ClassVar[str]
+    FIX: ClassVar[str]
+    IS_STRICT: ClassVar[bool] = False
+
+    def write(self, path: Path) -> Path:
+        """Write the file under a temporary name, then rename it: a reader never sees half of it. Returns the path."""
+        save_record(self, path)
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file; nothing is filled in or ignored.
+
+        Raises:
+            ResultsError: If the file is missing, or a field is missing, unknown or breaks its rule; names file and fields.
+        """
+        return load_record(cls, path, source=cls.SOURCE, fix=cls.FIX, strict=cls.IS_STRICT)
+
+
+class Header(TypedDict):
+    """Where a file of results comes from; see `ResultFile`."""
+
+    env: str
+    pool: str
+    package_version: str
+
+
+class ResultFile(SavedRecord):
+    """Base of a file of results of one environment and pool.
+
+    Attributes:
+        env: Name of the environment card.
+        pool: Name of the pool card.
+        package_version: Version of mtrouter_rl.
+    """
+
+    env: str
+    pool: str
+    package_version: str

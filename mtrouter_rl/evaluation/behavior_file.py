@@ -5,13 +5,12 @@ what its choices depend on, whose turns the money and the failures were. `mtrout
 """
 
 from itertools import chain
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.files import load_record, save_record
+from mtrouter_rl.files import SavedRecord
 from mtrouter_rl.records import Count, Ends, FiniteRecord, NonNegative, Share, Split
 from mtrouter_rl.statistics.intervals import Interval
 from mtrouter_rl.statistics.mutual_information import MutualInformation
@@ -184,7 +183,7 @@ class BehaviorRow(FiniteRecord):
         return (self.policy, self.split)
 
 
-class Behavior(FiniteRecord):
+class Behavior(SavedRecord):
     """One behaviour file.
 
     Attributes:
@@ -194,6 +193,12 @@ class Behavior(FiniteRecord):
         model_names: Names of the pool's models, in pool order.
         rows: One row per (policy, split).
     """
+
+    SOURCE: ClassVar[str] = (
+        "`mtrouter-rl evaluate` writes it, and `mtrouter-rl behavior RUN --out RUN` for an older run"
+    )
+    FIX: ClassVar[str] = "correct it, or evaluate again"
+    IS_STRICT: ClassVar[bool] = True
 
     schema_version: Literal[1] = 1
     env: str
@@ -244,22 +249,3 @@ class Behavior(FiniteRecord):
                 )
         rows = {row.key: row for row in (*self.rows, *other.rows)}
         return Behavior(env=self.env, pool=self.pool, model_names=self.model_names, rows=tuple(rows.values()))
-
-    def save(self, path: Path) -> None:
-        """Write the file under a temporary name, then rename it: a reader never sees half a file."""
-        save_record(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> "Behavior":
-        """Read a behaviour file; nothing is converted, filled in or ignored.
-
-        Raises:
-            ResultsError: If the file is missing, or a field is missing, unknown or breaks its rule; names file and fields.
-        """
-        return load_record(
-            cls,
-            path,
-            source="`mtrouter-rl evaluate` writes it, and `mtrouter-rl behavior RUN --out RUN` for an older run",
-            fix="correct it, or evaluate again",
-            strict=True,
-        )

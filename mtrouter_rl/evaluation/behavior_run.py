@@ -47,7 +47,7 @@ def update_behavior(
     behavior = Behavior(env=results.env, pool=results.pool, model_names=results.model_names, rows=rows)
     if path.is_file() and not overwrite:
         behavior = Behavior.load(path).merge(behavior)
-    behavior.save(path)
+    behavior.write(path)
     return behavior
 
 

@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.results import ResultRow
+from mtrouter_rl.files import ResultFile
 from mtrouter_rl.records import Ends, FiniteRecord
 
 CHOICE_FILE = "cost_weight_choice.json"
@@ -157,29 +159,23 @@ class CostWeightChoice(FiniteRecord):
         )
 
 
-class CostWeightChoices(FiniteRecord):
+class CostWeightChoices(ResultFile):
     """Contents of `cost_weight_choice.json`.
 
     Attributes:
-        env: Environment card.
-        pool: Pool card.
         split: The split that they were chosen on.
-        package_version: Version of mtrouter_rl.
         choices: One for every router.
     """
 
-    env: str
-    pool: str
+    SOURCE: ClassVar[str] = "`mtrouter-rl evaluate --choose-cost-weight` writes it"
+    FIX: ClassVar[str] = "choose again"
+
     split: str = "validation"
-    package_version: str
     choices: tuple[CostWeightChoice, ...]
 
     def save(self, folder: Path) -> Path:
         """Write the file into a folder."""
-        path = folder / CHOICE_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        return path
+        return self.write(folder / CHOICE_FILE)
 
 
 def _weight(row: ResultRow) -> float:

@@ -7,13 +7,13 @@ model's cost.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from mtrouter_rl.evaluation.cost_weight_choice import Outcome
 from mtrouter_rl.evaluation.results import ResultRow
-from mtrouter_rl.files import load_record, save_record
+from mtrouter_rl.files import SavedRecord
 from mtrouter_rl.records import FiniteRecord
 
 POINTS_FILE = "frontier_points.json"
@@ -42,7 +42,7 @@ class FrontierPoint(FiniteRecord):
     is_met: bool
 
 
-class FrontierPoints(FiniteRecord):
+class FrontierPoints(SavedRecord):
     """Contents of `frontier_points.json`.
 
     Attributes:
@@ -51,6 +51,9 @@ class FrontierPoints(FiniteRecord):
         grid: Every point of the frontier there.
         points: The chosen ones, one a purpose; two purposes may share a policy.
     """
+
+    SOURCE: ClassVar[str] = "a full study writes it when it chooses the points"
+    FIX: ClassVar[str] = "delete it, the points are then chosen again"
 
     split: Literal["validation"] = "validation"
     strongest: Outcome
@@ -68,18 +71,7 @@ class FrontierPoints(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write the file into a folder."""
-        save_record(self, folder / POINTS_FILE)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the file of a folder. Raises `ResultsError` if it is not there or breaks its rules."""
-        path = folder / POINTS_FILE
-        return load_record(
-            cls,
-            path,
-            source="a full study writes it when it chooses the points",
-            fix="delete it, the points are then chosen again",
-        )
+        self.write(folder / POINTS_FILE)
 
 
 def choose_points(rows: Sequence[ResultRow], strongest: ResultRow) -> FrontierPoints:

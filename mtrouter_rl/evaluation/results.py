@@ -1,7 +1,6 @@
 """The results file of a run: one row per policy and split. Everything that people see is drawn from it."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -9,7 +8,10 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
+from mtrouter_rl import __version__
+from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.files import Header, write_atomically
 from mtrouter_rl.records import SCORE_PER_UTILITY, Count, Ends, FiniteRecord, NonNegative, Share, Split
 from mtrouter_rl.statistics.intervals import Interval
 from mtrouter_rl.transitions.cost_weights import AT, name_at
@@ -23,6 +25,11 @@ LIKELIEST_REFERENCE = "likeliest-success-reference"
 BELIEVING_REFERENCE = "believing-reference"
 REFERENCES = (HIDDEN_REFERENCE, BELIEVING_REFERENCE, LIKELIEST_REFERENCE)
 """Policies that see what no router may see (`mtrouter_rl.evaluation.hidden_reference`): shown, never ranked."""
+
+
+def header(config: EnvConfig) -> Header:
+    """Where results of an environment come from, for the files that hold them."""
+    return Header(env=config.card.name, pool=config.pool.name, package_version=__version__)
 
 
 class PolicyRoles(FiniteRecord):
@@ -282,16 +289,7 @@ class Results(FiniteRecord):
     def save(self, path: Path) -> None:
         """Write the file under a temporary name, then rename it: a reader never sees half a file."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, allow_nan=False) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, text.encode())
 
     @classmethod
     def load(cls, path: Path) -> "Results":

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.files import write_atomically
+from mtrouter_rl.files import save_record
 from mtrouter_rl.ope.fqe import FqeParameters
 from mtrouter_rl.ope.sequential import Estimator
 from mtrouter_rl.records import Frozen
@@ -161,9 +161,8 @@ class OpeReport(Frozen):
 
     def save(self, folder: Path) -> Path:
         """Write `ope.json`; returns its path."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / OPE_FILE
-        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+        save_record(self, path)
         return path
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mtrouter_rl import __version__
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
@@ -21,7 +20,7 @@ from mtrouter_rl.evaluation.closed_loop import (
 )
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
-from mtrouter_rl.evaluation.results import PolicyRoles, Results
+from mtrouter_rl.evaluation.results import PolicyRoles, Results, header
 from mtrouter_rl.records import Split
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows.run_folder import EPISODES_FOLDER, RESULTS_FILE, describe
@@ -121,8 +120,7 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
 def _results_so_far(config: EnvConfig, request: EvaluateRequest, *, dataset_id: str | None) -> Results:
     path = request.out / RESULTS_FILE
     fresh = Results(
-        env=config.card.name,
-        pool=config.pool.name,
+        **header(config),
         model_names=config.pool.model_names,
         is_simulated=config.pool.backend.kind == "simulated",
         cost_weight=config.cost_weight,
@@ -130,7 +128,6 @@ def _results_so_far(config: EnvConfig, request: EvaluateRequest, *, dataset_id: 
         dataset_id=dataset_id,
         seed=request.seed,
         n_seeds=request.n_seeds,
-        package_version=__version__,
         config=describe(config),
         roles=PolicyRoles(),
         rows=(),

@@ -23,7 +23,7 @@ def behavior():
 
 def test_a_file_comes_back_as_it_was(tmp_path, behavior):
     path = tmp_path / "new" / "behavior.json"
-    behavior.save(path)
+    behavior.write(path)
     assert Behavior.load(path) == behavior
     assert [entry.name for entry in path.parent.iterdir()] == ["behavior.json"]
 

@@ -43,7 +43,7 @@ def test_where_no_point_is_cheap_enough_the_cheapest_is_taken_and_said_to_miss()
 def test_the_file_holds_the_choice_and_a_broken_one_is_refused(tmp_path):
     found = chosen({0.1: (60.0, 0.3), 1.0: (55.0, 0.1)})
     found.save(tmp_path)
-    assert FrontierPoints.load(tmp_path) == found
+    assert FrontierPoints.load(tmp_path / POINTS_FILE) == found
     (tmp_path / POINTS_FILE).write_text('{"split": "test"}')
     with pytest.raises(ResultsError, match=r"(?s)frontier_points\.json breaks the schema.*delete it"):
-        FrontierPoints.load(tmp_path)
+        FrontierPoints.load(tmp_path / POINTS_FILE)

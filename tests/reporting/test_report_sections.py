@@ -84,7 +84,7 @@ def ope(results):
 def run_folder(results, behavior, ope, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     results.save(folder / "results.json")
-    behavior.save(folder / "behavior.json")
+    behavior.write(folder / "behavior.json")
     ope.save(folder / "ope")
     write_report(folder)
     return folder
@@ -167,7 +167,7 @@ def test_a_file_that_does_not_say_its_pool_is_shown_with_a_note(results, ope, tm
 
 def test_behaviour_of_another_run_is_not_shown(results, behavior, tmp_path):
     results.save(tmp_path / "results.json")
-    behavior.model_copy(update={"pool": "other"}).save(tmp_path / "behavior.json")
+    behavior.model_copy(update={"pool": "other"}).write(tmp_path / "behavior.json")
     page = write_page([tmp_path], tmp_path / "page.html").read_text()
     assert page.count("is of another run: <code>pool</code> is other there and tiny-pool here") == 1
     assert "stay, transient" not in page

@@ -6,7 +6,7 @@ that an interval is over (task, variation) as everywhere; how far the trainings 
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, JsonValue
@@ -15,7 +15,7 @@ from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.metrics import PolicyMetrics
 from mtrouter_rl.evaluation.result_rows import difference_p_value
 from mtrouter_rl.evaluation.results import PairedDifference
-from mtrouter_rl.files import load_record, save_record, write_atomically
+from mtrouter_rl.files import SavedRecord, write_atomically
 from mtrouter_rl.records import EpisodeKey, FiniteRecord, NonNegative, Split
 from mtrouter_rl.reporting.tables import (
     ABSENT,
@@ -127,7 +127,7 @@ class AblationSetting(FiniteRecord):
     config: dict[str, JsonValue]
 
 
-class Ablations(FiniteRecord):
+class Ablations(SavedRecord):
     """Contents of the file.
 
     Attributes:
@@ -135,6 +135,9 @@ class Ablations(FiniteRecord):
         setting: What all variants have in common.
         rows: One per variant, the full router first.
     """
+
+    SOURCE: ClassVar[str] = "`mtrouter-rl lab ablate` writes it"
+    FIX: ClassVar[str] = "run it again"
 
     schema_version: Literal[1] = 1
     setting: AblationSetting
@@ -179,17 +182,8 @@ class Ablations(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write `ablations.json` and its tables in Markdown."""
-        save_record(self, folder / ABLATIONS_FILE)
+        self.write(folder / ABLATIONS_FILE)
         write_atomically(folder / MARKDOWN_FILE, ("\n\n".join(map(to_markdown, self.tables())) + "\n").encode())
-
-    @classmethod
-    def load(cls, path: Path) -> "Ablations":
-        """Read an `ablations.json`.
-
-        Raises:
-            ResultsError: If it is missing, or was not written by this version of the package.
-        """
-        return load_record(cls, path, source="`mtrouter-rl ablate` writes it", fix="run `mtrouter-rl ablate` again")
 
 
 def compare_variants(

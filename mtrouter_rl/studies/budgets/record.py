@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
 from mtrouter_rl.evaluation.results import ResultRow
-from mtrouter_rl.files import load_record, save_record
+from mtrouter_rl.files import ResultFile
 from mtrouter_rl.records import Count, Episode, FiniteRecord, NonNegative, Share
 from mtrouter_rl.reporting.tables import Table, format_number, format_percent, format_usd, format_with_ends
 
@@ -54,39 +54,23 @@ class BudgetOutcome(FiniteRecord):
         return cls(**{name: getattr(row, name) for name in names}, cut_short_share=share)
 
 
-class BudgetSweep(FiniteRecord):
+class BudgetSweep(ResultFile):
     """Contents of the file.
 
     Attributes:
-        env: Environment card.
-        pool: Pool card.
         split: Which split.
-        package_version: Version of mtrouter_rl.
         outcomes: By budget, and under each the best return first.
     """
 
-    env: str
-    pool: str
+    SOURCE: ClassVar[str] = "`mtrouter-rl evaluate --budgets` writes it"
+    FIX: ClassVar[str] = "run `mtrouter-rl evaluate --budgets` again"
+
     split: str
-    package_version: str
     outcomes: tuple[BudgetOutcome, ...]
 
     def save(self, folder: Path) -> Path:
         """Write the file into a folder."""
-        path = folder / BUDGET_FILE
-        save_record(self, path)
-        return path
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the file of a folder. Raises `ResultsError` if it is not there or breaks its rules."""
-        path = folder / BUDGET_FILE
-        return load_record(
-            cls,
-            path,
-            source="`mtrouter-rl evaluate --budgets` writes it",
-            fix="run `mtrouter-rl evaluate --budgets` again",
-        )
+        return self.write(folder / BUDGET_FILE)
 
     def table(self) -> Table:
         """Every policy under every budget."""

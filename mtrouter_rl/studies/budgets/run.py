@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mtrouter_rl import __version__
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.result_rows import update_rows
-from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.evaluation.results import Results, header
 from mtrouter_rl.records import Episode
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.budgets.record import BudgetOutcome, BudgetSweep
@@ -88,10 +87,8 @@ def evaluate_budgets(
     assert merged is not None
     merged.save(path)
     made = BudgetSweep(
-        env=config.card.name,
-        pool=config.pool.name,
+        **header(config),
         split=request.split,
-        package_version=__version__,
         outcomes=tuple(sorted(outcomes, key=lambda one: (one.budget_usd, -one.return_mean))),
     )
     made.save(request.out)

@@ -6,13 +6,13 @@ Everything is read off the results of one run in each environment; nothing is es
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.results import PairedDifference, ResultRow, Results
-from mtrouter_rl.files import load_record, save_record, write_atomically
+from mtrouter_rl.files import SavedRecord, write_atomically
 from mtrouter_rl.records import Ends, FiniteRecord, NonNegative, Split
 from mtrouter_rl.reporting.tables import (
     ABSENT,
@@ -136,7 +136,7 @@ class CrossEnv(FiniteRecord):
     differences: tuple[CrossDifference, ...]
 
 
-class CrossReport(FiniteRecord):
+class CrossReport(SavedRecord):
     """The whole comparison, as `cross.json` holds it.
 
     Attributes:
@@ -146,6 +146,9 @@ class CrossReport(FiniteRecord):
         config: Resolved configuration of the study.
         envs: One per environment.
     """
+
+    SOURCE: ClassVar[str] = "`mtrouter-rl lab study-cross` writes it"
+    FIX: ClassVar[str] = "run it again"
 
     schema_version: Literal[1] = 1
     split: Split
@@ -165,20 +168,9 @@ class CrossReport(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write `cross.json`, `cross.md` and `cross.txt`."""
-        save_record(self, folder / JSON_FILE)
+        self.write(folder / JSON_FILE)
         write_atomically(folder / MARKDOWN_FILE, self.to_markdown().encode())
         write_atomically(folder / TEXT_FILE, self.to_text().encode())
-
-    @classmethod
-    def load(cls, path: Path) -> "CrossReport":
-        """Read a `cross.json`.
-
-        Raises:
-            ResultsError: If it is missing, or was not written by this version of the package.
-        """
-        return load_record(
-            cls, path, source="`mtrouter-rl study-cross` writes it", fix="run `mtrouter-rl study-cross` again"
-        )
 
 
 def compare_in_env(results: Results, split: Split, routers: Sequence[CrossRouter]) -> CrossEnv:

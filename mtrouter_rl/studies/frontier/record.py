@@ -1,9 +1,10 @@
 """`frontier.json`: one router at many cost weights beside routers that were trained for one of them each."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mtrouter_rl.evaluation.results import ResultRow
+from mtrouter_rl.files import ResultFile
 from mtrouter_rl.records import FiniteRecord, NonNegative
 from mtrouter_rl.reporting.tables import Table, format_interval, format_number, format_usd, format_usd_interval
 
@@ -24,32 +25,27 @@ class FrontierPair(FiniteRecord):
     separate: ResultRow
 
 
-class FrontierComparison(FiniteRecord):
+class FrontierComparison(ResultFile):
     """Contents of the file.
 
     Attributes:
-        env: Environment card.
-        pool: Pool card.
         split: Which split.
         cost_unit_usd: Cost unit of the reward, USD.
         returns: What the returns are measured at.
-        package_version: Version of mtrouter_rl.
         pairs: One for every router that was trained for one weight, by weight.
     """
 
-    env: str
-    pool: str
+    SOURCE: ClassVar[str] = "`mtrouter-rl lab frontier` writes it"
+    FIX: ClassVar[str] = "run it again"
+
     split: str
     cost_unit_usd: float
     returns: Literal["at the cost weight of each pair"] = "at the cost weight of each pair"
-    package_version: str
     pairs: tuple[FrontierPair, ...]
 
     def save(self, folder: Path) -> Path:
         """Write the file into a folder."""
-        path = folder / FRONTIER_FILE
-        path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
-        return path
+        return self.write(folder / FRONTIER_FILE)
 
     def table(self) -> Table:
         """Both routers at every weight, and their difference."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtrouter_rl import __version__
 from mtrouter_rl.agents.resolve import RouterRef, split_cost_weight
 from mtrouter_rl.cards.splits import episode_specs
 from mtrouter_rl.envs.factory import EnvConfig
@@ -13,7 +12,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.cost_weight_choice import ChoiceRule, CostWeightChoice, CostWeightChoices
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows
-from mtrouter_rl.evaluation.results import PolicyRoles, ResultRow, Results
+from mtrouter_rl.evaluation.results import PolicyRoles, ResultRow, Results, header
 from mtrouter_rl.protocols import PricedRouter, Router
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.frontier.record import FrontierComparison, FrontierPair
@@ -97,9 +96,7 @@ def choose_cost_weights(
         for text, grid in grids.items()
     }
     chosen = tuple(choices.values())
-    CostWeightChoices(env=config.card.name, pool=config.pool.name, package_version=__version__, choices=chosen).save(
-        request.out
-    )
+    CostWeightChoices(**header(config), choices=chosen).save(request.out)
     routers = [
         _at(text, priced[text], choices[text].cost_weight) if text in choices else text for text in request.routers
     ]
@@ -144,11 +141,9 @@ def compare_frontier(
         one, single = build_rows({name: episodes[name] for name in names}, comparison, rng=rng)
         pairs.append(FrontierPair(cost_weight=weight, frontier=one, separate=single))
     made = FrontierComparison(
-        env=config.card.name,
-        pool=config.pool.name,
+        **header(config),
         split=request.split,
         cost_unit_usd=config.reward.cost_unit_usd,
-        package_version=__version__,
         pairs=tuple(pairs),
     )
     made.save(request.out)

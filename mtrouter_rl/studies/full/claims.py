@@ -5,12 +5,11 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mtrouter_rl.files import load_record, save_record
+from mtrouter_rl.files import ResultFile
 from mtrouter_rl.records import Count, FiniteRecord, NonNegative, Share, Split
 from mtrouter_rl.statistics.paired_means import Estimate
 
@@ -258,29 +257,27 @@ class SplitClaims(FiniteRecord):
     claims: tuple[Claim, ...]
 
 
-class Claims(FiniteRecord):
+class Claims(ResultFile):
     """One claims file.
 
     Attributes:
         schema_version: Version of this layout.
-        env: Name of the environment card.
-        pool: Name of the pool card.
         is_simulated: Whether the models were simulated, so that no LLM was called.
         cost_weight: The default cost weight, that of every return.
         cost_unit_usd: Cost unit of the reward, USD.
         seed: Seed of the bootstrap.
-        package_version: Version of mtrouter_rl.
         splits: The claims, by split.
     """
 
+    SOURCE: ClassVar[str] = "a full study writes it beside its results"
+    FIX: ClassVar[str] = "correct it, or run the study again"
+    IS_STRICT: ClassVar[bool] = True
+
     schema_version: Literal[1] = 1
-    env: str
-    pool: str
     is_simulated: bool
     cost_weight: NonNegative
     cost_unit_usd: Annotated[float, Field(gt=0)]
     seed: int
-    package_version: str
     splits: Annotated[tuple[SplitClaims, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -289,25 +286,6 @@ class Claims(FiniteRecord):
         if len(set(names)) < len(names):
             raise ValueError(f"splits are {names}, each must appear once")
         return self
-
-    def save(self, path: Path) -> None:
-        """Write the file under a temporary name, then rename it: a reader never sees half a file."""
-        save_record(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> "Claims":
-        """Read a claims file; nothing is converted, filled in or ignored.
-
-        Raises:
-            ResultsError: If the file is missing, or a field is missing, unknown or breaks its rule; names file and fields.
-        """
-        return load_record(
-            cls,
-            path,
-            source="a full study writes it beside its results",
-            fix="correct it, or run the study again",
-            strict=True,
-        )
 
 
 def claim_of(key: str, text: str, unit: Unit, *, goal: Goal, estimate: Estimate, notes: tuple[str, ...] = ()) -> Claim:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mtrouter_rl import __version__
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
-from mtrouter_rl.evaluation.frontier_points import FrontierPoints
-from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE
+from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints
+from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, header
 from mtrouter_rl.records import Episode, Split
 from mtrouter_rl.reporting.plot_style import DPI
 from mtrouter_rl.statistics.mutual_information import MutualInformation
@@ -80,13 +79,11 @@ def judge(
         more = tuple(of_test) if split == "test" else ()
         splits.append(found.model_copy(update={"claims": (*found.claims, *more)}))
     made = Claims(
-        env=config.card.name,
-        pool=config.pool.name,
+        **header(config),
         is_simulated=config.pool.backend.kind == "simulated",
         cost_weight=config.cost_weight,
         cost_unit_usd=config.reward.cost_unit_usd,
         seed=seed,
-        package_version=__version__,
         splits=tuple(sorted(splits, key=lambda one: one.split, reverse=True)),
     )
     save_claims(made, out)
@@ -105,7 +102,7 @@ class _SplitJudge:
         self._split = split
         self._episodes = episodes
         self._seed = seed
-        self._points = FrontierPoints.load(out)
+        self._points = FrontierPoints.load(out / POINTS_FILE)
 
     def claims(self) -> SplitClaims:
         """All claims, on every variation where all that they are about was run on each, else on those of all policies."""

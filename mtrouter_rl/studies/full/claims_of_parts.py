@@ -70,7 +70,7 @@ def within_budgets(folder: Path) -> Claim:
     goal = Goal(kind="at most", target=0.0)
     if not (folder / BUDGET_FILE).is_file():
         return not_measured(key, text, "episodes", goal=goal, why="the part 'budgets'")
-    sweep = BudgetSweep.load(folder)
+    sweep = BudgetSweep.load(folder / BUDGET_FILE)
     over = float(sum(one.budget_violations for one in sweep.outcomes))
     total = sum(one.n_episodes for one in sweep.outcomes)
     claim = joint_claim(key, text, "episodes", goal=goal, parts={"episodes over budget": over})

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mtrouter_rl.evaluation.closed_loop import Contestant
-from mtrouter_rl.evaluation.frontier_points import FrontierPoints
+from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
 from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.records import Episode, Split
@@ -30,7 +30,7 @@ def compare_all(request: FullStudyRequest, texts: Sequence[str], split: Split) -
         split=split,
         reward=request.config.reward,
         model_names=request.config.pool.model_names,
-        roles=_compared(roles, key={FITTED, *FrontierPoints.load(request.out).policies}),
+        roles=_compared(roles, key={FITTED, *FrontierPoints.load(request.out / POINTS_FILE).policies}),
         cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
         on_common=True,
     )

@@ -14,7 +14,7 @@ _NO_NUMBER = "no number"
 
 def save_claims(claims: Claims, folder: Path) -> tuple[Path, Path]:
     """Write `claims.json` and `claims.md` into a folder; gives both paths."""
-    claims.save(folder / CLAIMS_FILE)
+    claims.write(folder / CLAIMS_FILE)
     page = folder / CLAIMS_PAGE
     write_atomically(page, claims_markdown(claims).encode())
     return folder / CLAIMS_FILE, page

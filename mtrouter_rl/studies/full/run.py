@@ -17,7 +17,7 @@ from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError
-from mtrouter_rl.evaluation.frontier_points import FrontierPoints, choose_points
+from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints, choose_points
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.protocols import PricedRouter
 from mtrouter_rl.records import Split
@@ -310,7 +310,7 @@ class _FullStudy:
         """Score under budgets that are shares of what the strongest model spends."""
         request = self._request
         train_router(self._training(TOLD_BUDGET), show_progress=self._show_progress)
-        spent_usd = FrontierPoints.load(request.out).strongest.cost_usd_mean
+        spent_usd = FrontierPoints.load(request.out / POINTS_FILE).strongest.cost_usd_mean
         names = (TOLD_BUDGET, FITTED, ESTIMATOR, STRONGEST, "strong-first", "cheap-first", "interleave")
         routers = [str(request.router(name)) for name in names if name in {*request.agents, STRONGEST, TOLD_BUDGET}]
         asked = EvaluateRequest(
@@ -410,7 +410,7 @@ class _FullStudy:
 
     def _chosen_points(self) -> tuple[str, ...]:
         """The points of the frontier that were chosen on validation."""
-        return tuple(self._text(policy) for policy in FrontierPoints.load(self._request.out).policies)
+        return tuple(self._text(policy) for policy in FrontierPoints.load(self._request.out / POINTS_FILE).policies)
 
     def _other_routers(self) -> tuple[str, ...]:
         request = self._request

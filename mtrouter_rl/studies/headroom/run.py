@@ -8,12 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, JsonValue
 
-from mtrouter_rl import __version__
 from mtrouter_rl.agents.rules.heuristics import by_price
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cards.splits import evaluation_specs
@@ -21,8 +20,8 @@ from mtrouter_rl.errors import InvalidConfigError, ResultsError
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
-from mtrouter_rl.evaluation.results import LIKELIEST_REFERENCE
-from mtrouter_rl.files import load_record, write_atomically
+from mtrouter_rl.evaluation.results import LIKELIEST_REFERENCE, header
+from mtrouter_rl.files import ResultFile, write_atomically
 from mtrouter_rl.records import Episode, FiniteRecord, Split
 from mtrouter_rl.reporting.tables import (
     ABSENT,
@@ -102,32 +101,29 @@ class HeadroomRow(FiniteRecord):
     n_failed: Annotated[int, Field(ge=0)]
 
 
-class Headroom(FiniteRecord):
+class Headroom(ResultFile):
     """What a headroom run found.
 
     Attributes:
         schema_version: Version of this layout.
         note: That no router was trained.
-        env: Name of the environment card.
-        pool: Name of the pool card.
         split: Split.
         n_seeds: Seeds per variation.
         cost_unit_usd: Cost unit of the returns, USD.
         seed: Seed of the bootstrap.
-        package_version: Version of mtrouter_rl.
         config: The resolved environment.
         rows: One per policy and cost weight.
     """
 
+    SOURCE: ClassVar[str] = "`mtrouter-rl lab headroom` writes it"
+    FIX: ClassVar[str] = "run it again"
+
     schema_version: Literal[1] = 1
     note: str = NO_ROUTER
-    env: str
-    pool: str
     split: Split
     n_seeds: int
     cost_unit_usd: float
     seed: int
-    package_version: str
     config: dict[str, JsonValue]
     rows: tuple[HeadroomRow, ...]
 
@@ -145,14 +141,8 @@ class Headroom(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write `headroom.json` and the table in Markdown."""
-        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, allow_nan=False) + "\n"
-        write_atomically(folder / HEADROOM_FILE, text.encode())
+        self.write(folder / HEADROOM_FILE)
         write_atomically(folder / TABLE_FILE, (to_markdown(headroom_table(self)) + "\n").encode())
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read the file. Raises `ResultsError` if it is not there or breaks its rules."""
-        return load_record(cls, path, source="`mtrouter-rl headroom` writes it", fix="run `mtrouter-rl headroom` again")
 
 
 def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: bool = True) -> Headroom:
@@ -192,13 +182,11 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
             cheapest=f"single:{by_price(config.pool)[0]}",
         ).rows(shown, model_names=config.pool.model_names, seed=request.seed)
     found = Headroom(
-        env=config.card.name,
-        pool=config.pool.name,
+        **header(config),
         split=request.split,
         n_seeds=request.n_seeds,
         cost_unit_usd=config.reward.cost_unit_usd,
         seed=request.seed,
-        package_version=__version__,
         config=json.loads(json.dumps(describe(config))),
         rows=tuple(rows),
     )

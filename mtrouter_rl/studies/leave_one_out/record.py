@@ -1,15 +1,14 @@
 """`leave_one_out.json`: what a router makes of a model that left its pool, or joined it with little or no data."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
 from mtrouter_rl.agents.extrapolation import Extrapolation
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.results import PairedDifference, ResultRow
-from mtrouter_rl.files import load_record, write_atomically
+from mtrouter_rl.files import ResultFile, write_atomically
 from mtrouter_rl.records import Count, FiniteRecord, NonNegative, Share, Split
 from mtrouter_rl.reporting.tables import (
     Table,
@@ -87,13 +86,11 @@ class HeldOutModel(FiniteRecord):
         return self.row(arm).paired[other]
 
 
-class LeaveOneOut(FiniteRecord):
+class LeaveOneOut(ResultFile):
     """Contents of the file.
 
     Attributes:
         schema_version: Version of this layout.
-        env: Name of the environment card.
-        pool: Name of the whole pool's card.
         model_names: Names of its models, in pool order.
         is_simulated: Whether the models were simulated, so that no LLM was called.
         agent: Name of the agent card.
@@ -105,16 +102,16 @@ class LeaveOneOut(FiniteRecord):
         cost_weight: Cost weight of every return.
         cost_unit_usd: Cost unit, USD.
         seed: Seed of trainings, draws and bootstrap.
-        package_version: Version of mtrouter_rl.
         config: The resolved environment and agent.
         notes: What a reader must know before believing any number, a sentence each.
         references: Rows of random routing and of every single model, all in the whole pool.
         models: One entry for every model that was held out.
     """
 
+    SOURCE: ClassVar[str] = "`mtrouter-rl lab leave-one-out` writes it"
+    FIX: ClassVar[str] = "run it again"
+
     schema_version: Literal[1] = 1
-    env: str
-    pool: str
     model_names: tuple[str, ...]
     is_simulated: bool
     agent: str
@@ -126,7 +123,6 @@ class LeaveOneOut(FiniteRecord):
     cost_weight: NonNegative
     cost_unit_usd: Annotated[float, Field(gt=0)]
     seed: int
-    package_version: str
     config: dict[str, JsonValue]
     notes: tuple[str, ...]
     references: tuple[ResultRow, ...]
@@ -147,18 +143,10 @@ class LeaveOneOut(FiniteRecord):
 
     def save(self, folder: Path) -> None:
         """Write `leave_one_out.json` and the tables in Markdown."""
-        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, allow_nan=False) + "\n"
-        write_atomically(folder / LEAVE_ONE_OUT_FILE, text.encode())
+        self.write(folder / LEAVE_ONE_OUT_FILE)
         tables = "\n\n".join(to_markdown(table) for table in leave_one_out_tables(self))
         notes = "\n".join(f"- {note}" for note in all_notes(self))
         write_atomically(folder / TABLE_FILE, f"{tables}\n\n{notes}\n".encode())
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read the file. Raises `ResultsError` if it is not there or breaks its rules."""
-        return load_record(
-            cls, path, source="`mtrouter-rl leave-one-out` writes it", fix="run `mtrouter-rl leave-one-out` again"
-        )
 
 
 def all_notes(found: LeaveOneOut) -> tuple[str, ...]:

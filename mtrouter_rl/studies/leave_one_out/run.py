@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mtrouter_rl import __version__
 from mtrouter_rl.agents.q.extension import extend_router
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import read_record
@@ -22,7 +21,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows
-from mtrouter_rl.evaluation.results import PolicyRoles, ResultRow
+from mtrouter_rl.evaluation.results import PolicyRoles, ResultRow, header
 from mtrouter_rl.files import slug
 from mtrouter_rl.pools.subset import pool_without
 from mtrouter_rl.records import Episode, JsonValue, Split
@@ -219,8 +218,7 @@ class _Run:
         references = build_rows(shown, self._comparison(PolicyRoles()), rng=np.random.default_rng(request.seed))
         log = Dataset.load(request.dataset)
         return LeaveOneOut(
-            env=config.card.name,
-            pool=config.pool.name,
+            **header(config),
             model_names=names,
             is_simulated=config.pool.backend.kind == "simulated",
             agent=request.agent.name,
@@ -232,7 +230,6 @@ class _Run:
             cost_weight=config.cost_weight,
             cost_unit_usd=config.reward.cost_unit_usd,
             seed=request.seed,
-            package_version=__version__,
             config=self.resolved(),
             notes=self._notes(),
             references=references,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +18,7 @@ from mtrouter_rl.errors import ResultsError, RouterError
 from mtrouter_rl.evaluation.query_router import ask, value_meaning
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.evaluation.value_calibration import Calibration, calibrate
-from mtrouter_rl.files import load_record, save_record
+from mtrouter_rl.files import ResultFile
 from mtrouter_rl.protocols import PricedRouter, Router, ValueRouter
 from mtrouter_rl.records import Ends, FiniteRecord, NonNegative, Split
 from mtrouter_rl.reporting.reported_run import RESULTS_FILE
@@ -65,43 +65,28 @@ class OverestimationRow(FiniteRecord):
     n_turns: Positive
 
 
-class Overestimation(FiniteRecord):
+class Overestimation(ResultFile):
     """Contents of the file.
 
     Attributes:
         schema_version: Version of this layout.
-        env: Environment card.
-        pool: Pool card.
         seed: Seed of the bootstrap, that of the results.
-        package_version: Version of mtrouter_rl that wrote the results.
         rows: By split, least over-estimation first.
         without_values: Policies of the results that have no Q-values, or whose router was not found.
     """
 
+    SOURCE: ClassVar[str] = "`mtrouter-rl lab overestimation RUN` writes it"
+    FIX: ClassVar[str] = "run it again"
+    IS_STRICT: ClassVar[bool] = True
+
     schema_version: Literal[1] = 1
-    env: str
-    pool: str
     seed: int
-    package_version: str
     rows: tuple[OverestimationRow, ...]
     without_values: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> Path:
         """Write the file into the folder of a run."""
-        path = folder / OVERESTIMATION_FILE
-        save_record(self, path)
-        return path
-
-    @classmethod
-    def load(cls, path: Path) -> "Overestimation":
-        """Read the file.
-
-        Raises:
-            ResultsError: If it is missing or breaks its schema.
-        """
-        return load_record(
-            cls, path, source="`mtrouter-rl overestimation RUN` writes it", fix="run it again", strict=True
-        )
+        return self.write(folder / OVERESTIMATION_FILE)
 
 
 def measure_overestimation(

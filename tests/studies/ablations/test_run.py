@@ -328,5 +328,5 @@ def test_the_command_prints_its_table(finished, tmp_path, capsys):
 
 
 def test_a_missing_file_says_who_writes_it(tmp_path):
-    with pytest.raises(ResultsError, match=r"`mtrouter-rl ablate` writes it"):
+    with pytest.raises(ResultsError, match=r"`mtrouter-rl lab ablate` writes it"):
         Ablations.load(tmp_path / "ablations.json")

@@ -9,9 +9,9 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cli.main import main
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyError, ResultsError
-from mtrouter_rl.evaluation.frontier_points import FrontierPoints
+from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, Results
-from mtrouter_rl.studies.budgets.record import BudgetSweep
+from mtrouter_rl.studies.budgets.record import BUDGET_FILE, BudgetSweep
 from mtrouter_rl.studies.full import run as full_study
 from mtrouter_rl.studies.full.claims import Claims
 from mtrouter_rl.studies.full.claims_of_main import CURVE_WEIGHTS, WEIGHTS
@@ -90,7 +90,7 @@ def test_every_point_is_there_and_compared_with_policies_of_fewer_seeds(done):
     results = Results.load(request.out / "results.json")
     fitted = results.row("fitted-q", "test")
     random = results.row("random", "test")
-    chosen = results.row(FrontierPoints.load(request.out).policies[0], "test")
+    chosen = results.row(FrontierPoints.load(request.out / POINTS_FILE).policies[0], "test")
     assert (fitted.n_episodes, chosen.n_episodes, random.n_episodes) == (24, 16, 8)
     assert (
         results.row("fitted-q-frontier@3", "test").n_episodes
@@ -106,7 +106,7 @@ def test_every_point_is_there_and_compared_with_policies_of_fewer_seeds(done):
         HIDDEN_REFERENCE,
         "cheapest",
     } <= names
-    assert set(FrontierPoints.load(request.out).policies) <= names
+    assert set(FrontierPoints.load(request.out / POINTS_FILE).policies) <= names
     assert results.row("fitted-q", "ood").n_episodes == 20
     assert results.row("cheap-first", "ood").n_episodes == 2
 
@@ -130,7 +130,7 @@ def test_markets_budgets_and_headroom_have_folders_of_their_own(done):
     market = Results.load(request.out / "markets" / "corridor-three" / "results.json")
     assert market.row("fitted-q", "test").paired["monte-carlo-q"].return_.n_episodes == 8
     budgets = json.loads((request.out / "budgets" / "budgets.json").read_text())
-    spent = FrontierPoints.load(request.out).strongest.cost_usd_mean
+    spent = FrontierPoints.load(request.out / POINTS_FILE).strongest.cost_usd_mean
     assert min(one["budget_usd"] for one in budgets["outcomes"]) == pytest.approx(0.05 * spent, rel=0.01)
     headroom = Headroom.load(request.out / "headroom" / "corridor-three" / HEADROOM_FILE)
     assert headroom.part("reference", 0.4).score.n_episodes == 8
@@ -144,7 +144,7 @@ def test_every_claim_is_judged_on_both_splits(done):
     test, ood = claims.splits
     by_key = {claim.key: claim for claim in test.claims}
     assert all(claim.verdict != "not measured" for claim in test.claims if claim.key != "models-by-skill")
-    points = FrontierPoints.load(request.out)
+    points = FrontierPoints.load(request.out / POINTS_FILE)
     assert any(points.policy("beat") in note for note in test.claims[0].notes)
     assert any(points.policy("keep") in note for note in test.claims[1].notes)
     assert len(by_key["baselines-at-equal-cost"].parts) == 4
@@ -154,7 +154,7 @@ def test_every_claim_is_judged_on_both_splits(done):
     assert over["corridor-three: monte-carlo-q"].value == pytest.approx(known.mean)
     assert over["corridor-three: monte-carlo-q"].n_episodes == known.n_episodes == 8
     assert any(name.startswith("corridor-three: single:") for name in over)
-    budgets = BudgetSweep.load(request.out / "budgets")
+    budgets = BudgetSweep.load(request.out / "budgets" / BUDGET_FILE)
     assert by_key["within-budgets"].measured.value == 0
     assert by_key["within-budgets"].verdict == "holds"
     scores = {(one.policy, f"{one.budget_usd:g} USD"): one.score_mean for one in budgets.outcomes}

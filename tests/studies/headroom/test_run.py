@@ -72,5 +72,5 @@ def test_a_part_that_nobody_plays(run):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ResultsError, match="no such file; `mtrouter-rl headroom` writes it"):
+    with pytest.raises(ResultsError, match="no such file; `mtrouter-rl lab headroom` writes it"):
         Headroom.load(tmp_path / "headroom.json")

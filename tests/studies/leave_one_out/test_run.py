@@ -189,5 +189,5 @@ def test_a_file_that_lacks_what_is_asked_for(run, tmp_path):
     _, found = run
     with pytest.raises(ResultsError, match=r"model 'middle' was not held out, only \['small', 'large'\]"):
         found.model("middle")
-    with pytest.raises(ResultsError, match="no such file; `mtrouter-rl leave-one-out` writes it"):
+    with pytest.raises(ResultsError, match="no such file; `mtrouter-rl lab leave-one-out` writes it"):
         LeaveOneOut.load(tmp_path / "leave_one_out.json")
