@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mtrouter_rl.agents.parameters import JointParameters, LoopParameters
+from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
 from mtrouter_rl.agents.q.networks import HistoryLayout
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope.fqe_network import VectorQNetwork
@@ -282,8 +283,7 @@ class _Regression:
         return torch.from_numpy(targets.reshape(len(targets), -1).astype(np.float32))
 
     def _regress(self, turns: npt.NDArray[np.int64], targets: Tensor, iteration: int) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.parameters.learning_rate_at(iteration)
+        set_learning_rate(self.optimizer, self.parameters, iteration)
         self.network.train()
         for _ in range(self.parameters.steps_per_iteration):
             chosen = self.generator.integers(len(turns), size=self.parameters.batch_size)
@@ -296,11 +296,7 @@ class _Regression:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-        if not torch.isfinite(loss):
-            raise InvalidConfigError(
-                f"iteration {iteration}: the loss is {loss.item()}, must be finite; the training diverges: lower "
-                f"learning_rate (now {self.parameters.learning_rate})"
-            )
+        check_loss(loss.item(), self.parameters, iteration)
 
     @torch.inference_mode()
     def _predict(self, indices: npt.NDArray[np.int64]) -> Prediction:

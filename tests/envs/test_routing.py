@@ -147,6 +147,18 @@ def test_warm_follows_the_prompt_cache(env_of, pool_of):
     assert [step[0]["warm"].tolist() for step in steps] == [[0, 0], [1, 0], [0, 1], [0, 1], [1, 0]]
 
 
+def test_a_fall_back_warms_the_model_that_served(env_of, pool_of):
+    """The vendor's cache holds the prompt of the model that answered; the chosen one never saw it."""
+
+    def answer(call):
+        usage = TokenUsage(n_fresh=call.n_prompt, n_output=1)
+        return Reply(text="go", usage=usage, latency_s=1.0, served_model="a")
+
+    pool = pool_of(("a", CHEAP, 10_000, 10), ("b", CHEAP, 10_000, 10), cache={"ttl_s": 100.0, "min_tokens": 1})
+    steps = play(env_of(pool=pool, answer=answer), [1, 1])
+    assert [step[0]["warm"].tolist() for step in steps] == [[0, 0], [1, 0], [1, 0]]
+
+
 # --- reward
 
 

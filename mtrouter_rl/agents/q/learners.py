@@ -195,11 +195,6 @@ class Networks:
         self.modules: dict[str, nn.Module] = self._impl.modules.get_torch_modules()
         self.optimizer: torch.optim.Optimizer = self._impl.modules.optim.optim
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the learning rate of the next steps."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-
     def weights(self, *names: str) -> dict[str, Tensor]:
         """Copy of the weights of modules; those of critics begin with their number, those of an imitator do not."""
         states = [self.modules[name].state_dict() for name in names]

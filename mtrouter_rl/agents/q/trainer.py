@@ -4,7 +4,6 @@ An iteration is one interval of the target network: with Q-learning, one step of
 in an iteration comes from (seed, iteration), so a training that was killed and resumed ends with the same weights.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.q.checkpoint import CheckpointStore
 from mtrouter_rl.agents.q.learners import IMITATOR, Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm, to_d3rlpy
+from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
 from mtrouter_rl.agents.q.networks import StateDict
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, IMITATION_LOSS, LEARNING_RATE, Q_MEAN, STEPS_PER_SECOND, TD_LOSS
@@ -71,14 +71,14 @@ def train(
         logged_returns = transitions.as_return_regression()
         bar = range(n_done, loop.n_iterations)
         for iteration in tqdm(bar, initial=n_done, total=loop.n_iterations, disable=not context.show_progress):
-            networks.set_learning_rate(loop.learning_rate_at(iteration))
+            learning_rate = set_learning_rate(networks.optimizer, loop, iteration)
             started = time.perf_counter()
             source = logged_returns if iteration < learner.n_warm_start else transitions
             losses = _run_iteration(algorithm, source, loop=loop, seed=context.seed, iteration=iteration)
             steps_per_second = loop.steps_per_iteration / (time.perf_counter() - started)
             iterates.append(networks.weights(*learner.modules))
             step = (iteration + 1) * loop.steps_per_iteration
-            context.metrics.scalar(LEARNING_RATE, loop.learning_rate_at(iteration), step)
+            context.metrics.scalar(LEARNING_RATE, learning_rate, step)
             context.metrics.scalar(STEPS_PER_SECOND, steps_per_second, step)
             watch.record(networks, losses=losses, step=step)
             if _is_evaluated(iteration, loop=loop, context=context):
@@ -118,12 +118,7 @@ def _run_iteration(
         for _ in range(loop.steps_per_iteration)
     ]
     losses = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
-    loss = losses["loss"]
-    if not math.isfinite(loss):
-        raise InvalidConfigError(
-            f"iteration {iteration}: the loss is {loss}, must be finite; the training diverges: lower learning_rate "
-            f"(now {loop.learning_rate})"
-        )
+    check_loss(losses["loss"], loop, iteration)
     return losses
 
 

@@ -157,9 +157,16 @@ def test_curves_are_of_the_router_that_the_iteration_gave(small_log):
     assert last[trainer.BELLMAN_RESIDUAL] == pytest.approx(np.mean(residuals), abs=1e-5)
 
 
-def test_weights_are_those_of_a_bare_loop_over_the_logged_transitions(small_log):
-    """Bit for bit: warm start, then Q-learning, on uniform draws from generators seeded by (seed, iteration)."""
-    parameters = FittedQ.from_card(make_card("fitted_q", **TINY["fitted_q"])).parameters
+@pytest.mark.parametrize("rates", [None, (0.001, 0.00075, 0.00025)], ids=["constant", "cosine"])
+def test_weights_are_those_of_a_bare_loop_over_the_logged_transitions(small_log, rates):
+    """Bit for bit: warm start, then Q-learning, on uniform draws from generators seeded by (seed, iteration).
+
+    The cosine's learning rates stand here as numbers: a loop that does not set them ends with other weights.
+    """
+    settings = TINY["fitted_q"] | (
+        {} if rates is None else {"schedule": "cosine", "n_iterations": 3, "learning_rate": 0.001}
+    )
+    parameters = FittedQ.from_card(make_card("fitted_q", **settings)).parameters
     context = make_context(small_log)
     transitions = make_transitions(small_log, context.features, reward=context.reward, gamma=1.0)
     layout = HistoryLayout.of_features(context.features)
@@ -173,13 +180,15 @@ def test_weights_are_those_of_a_bare_loop_over_the_logged_transitions(small_log)
         for iteration, sequence in enumerate(sequences[1:]):
             torch.manual_seed(int(sequence.generate_state(1)[0]))
             generator = np.random.default_rng(sequence)
+            for group in Networks(algorithm).optimizer.param_groups if rates else ():
+                group["lr"] = rates[iteration]
             source = transitions if iteration >= parameters.n_warm_start else transitions.as_return_regression()
             for _ in range(parameters.steps_per_iteration):
                 drawn = source.batch(generator.integers(len(source), size=parameters.batch_size))
                 algorithm.update(to_d3rlpy(drawn))
         last = Networks(algorithm).weights(Q_FUNCTIONS)
     expected = {name.removeprefix("0.network."): tensor[None] for name, tensor in last.items()}
-    trained = weights(train("fitted_q", small_log, dropout=0.0, keep_last=1))
+    trained = weights(train("fitted_q", small_log, **settings | {"dropout": 0.0, "keep_last": 1}))
     assert equal(trained, expected)
 
 
