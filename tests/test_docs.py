@@ -8,8 +8,8 @@ from urllib.parse import urlparse
 import pytest
 import yaml
 
-from mtrouter_rl.agents.rules.behavior_policies import POLICY_FORMS
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card, load_env_card, load_pool_card
+from mtrouter_rl.cards.policy import POLICY_FORMS
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.cli.main import build_parser
 from mtrouter_rl.evaluation.hidden_reference import REFERENCE_TEXTS

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, cast
 
 from mtrouter_rl.agents.base import Algorithm, TrainingContext
 from mtrouter_rl.agents.loading import load_router
-from mtrouter_rl.agents.rules.behavior_policies import POLICY_FORMS, parse_policy
+from mtrouter_rl.agents.rules.behavior_policies import parse_policy
 from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE
 from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
+from mtrouter_rl.cards.policy import AT, POLICY_FORMS, REFERENCE, PolicyRef, split_name_at
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.errors import InvalidConfigError, RouterError, unknown_name
 from mtrouter_rl.protocols import PricedRouter, Router
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.registry import ALGORITHMS
-from mtrouter_rl.transitions.cost_weights import AT
 
 if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
@@ -62,8 +62,8 @@ def split_cost_weight(text: str) -> tuple[str, float | None]:
     Raises:
         InvalidConfigError: If what follows the folder is no number.
     """
-    folder, at, number = text.rpartition(AT)
-    if not at or is_router_folder(text) or not is_router_folder(folder):
+    folder, number = split_name_at(text)
+    if number is None or is_router_folder(text) or not is_router_folder(folder):
         return text, None
     try:
         return folder, float(number)
@@ -106,12 +106,12 @@ def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> R
     """
     if is_router_folder(split_cost_weight(text)[0]):
         return _load(text, pool, cache)
-    if text.startswith("reference:"):
+    if PolicyRef.parse(text).form == REFERENCE:
         raise InvalidConfigError(
             f"'{text}' is no router: it sees the simulator's hidden state; only the commands evaluate, study and headroom run "
             "it, to show what could be gained"
         )
-    if text.partition(":")[0] in POLICY_FORMS:
+    if PolicyRef.parse(text).form in POLICY_FORMS:
         return parse_policy(text, pool=pool, load_router=lambda folder: resolve_router(folder, pool, cache=cache))
     if text in list_cards("agents") or Path(text).suffix == ".yaml":
         return _untrained(text, pool)
@@ -171,8 +171,7 @@ def fingerprint(text: str) -> str:
     It is kept beside every episode that a router ran, so that results of an older training are never taken for those of
     a newer one.
     """
-    router = text.split(":", 2)[-1] if text.startswith("epsilon-greedy:") else text
-    folder = Path(split_cost_weight(router)[0])
+    folder = Path(split_cost_weight(PolicyRef.parse(text).source)[0])
     if not (folder / RECORD_FILE).is_file():
         return ""
     digest = hashlib.blake2b(digest_size=8)

@@ -16,6 +16,7 @@ import numpy as np
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.rules.heuristics import by_price
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.policy import REFERENCE, PolicyRef, reference_policy
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
@@ -24,7 +25,6 @@ from mtrouter_rl.evaluation.results import BELIEVING_REFERENCE, HIDDEN_REFERENCE
 from mtrouter_rl.protocols import HiddenState, HiddenStatePolicy
 from mtrouter_rl.records import FloatArray, Observation
 
-REFERENCE_PREFIX = "reference:"
 _VERSION = 1
 """Raised whenever a reference comes to decide otherwise: episodes of an older version are then not taken for its own."""
 
@@ -120,13 +120,13 @@ _POLICIES: dict[str, tuple[str, Callable[..., HiddenStatePolicy]]] = {
     "believing": (BELIEVING_REFERENCE, BelievingReference),
     "likeliest": (LIKELIEST_REFERENCE, LikeliestSuccess),
 }
-REFERENCE_TEXTS = tuple(f"{REFERENCE_PREFIX}{kind}" for kind in _POLICIES)
+REFERENCE_TEXTS = tuple(map(reference_policy, _POLICIES))
 """How reference policies are written where they may take part: `reference:hidden` and so on."""
 
 
 def is_reference(text: str) -> bool:
     """Whether a text asks for a reference policy, and not for a router."""
-    return text.startswith(REFERENCE_PREFIX)
+    return PolicyRef.parse(text).form == REFERENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class ReferenceRef:
     @property
     def policy(self) -> str:
         """Name of the policy."""
-        name = _POLICIES[self.text.removeprefix(REFERENCE_PREFIX)][0]
+        name = _POLICIES[PolicyRef.parse(self.text).argument][0]
         return f"{name}@{self.reward.cost_weight:g}" if self.is_named_by_weight else name
 
     @property
@@ -185,5 +185,5 @@ class ReferenceRef:
 
     def __call__(self, config: EnvConfig) -> HiddenStatePolicy:
         """Make the policy for an environment."""
-        _, make = _POLICIES[self.text.removeprefix(REFERENCE_PREFIX)]
+        _, make = _POLICIES[PolicyRef.parse(self.text).argument]
         return make(name=self.policy, pool=config.pool, reward=self.reward)

@@ -9,12 +9,12 @@ import numpy as np
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from mtrouter_rl import __version__
+from mtrouter_rl.cards.policy import name_at, split_name_at
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.files import Header, write_atomically
 from mtrouter_rl.records import SCORE_PER_UTILITY, Count, Ends, FiniteRecord, NonNegative, Share, Split
 from mtrouter_rl.statistics.intervals import Interval
-from mtrouter_rl.transitions.cost_weights import AT, name_at
 
 SCHEMA_VERSION = 2
 _READABLE_VERSIONS = (1, SCHEMA_VERSION)
@@ -182,7 +182,7 @@ class ResultRow(FiniteRecord):
     @property
     def family(self) -> str:
         """The policy without the cost weight that its name tells: `frontier` for `frontier@0.4` at the weight 0.4."""
-        name = self.policy.rpartition(AT)[0]
+        name, _ = split_name_at(self.policy)
         is_told = self.cost_weight is not None and name_at(name, self.cost_weight) == self.policy
         return name if is_told else self.policy
 

@@ -17,9 +17,6 @@ _N_BUMPS = 8
 N_COLUMNS = 2 + _N_BUMPS
 """Columns that a cost weight takes in the input of a network."""
 
-AT = "@"
-"""Between a router and the cost weight that it acts at: `runs/frontier@0.4`."""
-
 
 class CostWeights(Frozen):
     """Which cost weights a training draws: 0 with probability `share_zero`, else log-uniform from `low` to `high`.
@@ -103,13 +100,3 @@ class CostWeights(Frozen):
         between = (float(f"{weight:.2g}") for weight in np.geomspace(self.low, self.high, n)[1:-1])
         weights = {self.low, self.high, *(weight for weight in between if self.low < weight < self.high)}
         return tuple(sorted({0.0} | weights if self.share_zero > 0 else weights))
-
-
-def name_at(name: str, cost_weight: float) -> str:
-    """Name of a router at a cost weight; different weights give different names.
-
-    Example:
-        >>> name_at("frontier", 0.4), name_at("frontier", 3.0)
-        ('frontier@0.4', 'frontier@3')
-    """
-    return f"{name}{AT}{float(cost_weight)!r}".removesuffix(".0")

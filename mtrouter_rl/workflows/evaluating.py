@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
@@ -53,7 +54,7 @@ class EvaluateRequest:
 
 def roles_of(contestants: Sequence[Contestant]) -> PolicyRoles:
     """Roles in a comparison: what was trained from a log is learned, everything else is a baseline."""
-    singles = tuple(one.name for one in contestants if one.name.startswith("single:"))
+    singles = tuple(one.name for one in contestants if single_model(one.name) is not None)
     learned = tuple(one.name for one in contestants if one.dataset_ids)
     strongest = next((one.name for one in contestants if one.name == "strongest"), None)
     return PolicyRoles(

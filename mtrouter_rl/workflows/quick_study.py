@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import EnvCard, card_roots
+from mtrouter_rl.cards.policy import reference_policy, single_policy
 from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import CardError, unknown_name
@@ -256,9 +257,10 @@ def _evaluate(pool: RolloutPool, request: StudyRequest, split: Split, *, show_pr
     size, config = request.size, request.config
     n_seeds, per_task = (size.n_test_seeds, None) if split == "test" else (size.n_ood_seeds, size.ood_per_task)
     strongest = Contestant.of(str(request.router(STRONGEST)), config, cache=request.cache)
-    compared = {f"single:{one.first_model}" for one in (strongest, Contestant.of("cheapest", config, cache=None))}
+    both = (strongest, Contestant.of("cheapest", config, cache=None))
+    compared = {single_policy(one.first_model) for one in both if one.first_model is not None}
     trained = [str(request.router(agent)) for agent in request.agents]
-    references = ["reference:hidden"] if request.shows_reference else []
+    references = [reference_policy("hidden")] if request.shows_reference else []
     plan = EvaluateRequest(
         routers=(*sorted(compared), "random", "cheapest", str(request.router(STRONGEST)), *trained, *references),
         split=split,
@@ -269,7 +271,7 @@ def _evaluate(pool: RolloutPool, request: StudyRequest, split: Split, *, show_pr
         cache=request.cache,
     )
     evaluate_routers(pool, plan, show_progress=show_progress)
-    others = tuple(f"single:{name}" for name in config.pool.model_names if f"single:{name}" not in compared)
+    others = tuple(single_policy(name) for name in config.pool.model_names if single_policy(name) not in compared)
     if others:
         evaluate_routers(pool, replace(plan, routers=others, n_seeds=1), show_progress=show_progress)
 

@@ -17,6 +17,7 @@ from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import RECORD_FILE
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card
+from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
@@ -279,9 +280,10 @@ def load_agent(name_or_path: str, env: EnvCard | None = None) -> AgentCard:
     Raises:
         CardError: If there is no such card, it breaks its rules, or the environment names an agent that there is not.
     """
-    if name_or_path.startswith("single:"):
+    model = single_model(name_or_path)
+    if model is not None:
         card = load_agent_card("single")
-        return card.model_copy(update={"name": name_or_path, "parameters": {"model": name_or_path.partition(":")[2]}})
+        return card.model_copy(update={"name": name_or_path, "parameters": {"model": model}})
     return load_agent_card(name_or_path, changed=None if env is None else _changed(env))
 
 

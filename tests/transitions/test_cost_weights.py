@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from mtrouter_rl.cards.policy import name_at
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.transitions.cost_weights import N_COLUMNS, CostWeights, name_at
+from mtrouter_rl.transitions.cost_weights import N_COLUMNS, CostWeights
 
 WEIGHTS = CostWeights(low=0.1, high=10.0, share_zero=0.2)
 

@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from mtrouter_rl.agents.parameters import NonNegative
 from mtrouter_rl.agents.q.q_router import QNetworkSettings, QRouter
+from mtrouter_rl.cards.policy import name_at
 from mtrouter_rl.records import BoolArray, FloatArray, Frozen, Observation
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
-from mtrouter_rl.transitions.cost_weights import CostWeights, name_at
+from mtrouter_rl.transitions.cost_weights import CostWeights
 
 
 class FrontierSettings(QNetworkSettings):

@@ -11,6 +11,7 @@ from pydantic import Field
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.rules.heuristics import UniformRouter, single_router
 from mtrouter_rl.agents.saving import RouterRecord, SavedRouter, write_router
+from mtrouter_rl.cards.policy import POLICY_FORMS
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, unknown_name
 from mtrouter_rl.protocols import Router
@@ -18,15 +19,6 @@ from mtrouter_rl.records import FloatArray, Frozen, Observation
 
 LoadRouter = Callable[[str], Router]
 """Loads a saved router by the text that a policy names it with (a folder)."""
-
-POLICY_FORMS = {
-    "uniform": "uniform",
-    "sticky": "sticky:P_SWITCH, such as sticky:0.3",
-    "single": "single:MODEL",
-    "mixed": "mixed:SHARE_SINGLE, such as mixed:0.375",
-    "epsilon-greedy": "epsilon-greedy:EPSILON:ROUTER, such as epsilon-greedy:0.2:runs/fitted-q",
-}
-"""How behaviour policies are written, by their first word."""
 
 
 class _Staying(ABC):

@@ -16,6 +16,7 @@ from mtrouter_rl.agents.rules.rule_router import RuleRouter
 from mtrouter_rl.agents.saving import Provenance, RouterRecord, SavedRouter, write_router
 from mtrouter_rl.agents.training import provenance
 from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.models import REFERENCE_CALL
 from mtrouter_rl.errors import InvalidConfigError, RouterError
@@ -131,7 +132,7 @@ def single_router(
     pool.index(model)
     others = (other for other in by_price(pool) if other != model)
     return FixedOrderRouter(
-        name=name or f"single:{model}",
+        name=name or single_policy(model),
         model_names=pool.model_names,
         settings=OrderSettings(order=(model, *others)),
         provenance=provenance,

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile, read_files
 from mtrouter_rl.datasets.importers.balrog_files import (
     EpisodeTotals,
@@ -209,7 +210,7 @@ class _Converter:
             split="train",
             task_text=f"Environment: {key.env}\nTask: {key.task}{mission}",
             first_observation="",
-            behavior_policy=f"single:{model}",
+            behavior_policy=single_policy(model),
             budget_usd=UNLIMITED_BUDGET_USD,
             max_turns=max(limit, len(rows.actions)),
             turns=self._turns(model, totals, rows, usages),

@@ -32,6 +32,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
@@ -515,7 +516,9 @@ def _policy(messages: Sequence[_Message], turns: Sequence[Turn]) -> str:
     if routers:
         return "+".join(routers)
     models = {turn.model for turn in turns}
-    return f"single:{models.pop()}" if len(models) == 1 and all(turn.propensity == 1.0 for turn in turns) else "logged"
+    return (
+        single_policy(models.pop()) if len(models) == 1 and all(turn.propensity == 1.0 for turn in turns) else "logged"
+    )
 
 
 def _digest(data: bytes) -> str:

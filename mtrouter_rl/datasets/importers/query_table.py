@@ -8,6 +8,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, ModelNames, UnusableEpisodeError, cut
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue, TokenUsage, Turn, UsageSource
 
@@ -219,7 +220,7 @@ class OneTurnBuilder:
             split="train",
             task_text=query.text,
             first_observation="",
-            behavior_policy=f"single:{answer.model}",
+            behavior_policy=single_policy(answer.model),
             budget_usd=UNLIMITED_BUDGET_USD,
             max_turns=1,
             turns=(self._turn(answer, cost_usd),),

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
 from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
@@ -236,7 +237,7 @@ class _Converter:
             split="train",
             task_text=talk.task_text,
             first_observation=talk.first_observation,
-            behavior_policy=f"single:{models.pop()}" if len(models) == 1 else "logged",
+            behavior_policy=single_policy(models.pop()) if len(models) == 1 else "logged",
             budget_usd=UNLIMITED_BUDGET_USD,
             max_turns=max(info.max_steps or 0, len(turns)),
             turns=turns,

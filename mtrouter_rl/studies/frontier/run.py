@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from mtrouter_rl.agents.resolve import RouterRef, split_cost_weight
+from mtrouter_rl.cards.policy import AT, name_at
 from mtrouter_rl.cards.splits import episode_specs
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
@@ -16,7 +17,6 @@ from mtrouter_rl.evaluation.results import PolicyRoles, ResultRow, Results, head
 from mtrouter_rl.protocols import PricedRouter, Router
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.frontier.record import FrontierComparison, FrontierPair
-from mtrouter_rl.transitions.cost_weights import AT, name_at
 from mtrouter_rl.workflows import (
     EvaluateRequest,
     TrainRequest,

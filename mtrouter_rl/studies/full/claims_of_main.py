@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtrouter_rl.cards.policy import name_at, single_policy
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints
@@ -25,7 +26,6 @@ from mtrouter_rl.studies.full.claim_rules import (
 from mtrouter_rl.studies.full.claims import Claim, ClaimRoles, Claims, SplitClaims, TrainingTimes
 from mtrouter_rl.studies.full.equal_cost_plot import FrontierPlot, frontiers_figure
 from mtrouter_rl.studies.full.report import save_claims
-from mtrouter_rl.transitions.cost_weights import name_at
 from mtrouter_rl.workflows import episodes_of_run, training_seconds
 from mtrouter_rl.workflows.quick_study import AGENT_SETS, ROUTERS_FOLDER, STRONGEST
 
@@ -183,7 +183,7 @@ class _SplitJudge:
 
     @property
     def _singles(self) -> tuple[str, ...]:
-        return tuple(f"single:{name}" for name in self._config.pool.model_names)
+        return tuple(single_policy(name) for name in self._config.pool.model_names)
 
     def _ran(self, policy: str) -> set[tuple[str, int]]:
         """The (task, variation) that a policy was run on."""

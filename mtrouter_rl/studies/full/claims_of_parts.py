@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.records import Episode
 from mtrouter_rl.statistics.paired_means import Estimate, PairedMeans, Resamples
@@ -101,7 +102,7 @@ def _best_single(played: Episodes, reward: RewardCard) -> str:
         completed = [one for one in played[name] if one.status == "completed"]
         return float(np.mean([reward.reward(one.utility, one.cost_usd) for one in completed])) if completed else -np.inf
 
-    singles = [name for name in played if name.startswith("single:")]
+    singles = [name for name in played if single_model(name) is not None]
     if not singles:
         raise ResultsError("no single model was run in a market; run the part 'markets' again")
     return max(singles, key=mean_return)

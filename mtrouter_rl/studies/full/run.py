@@ -12,6 +12,7 @@ import numpy as np
 
 from mtrouter_rl.agents.resolve import RouterRef, load_algorithm
 from mtrouter_rl.cards import load_pool_card
+from mtrouter_rl.cards.policy import name_at, reference_policy, single_model, single_policy
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder
@@ -46,7 +47,6 @@ from mtrouter_rl.studies.full.compare import compare_all
 from mtrouter_rl.studies.full.request import FullStudyRequest
 from mtrouter_rl.studies.headroom.run import HeadroomRequest, run_headroom
 from mtrouter_rl.studies.leave_one_out.run import LeaveOneOutRequest, run_leave_one_out
-from mtrouter_rl.transitions.cost_weights import name_at
 from mtrouter_rl.workflows import (
     CONFIG_FILE,
     RESULTS_FILE,
@@ -75,7 +75,7 @@ N_GRID = 9
 """Weights above 0 from which the points that are shown are chosen, on validation."""
 BUDGET_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 """Budgets of an episode, as shares of what the strongest model spends on one on validation."""
-REFERENCE = "reference:hidden"
+REFERENCE = reference_policy("hidden")
 MAIN_DONE = "main.done"
 """Empty file that tells that the main part was run to its end."""
 HEADROOM_FOLDER, CHOICE_FOLDER = "headroom", "choice"
@@ -253,7 +253,7 @@ class _FullStudy:
         """Run what the claims are about on many seeds, everything else on a few, and compare all of them."""
         request, size = self._request, self._request.size
         narrow, points = self._narrow_routers(), self._chosen_points()
-        singles = [*(f"single:{name}" for name in request.config.pool.model_names), REFERENCE]
+        singles = [*(single_policy(name) for name in request.config.pool.model_names), REFERENCE]
         curves = [text for text in self._curves() if text not in (*narrow, *points)]
         others = [text for text in self._other_routers() if text not in (*narrow, *points)]
         is_test = split == "test"
@@ -396,7 +396,7 @@ class _FullStudy:
             for one in found
         }
         best = (max(values, key=lambda name: values[name]) for values in (utilities, returns))
-        return tuple(dict.fromkeys(name.removeprefix("single:") for name in best))
+        return tuple(dict.fromkeys((single_model(name) or name) for name in best))
 
     @property
     def _separate(self) -> tuple[tuple[str, float], ...]:

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue
 
 from mtrouter_rl.agents.rules.heuristics import by_price
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.policy import reference_policy, single_model, single_policy
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.errors import InvalidConfigError, ResultsError
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
@@ -157,9 +158,13 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
     config = pool.config
     references, believing = (
         {weight: ReferenceRef.of(text, config, cost_weight=weight) for weight in request.cost_weights}
-        for text in ("reference:hidden", "reference:believing")
+        for text in (reference_policy("hidden"), reference_policy("believing"))
     )
-    others = ("reference:likeliest", _RANDOM, *(f"single:{name}" for name in config.pool.model_names))
+    others = (
+        reference_policy("likeliest"),
+        _RANDOM,
+        *(single_policy(name) for name in config.pool.model_names),
+    )
     contestants = [Contestant(name=ref.policy, ref=ref) for ref in (*references.values(), *believing.values())]
     contestants += [Contestant.of(text, config, cache=None) for text in others]
     plan = EvaluationPlan(
@@ -179,7 +184,7 @@ def run_headroom(pool: RolloutPool, request: HeadroomRequest, *, show_progress: 
             reward=reward,
             reference=reference.policy,
             believing=believing[weight].policy,
-            cheapest=f"single:{by_price(config.pool)[0]}",
+            cheapest=single_policy(by_price(config.pool)[0]),
         ).rows(shown, model_names=config.pool.model_names, seed=request.seed)
     found = Headroom(
         **header(config),
@@ -251,7 +256,7 @@ class _Weighed:
         ).interval
 
     def _parts(self, metrics: Mapping[str, PolicyMetrics]) -> dict[str, tuple[Part, ...]]:
-        singles = [name for name in metrics if name.startswith("single:")]
+        singles = [name for name in metrics if single_model(name) is not None]
         holders: list[tuple[Part, str]] = [
             ("reference", self.reference),
             ("believing", self.believing),

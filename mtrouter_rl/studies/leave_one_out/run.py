@@ -14,6 +14,7 @@ from mtrouter_rl.agents.q.extension import extend_router
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import read_record
 from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.datasets.logged import LOG_ONLY
 from mtrouter_rl.datasets.store import Dataset
@@ -106,7 +107,7 @@ def run_leave_one_out(
     routers = {model: {FULL: full} | {arm: run.train(model, arm) for arm in (METADATA, FEW)} for model in models}
     without = {model: run.leave(model, routers[model][METADATA]) for model in models}
     in_whole = dict.fromkeys(str(folder) for folders in routers.values() for folder in folders.values())
-    texts = (*in_whole, _RANDOM, *(f"single:{name}" for name in config.pool.model_names))
+    texts = (*in_whole, _RANDOM, *(single_policy(name) for name in config.pool.model_names))
     episodes = run.play(pool, texts, folder=EPISODES_FOLDER)
     for model in models:
         smaller = replace(config, pool=pool_without(config.pool, model))
@@ -214,7 +215,7 @@ class _Run:
         """Everything that the episodes tell."""
         config, request = self.config, self.request
         names = config.pool.model_names
-        shown = {name: episodes[name] for name in (_RANDOM, *(f"single:{model}" for model in names))}
+        shown = {name: episodes[name] for name in (_RANDOM, *(single_policy(model) for model in names))}
         references = build_rows(shown, self._comparison(PolicyRoles()), rng=np.random.default_rng(request.seed))
         log = Dataset.load(request.dataset)
         return LeaveOneOut(
@@ -263,8 +264,8 @@ class _Run:
         opened = [episode for episode, is_open in zip(logged, few.opened(len(logged)), strict=True) if is_open]
         return HeldOutModel(
             model=model,
-            is_best_single=best == f"single:{model}",
-            is_strongest=max(singles, key=lambda row: row.score_mean).policy == f"single:{model}",
+            is_best_single=best == single_policy(model),
+            is_strongest=max(singles, key=lambda row: row.score_mean).policy == single_policy(model),
             n_turns_logged=_count_turns(logged, model),
             n_turns_few=_count_turns(opened, model),
             extrapolation=extrapolation,

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.resolve import fingerprint, make_features
 from mtrouter_rl.agents.saving import RECORD_FILE, Provenance, read_record
+from mtrouter_rl.cards.policy import split_name_at
 from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
 from mtrouter_rl.datasets.logged import logged_pool
 from mtrouter_rl.datasets.store import Dataset
@@ -23,7 +24,6 @@ from mtrouter_rl.protocols import PricedRouter, Router, ValueRouter
 from mtrouter_rl.records import Ends, FiniteRecord, NonNegative, Split
 from mtrouter_rl.reporting.reported_run import RESULTS_FILE
 from mtrouter_rl.reporting.tables import Table, format_number, format_with_ends
-from mtrouter_rl.transitions.cost_weights import AT
 
 OVERESTIMATION_FILE = "overestimation.json"
 EPISODES_FOLDER = "episodes"
@@ -115,7 +115,7 @@ def measure_overestimation(
     rows = []
     for path in sorted(folder.glob(f"{EPISODES_FOLDER}/*/*/{INFO_FILE}")):
         info = read_info(path.parent)
-        router_folder = by_name.get(info.behavior_policy) or by_name.get(info.behavior_policy.rpartition(AT)[0])
+        router_folder = by_name.get(info.behavior_policy) or by_name.get(split_name_at(info.behavior_policy)[0])
         if router_folder is None:
             continue
         router = _load(router_folder, info, cache=cache or folder / CACHE_FOLDER)
@@ -160,7 +160,7 @@ def _load(folder: Path, info: DatasetInfo, *, cache: Path) -> Router:
             f"(fingerprint {fingerprint(str(folder))}, theirs is {ran}); give that router with --router, or evaluate again"
         )
     if info.behavior_policy != router.name and isinstance(router, PricedRouter):
-        return router.at(float(info.behavior_policy.rpartition(AT)[2]))
+        return router.at(float(split_name_at(info.behavior_policy)[1] or "nan"))
     return router
 
 

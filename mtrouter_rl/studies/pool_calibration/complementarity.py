@@ -8,13 +8,14 @@ from typing import cast
 
 import numpy as np
 
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.studies.pool_calibration.card import with_complementarity
 from mtrouter_rl.studies.pool_calibration.oracle_gap import HindsightGap, ModelScores, hindsight_gap, played_alone
-from mtrouter_rl.studies.pool_calibration.plays import SINGLE, Plays
+from mtrouter_rl.studies.pool_calibration.plays import Plays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def gaps_of_pool(request: GapRequest) -> Iterator[tuple[float, HindsightGap]]:
             rows = [
                 (task, variation, model, float(utility))
                 for model in pool.model_names
-                for played in [plays.play(pool, f"{SINGLE}{model}", specs)]
+                for played in [plays.play(pool, single_policy(model), specs)]
                 for (task, variation), utility in zip(played.clusters, played.utilities, strict=True)
             ]
             yield complementarity, hindsight_gap(ModelScores.of(rows), rng=np.random.default_rng(request.seed))

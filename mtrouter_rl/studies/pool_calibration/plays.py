@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mtrouter_rl.agents.resolve import RouterRef
 from mtrouter_rl.cards import EnvCard
+from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, PoolCard
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.routing import RoutingEnv
@@ -28,7 +29,6 @@ from mtrouter_rl.rollout.collection import fingerprint_cards
 from mtrouter_rl.rollout.loop import end_with_parent, run_episode
 
 _EPISODES_PER_JOB = 8
-SINGLE = "single:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,7 @@ class _Player:
                 for turn in episode.turns
             )
             rows.append((episode.utility, episode.cost_usd, output_usd))
-            is_pure = is_pure and (
-                not policy.startswith(SINGLE) or set(episode.models) <= {policy.removeprefix(SINGLE)}
-            )
+            is_pure = is_pure and (single_model(policy) is None or set(episode.models) <= {single_model(policy)})
         return _Batch(rows=rows, is_pure=is_pure)
 
 
@@ -218,8 +216,9 @@ class Plays:
 
     def _key(self, pool: PoolCard, policy: str, specs: Sequence[EpisodeSpec]) -> str:
         """Hash of what decides the episodes; what a single model does, the entries of the others do not."""
-        if policy.startswith(SINGLE):
-            pool = only_entry(pool, policy.removeprefix(SINGLE))
+        model = single_model(policy)
+        if model is not None:
+            pool = only_entry(pool, model)
         cards = fingerprint_cards(replace(self._config, pool=pool))
         parts = [cards, asdict(self._config.limits), policy, [spec.key for spec in specs]]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from mtrouter_rl.cards import parse_card
+from mtrouter_rl.cards.policy import single_model, single_policy
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.envs.factory import EnvConfig
@@ -27,7 +28,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.simulated.model import OutputTokens, expected_length
 from mtrouter_rl.records import EpisodeSpec, Frozen, Split
 from mtrouter_rl.statistics.intervals import Interval, clustered_mean_interval
-from mtrouter_rl.studies.pool_calibration.plays import SINGLE, Plays
+from mtrouter_rl.studies.pool_calibration.plays import Plays
 
 RANDOM = "uniform"
 _MAX_STEP = 1.5
@@ -86,7 +87,7 @@ class CalibrationTarget(Frozen):
         """Row of "single:MODEL" or of the random policy."""
         if policy == RANDOM and self.random is not None:
             return self.random
-        return self.models[policy.removeprefix(SINGLE)]
+        return self.models[single_model(policy) or policy]
 
     def share(self, utility: float) -> float:
         """Utility as a share of the way from the worst end to full success, in [0, 1]."""
@@ -228,14 +229,16 @@ class Calibration:
             wanted = self.target.models[model].utility
 
             def measure(ability: float, model: str = model, pool: PoolCard = pool) -> float:
-                return self.target.share(self._utility(_with_ability(pool, model, ability), f"{SINGLE}{model}", specs))
+                return self.target.share(
+                    self._utility(_with_ability(pool, model, ability), single_policy(model), specs)
+                )
 
             start = cast(float, entry_of(pool, model)["ability"])
             root = find_root(
                 measure, start=start, target=self.target.share(wanted), n=len(specs), tolerance=self.tolerance
             )
             pool = _with_ability(pool, model, root)
-            utility = self._utility(pool, f"{SINGLE}{model}", specs)
+            utility = self._utility(pool, single_policy(model), specs)
             self.say(f"{model}: ability {root:.3f}, score {100 * utility:.1f}, target {100 * wanted:.1f}")
         return pool
 
@@ -263,16 +266,16 @@ class Calibration:
 
     def _miss(self, pool: PoolCard, specs: Sequence[EpisodeSpec]) -> float:
         """Sum of squared differences to the rows: a pool in which random routing lands by missing single models is no fit."""
-        policies = [RANDOM, *(f"{SINGLE}{model}" for model in pool.model_names)]
+        policies = [RANDOM, *(single_policy(model) for model in pool.model_names)]
         return sum((self._utility(pool, policy, specs) - self.target.row(policy).utility) ** 2 for policy in policies)
 
     def _fit_lengths(self, pool: PoolCard, specs: Sequence[EpisodeSpec]) -> PoolCard:
         """Median output lengths: no model acts otherwise because of them, so one play tells the prompt's share of the cost."""
-        reference_usd = self.plays.play(pool, f"{SINGLE}{self.target.reference}", specs).cost_usd
+        reference_usd = self.plays.play(pool, single_policy(self.target.reference), specs).cost_usd
         for model in pool.model_names:
             if model == self.target.reference:
                 continue
-            played = self.plays.play(pool, f"{SINGLE}{model}", specs)
+            played = self.plays.play(pool, single_policy(model), specs)
             output_usd = float(played.output_costs_usd.mean())
             wanted_usd = reference_usd * self.target.relative_cost(model) - (played.cost_usd - output_usd)
             if wanted_usd <= 0:
@@ -328,9 +331,9 @@ def compare(
     pool: PoolCard, target: CalibrationTarget, plays: Plays, *, split: Split, specs: Sequence[EpisodeSpec]
 ) -> list[CalibrationRow]:
     """Achieved against target, for every model and, if the target has it, the random policy."""
-    policies = [f"single:{model}" for model in pool.model_names] + ([RANDOM] if target.random else [])
+    policies = [single_policy(model) for model in pool.model_names] + ([RANDOM] if target.random else [])
     played = {policy: plays.play(pool, policy, specs) for policy in policies}
-    reference_usd = played[f"single:{target.reference}"].cost_usd
+    reference_usd = played[single_policy(target.reference)].cost_usd
     rng = np.random.default_rng(0)
     return [
         CalibrationRow(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.records import FloatArray
 from mtrouter_rl.statistics.intervals import Interval
 from mtrouter_rl.studies.query_tables.metrics import (
@@ -81,7 +82,7 @@ def baseline_routings(table: OneTurnTable, settings: CompareSettings) -> dict[st
         InvalidConfigError: As `task_table_routing`.
     """
     rng = np.random.default_rng(settings.seed)
-    routings = {f"single:{name}": single_routing(table, index) for index, name in enumerate(table.models)}
+    routings = {single_policy(name): single_routing(table, index) for index, name in enumerate(table.models)}
     routings["random"] = random_routing(table)
     routings["task table (cross-validated)"] = task_table_routing(
         table, rng=rng, n_folds=settings.n_folds, usd_weight=settings.usd_weight

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mtrouter_rl import __version__
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.evaluation.result_rows import adjust_p_values
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
@@ -141,7 +142,7 @@ class LogOutcome:
     def roles(self) -> PolicyRoles:
         """Roles of the policies that are believed."""
         known = tuple(self.believed)
-        singles = tuple(f"single:{name}" for name in self.info.model_names)
+        singles = tuple(single_policy(name) for name in self.info.model_names)
         return PolicyRoles(
             single_models=tuple(name for name in singles if name in known),
             strongest="strongest" if "strongest" in known else None,

@@ -19,6 +19,7 @@ from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.regression.values import TaskValueRouter
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
+from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.bandit_view import as_one_decision
 from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.datasets.logged import logged_pool
@@ -387,7 +388,7 @@ def _add_fixed(study: _Study) -> None:
     n = len(study.log.strata)
     study.policies["random"] = np.full((n, study.n_models), 1 / study.n_models)
     for index, name in enumerate(study.features.pool.model_names):
-        study.policies[f"single:{name}"] = _one_model(study.log, index)
+        study.policies[single_policy(name)] = _one_model(study.log, index)
 
 
 def _flagged(study: _Study, original: Dataset) -> dict[str, float]:
