@@ -5,7 +5,6 @@ from mtrouter_rl.cards.dataset import DatasetCard
 from mtrouter_rl.cards.env import (
     EXPERT_SOLVES,
     EnvCard,
-    FullStudyCard,
     LimitsCard,
     RegularExpression,
     RewardCard,
@@ -23,6 +22,7 @@ from mtrouter_rl.cards.files import (
     load_env_card,
     load_pool_card,
     parse_card,
+    parse_section,
     parse_settings,
 )
 
@@ -32,7 +32,6 @@ __all__ = [
     "CardKind",
     "DatasetCard",
     "EnvCard",
-    "FullStudyCard",
     "LimitsCard",
     "RegularExpression",
     "RewardCard",
@@ -47,5 +46,6 @@ __all__ = [
     "load_env_card",
     "load_pool_card",
     "parse_card",
+    "parse_section",
     "parse_settings",
 ]

@@ -114,22 +114,6 @@ EXPERT_SOLVES = 0.95
 """Share of episodes that an expert is to solve if the card says nothing."""
 
 
-class FullStudyCard(Frozen):
-    """What is an environment's own in the full study.
-
-    Attributes:
-        sizes: Sizes where the usual ones do not fit: fields of `mtrouter_rl.studies.full.request.FullSize`.
-        compares_encoders: Whether its ablations hold the other text encoders; a transformer takes longer, and is an extra.
-        complementarities: Pool cards whose headroom is shown beside that of the environment's own pool.
-        markets: Pool cards on which the study is repeated, small and without tuning.
-    """
-
-    sizes: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-    compares_encoders: bool = False
-    complementarities: tuple[str, ...] = ()
-    markets: tuple[str, ...] = ()
-
-
 class EnvCard(Frozen):
     """An environment: which tasks, splits, limits, reward and pool.
 
@@ -148,9 +132,8 @@ class EnvCard(Frozen):
         skills: Patterns that tell the skill of an action, in order.
         topics: Topic of every task, such as "heat"; tasks may share topics.
         settings: Checked by the family.
-        study: Sizes of the quick study where the usual ones do not fit: fields of
-            `mtrouter_rl.workflows.quick_study.StudySize`.
-        full_study: What is the environment's own in the full study.
+        studies: What is the environment's own in studies, by their names ("quick", "full"): sizes, other pools. Checked by the
+            study itself.
         agents: Parameters of agent cards that are others in this environment, by name; also of the cards that extend these.
         expert_solves: Share of episodes that the expert is to solve within the turn limit; `check-env` holds it to that. Say
             so where paths are longer than the limit. From `EXPERT_SOLVES` on it is to solve some of every task as well.
@@ -169,10 +152,18 @@ class EnvCard(Frozen):
     skills: tuple[SkillPattern, ...] = ()
     topics: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, object] = Field(default_factory=dict)
-    study: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-    full_study: FullStudyCard = Field(default_factory=lambda: FullStudyCard())
+    studies: dict[str, dict[str, object]] = Field(default_factory=dict)
     agents: dict[str, dict[str, object]] = Field(default_factory=dict)
     expert_solves: Annotated[float, Field(ge=0, le=1)] = EXPERT_SOLVES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_of_studies_have_moved(cls, data: object) -> object:
+        moved = {"study": "quick", "full_study": "full"}
+        found = [name for name in moved if isinstance(data, dict) and name in data]
+        if found:
+            raise ValueError("; ".join(f"'{name}' is now 'studies.{moved[name]}': write it there" for name in found))
+        return data
 
     @model_validator(mode="after")
     def _tasks_are_unique(self) -> "EnvCard":

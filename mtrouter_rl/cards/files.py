@@ -125,6 +125,18 @@ def parse_settings(card: EnvCard, model: type[CardT]) -> CardT:
         raise _explain(f"'{card.name}'", error, inside=("settings",)) from error
 
 
+def parse_section(card: EnvCard, study: str, model: type[CardT]) -> CardT:
+    """Section of an environment card that a study reads, as the study wants it; empty where the card has none.
+
+    Raises:
+        CardError: If a field is missing, unknown or out of range; names every one.
+    """
+    try:
+        return model.model_validate(card.studies.get(study, {}))
+    except ValidationError as error:
+        raise _explain(f"'{card.name}'", error, inside=("studies", study)) from error
+
+
 def parse_card(path: Path, model: type[CardT]) -> CardT:
     """Read one YAML file into its model.
 

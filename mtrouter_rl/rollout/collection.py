@@ -81,9 +81,7 @@ def fingerprint_cards(config: EnvConfig) -> str:
     A changed card makes another dataset. Descriptions, the sizes of a study, parameters of agents, what an expert solves,
     and the reward, which is worked out from a log when it is read, do not count.
     """
-    env = config.card.model_dump_json(
-        exclude={"description", "reward", "study", "full_study", "agents", "expert_solves"}
-    )
+    env = config.card.model_dump_json(exclude={"description", "reward", "studies", "agents", "expert_solves"})
     pool = config.pool.model_dump_json(exclude={"description": True, "models": {"__all__": {"aliases"}}})
     return hashlib.blake2b((env + pool).encode(), digest_size=8).hexdigest()
 

@@ -7,18 +7,17 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mtrouter_rl.agents.resolve import load_algorithm
-from mtrouter_rl.cards import EnvCard, card_roots
+from mtrouter_rl.cards import EnvCard, card_roots, parse_section
 from mtrouter_rl.cards.policy import reference_policy, single_policy
 from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.envs.factory import EnvConfig
-from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.records import JsonValue, Split
+from mtrouter_rl.records import Frozen, JsonValue, PositiveInt, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.rollout.collection import fingerprint_cards
@@ -114,17 +113,24 @@ QUICK = StudySize(
 """Fits into a quarter of an hour on two cores with ScienceWorld; a card of faster or slower episodes names other sizes."""
 
 
+class QuickCard(Frozen):
+    """What is an environment's own in the quick study: section `studies.quick` of its card. See `StudySize`."""
+
+    n_episodes: PositiveInt = QUICK.n_episodes
+    n_validation_seeds: PositiveInt = QUICK.n_validation_seeds
+    validation_per_task: PositiveInt | None = QUICK.validation_per_task
+    n_test_seeds: PositiveInt = QUICK.n_test_seeds
+    n_ood_seeds: PositiveInt = QUICK.n_ood_seeds
+    ood_per_task: PositiveInt | None = QUICK.ood_per_task
+
+
 def quick_size(card: EnvCard) -> StudySize:
-    """Size of the quick study of an environment: `QUICK`, changed by what its card says under `study`.
+    """Size of the quick study of an environment: `QUICK`, changed by what its card says.
 
     Raises:
-        CardError: If the card names a size that there is not.
+        CardError: If the card names a size that there is not, or one that is not above 0.
     """
-    known = {size.name for size in fields(StudySize)}
-    for name in card.study:
-        if name not in known:
-            raise CardError(f"card '{card.name}', study: {unknown_name('size', name, known)}")
-    return replace(QUICK, **card.study)
+    return StudySize(**parse_section(card, "quick", QuickCard).model_dump())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -326,3 +326,11 @@ def test_an_agent_card_may_extend_another_one(tmp_path):
         CardError, match=r"field 'extends': is \['fitted-q'\], must be the name or path of an agent card"
     ):
         load_agent_card(mine)
+
+
+@pytest.mark.parametrize(("old", "new"), [("study", "studies.quick"), ("full_study", "studies.full")])
+def test_sections_of_studies_have_moved(tmp_path, old, new):
+    text = find_card("envs", "corridor").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(f"{text}\n{old}: {{}}\n", encoding="utf-8")
+    with pytest.raises(CardError, match=f"'{old}' is now '{new}': write it there"):
+        load_env_card(tmp_path / "mine.yaml")

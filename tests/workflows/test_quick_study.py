@@ -68,12 +68,12 @@ def test_the_study_runs_and_its_second_run_does_nothing(request_of_study):
 def test_a_card_may_name_other_sizes():
     card = load_env_card("corridor")
     assert quick_size(card) == QUICK
-    changed = card.model_copy(update={"study": {"n_episodes": 7, "ood_per_task": 3}})
+    changed = card.model_copy(update={"studies": {"quick": {"n_episodes": 7, "ood_per_task": 3}}})
     assert quick_size(changed) == replace(QUICK, n_episodes=7, ood_per_task=3)
     with pytest.raises(
-        CardError, match=r"card 'corridor', study: unknown size 'n_episode'; did you mean 'n_episodes'\?"
+        CardError, match=r"(?s)card 'corridor' .*field 'studies\.quick\.n_episode': .*correct its spelling"
     ):
-        quick_size(card.model_copy(update={"study": {"n_episode": 7}}))
+        quick_size(card.model_copy(update={"studies": {"quick": {"n_episode": 7}}}))
 
 
 def test_sets_of_agents_are_cards_and_stand_in_the_help(capsys):

@@ -9,7 +9,6 @@ import numpy as np
 from mtrouter_rl.cards.policy import name_at, single_policy
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
-from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, header
 from mtrouter_rl.records import Episode, Split
 from mtrouter_rl.reporting.plot_style import DPI
@@ -25,6 +24,7 @@ from mtrouter_rl.studies.full.claim_rules import (
 )
 from mtrouter_rl.studies.full.claims import Claim, ClaimRoles, Claims, SplitClaims, TrainingTimes
 from mtrouter_rl.studies.full.equal_cost_plot import FrontierPlot, frontiers_figure
+from mtrouter_rl.studies.full.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.studies.full.report import save_claims
 from mtrouter_rl.workflows import episodes_of_run, training_seconds
 from mtrouter_rl.workflows.quick_study import AGENT_SETS, ROUTERS_FOLDER, STRONGEST

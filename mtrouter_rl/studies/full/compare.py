@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mtrouter_rl.evaluation.closed_loop import Contestant
-from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
 from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.records import Episode, Split
 from mtrouter_rl.studies.full.claims_of_main import FITTED
+from mtrouter_rl.studies.full.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.studies.full.request import FullStudyRequest
 from mtrouter_rl.workflows import RESULTS_FILE, episodes_of_run, roles_of
 

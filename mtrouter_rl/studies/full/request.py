@@ -2,12 +2,14 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from mtrouter_rl.cards import EnvCard, list_cards
+from pydantic import Field
+
+from mtrouter_rl.cards import EnvCard, list_cards, parse_section
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import CardError, InvalidConfigError, unknown_name
-from mtrouter_rl.records import JsonValue
+from mtrouter_rl.records import Frozen, JsonValue
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.studies.full.claims_of_main import ESTIMATOR, FITTED
 from mtrouter_rl.workflows import describe, load_agent
@@ -67,17 +69,42 @@ class FullSize:
     n_pool_change_seeds: int = 2
 
 
+class FullCard(Frozen):
+    """What is an environment's own in the full study: section `studies.full` of its card.
+
+    Attributes:
+        sizes: Sizes where the usual ones do not fit: fields of `FullSize`.
+        compares_encoders: Whether its ablations hold the other text encoders; a transformer takes longer, and is an extra.
+        complementarities: Pool cards whose headroom is shown beside that of the environment's own pool.
+        markets: Pool cards on which the study is repeated, small and without tuning.
+    """
+
+    sizes: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    compares_encoders: bool = False
+    complementarities: tuple[str, ...] = ()
+    markets: tuple[str, ...] = ()
+
+
+def full_card(card: EnvCard) -> FullCard:
+    """Section `studies.full` of an environment card; the usual where it says nothing.
+
+    Raises:
+        CardError: If a field is unknown or breaks its rule.
+    """
+    return parse_section(card, "full", FullCard)
+
+
 def full_size(card: EnvCard) -> FullSize:
     """Size of the full study of an environment: that of `FullSize`, changed by what its card says.
 
     Raises:
         CardError: If the card names a size that there is not.
     """
-    known = {size.name for size in fields(FullSize)}
-    for name in card.full_study.sizes:
+    known, sizes = {size.name for size in fields(FullSize)}, full_card(card).sizes
+    for name in sizes:
         if name not in known:
-            raise CardError(f"card '{card.name}', full_study.sizes: {unknown_name('size', name, known)}")
-    return replace(FullSize(), **card.full_study.sizes)
+            raise CardError(f"card '{card.name}', studies.full.sizes: {unknown_name('size', name, known)}")
+    return replace(FullSize(), **sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

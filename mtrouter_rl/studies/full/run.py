@@ -18,7 +18,6 @@ from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError
-from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints, choose_points
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.protocols import PricedRouter
 from mtrouter_rl.records import Split
@@ -44,7 +43,8 @@ from mtrouter_rl.studies.full.claims_of_parts import (
     claims_of_other_parts,
 )
 from mtrouter_rl.studies.full.compare import compare_all
-from mtrouter_rl.studies.full.request import FullStudyRequest
+from mtrouter_rl.studies.full.frontier_points import POINTS_FILE, FrontierPoints, choose_points
+from mtrouter_rl.studies.full.request import FullStudyRequest, full_card
 from mtrouter_rl.studies.headroom.run import HeadroomRequest, run_headroom
 from mtrouter_rl.studies.leave_one_out.run import LeaveOneOutRequest, run_leave_one_out
 from mtrouter_rl.workflows import (
@@ -122,7 +122,7 @@ def run_full_study(
         clock.step("ablations: the same agent with one thing changed at a time, and with less of the log")
         study.ablate()
     if "markets" in request.parts:
-        for market in request.config.card.full_study.markets:
+        for market in full_card(request.config.card).markets:
             clock.step(f"market {market}: the same agents and parameters on another pool, from a log of its own")
             study.market(market)
     if "budgets" in request.parts:
@@ -163,7 +163,7 @@ def _splits(config: EnvConfig) -> tuple[Split, ...]:
 def _check_encoders(request: FullStudyRequest) -> None:
     """Refuse at the start what the ablations would refuse hours later."""
     card = request.config.card
-    if "ablations" not in request.parts or not card.full_study.compares_encoders:
+    if "ablations" not in request.parts or not full_card(card).compares_encoders:
         return
     for name in ENCODERS.builtin:
         try:
@@ -171,7 +171,7 @@ def _check_encoders(request: FullStudyRequest) -> None:
         except MissingDependencyError as error:
             raise MissingDependencyError(
                 f"encoder '{name}', which the ablations compare: {error}; or leave ablations out of --parts, or set "
-                f"full_study.compares_encoders of card '{card.name}' to false"
+                f"studies.full.compares_encoders of card '{card.name}' to false"
             ) from error
 
 
@@ -200,7 +200,7 @@ class _FullStudy:
         """What there is to win, for every setting of complementarity."""
         request = self._request
         own = request.config.pool.name
-        for name in (own, *request.config.card.full_study.complementarities):
+        for name in (own, *full_card(request.config.card).complementarities):
             config = request.config if name == own else self._with_pool(name)
             asked = HeadroomRequest(
                 split="test", n_seeds=request.size.n_headroom_seeds, out=request.out / HEADROOM_FOLDER / name
@@ -332,7 +332,7 @@ class _FullStudy:
     def ablate(self) -> None:
         """What each part of the router is worth, and how much log it needs beside the paper's estimator."""
         request = self._request
-        has_encoders = request.config.card.full_study.compares_encoders
+        has_encoders = full_card(request.config.card).compares_encoders
         asked = AblationRequest(
             config=request.config,
             dataset=request.dataset,

@@ -9,13 +9,13 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cli.main import main
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyError, ResultsError
-from mtrouter_rl.evaluation.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, Results
 from mtrouter_rl.studies.budgets.record import BUDGET_FILE, BudgetSweep
 from mtrouter_rl.studies.full import run as full_study
 from mtrouter_rl.studies.full.claims import Claims
 from mtrouter_rl.studies.full.claims_of_main import CURVE_WEIGHTS, WEIGHTS
 from mtrouter_rl.studies.full.claims_of_parts import claims_of_other_parts, within_budgets
+from mtrouter_rl.studies.full.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.studies.full.request import PARTS, FullSize, FullStudyRequest, full_size
 from mtrouter_rl.studies.full.run import run_full_study
 from mtrouter_rl.studies.headroom.run import HEADROOM_FILE, Headroom
@@ -47,8 +47,8 @@ def config():
     """The corridor with trainings of a moment and a second market."""
     found = resolve_env("corridor")
     tiny = {name: {"n_iterations": 3, "steps_per_iteration": 4, "batch_size": 32} for name in LEARNED}
-    own = found.card.full_study.model_copy(update={"markets": ("corridor-three",)})
-    return replace(found, card=found.card.model_copy(update={"agents": tiny, "full_study": own}))
+    own = {"full": {"markets": ["corridor-three"]}}
+    return replace(found, card=found.card.model_copy(update={"agents": tiny, "studies": own}))
 
 
 def request_of(config, out, **changes):
@@ -223,8 +223,8 @@ def test_the_claims_need_their_agents(config, tmp_path):
 def test_an_encoder_that_is_to_be_compared_and_not_installed_is_told_before_anything_runs(
     config, tmp_path, monkeypatch
 ):
-    own = config.card.full_study.model_copy(update={"compares_encoders": True})
-    comparing = replace(config, card=config.card.model_copy(update={"full_study": own}))
+    own = {"full": {"compares_encoders": True}}
+    comparing = replace(config, card=config.card.model_copy(update={"studies": own}))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(
         MissingDependencyError, match=r"encoder 'minilm', which the ablations compare: .*compares_encoders"
@@ -242,11 +242,10 @@ def test_test_seeds_are_those_of_every_policy_on_test(config, tmp_path, monkeypa
 
 
 def test_sizes_of_a_card(config):
-    own = config.card.full_study
-    card = config.card.model_copy(update={"full_study": own.model_copy(update={"sizes": {"n_episodes": 7}})})
+    card = config.card.model_copy(update={"studies": {"full": {"sizes": {"n_episodes": 7}}}})
     assert full_size(card) == replace(FullSize(), n_episodes=7)
-    wrong = config.card.model_copy(update={"full_study": own.model_copy(update={"sizes": {"n_episode": 7}})})
-    with pytest.raises(CardError, match=r"card 'corridor', full_study\.sizes: .*n_episode.*n_episodes"):
+    wrong = config.card.model_copy(update={"studies": {"full": {"sizes": {"n_episode": 7}}}})
+    with pytest.raises(CardError, match=r"card 'corridor', studies\.full\.sizes: .*n_episode.*n_episodes"):
         full_size(wrong)
     assert PARTS[0] == "headroom"
 

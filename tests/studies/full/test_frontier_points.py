@@ -3,7 +3,7 @@
 import pytest
 
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.evaluation.frontier_points import MARGIN, MAX_COST_SHARES, POINTS_FILE, FrontierPoints, choose_points
+from mtrouter_rl.studies.full.frontier_points import MARGIN, MAX_COST_SHARES, POINTS_FILE, FrontierPoints, choose_points
 from tests.cases.evaluation_cases import make_validation_row
 
 STRONGEST_USD = 1.0
