@@ -1,11 +1,14 @@
-"""`mtrouter-rl one-turn`: exact metrics of routers on a table of queries x models."""
+"""`mtrouter-rl lab one-turn`: exact metrics of routers on a table of queries x models."""
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mtrouter_rl.options import shared
+from mtrouter_rl.options.command import Command, Option
+from mtrouter_rl.options.output import Output
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.info import DatasetInfo
@@ -19,49 +22,7 @@ _IN_SAMPLE = (
 )
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "one-turn",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="metrics of routers on a one-turn suite, where every model has answered every query",
-        description=(
-            "Compares the single models, random choice, a per-task table (cross-validated), two oracles, and the routers\n"
-            "that are given: accuracy, cost, gain over the best single model and over random, gap to the oracle, cost saved\n"
-            "at equal performance, performance gained at equal cost, distance to the Pareto front, recall on hard queries.\n"
-            "Nothing is estimated: every outcome is in the table. A router that was trained on these queries knows them.\n\n"
-            "example: mtrouter-rl one-turn logs/suite-test --router runs/suite/fitted-q"
-        ),
-    )
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of an imported query x model table")
-    parser.add_argument(
-        "--router", nargs="+", default=[], metavar="NAME|DIR", help="folders of trained routers, or policies"
-    )
-    parser.add_argument(
-        "--k",
-        type=int,
-        metavar="K",
-        help="a query is hard if 1 to K models solve it (default: 2; 1 if there are 2 models)",
-    )
-    parser.add_argument(
-        "--solved", type=float, default=1.0, metavar="S", help="score from which a query counts as solved (default: 1)"
-    )
-    parser.add_argument("--folds", type=int, default=5, metavar="F", help="folds of the per-task table (default: 5)")
-    parser.add_argument(
-        "--usd-weight",
-        type=float,
-        default=0.0,
-        metavar="W",
-        help="score that the per-task table gives up for 1 USD (0)",
-    )
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of folds and bootstrap (default: 0)")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the embedding cache")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, output: Output) -> None:
     """Run the command."""
     from mtrouter_rl.datasets.store import Dataset
     from mtrouter_rl.studies.query_tables.metrics import default_hard_k, hard_queries
@@ -81,14 +42,12 @@ def run(args: argparse.Namespace) -> None:
     hard_queries(table, hard_k=settings.hard_k, solved_score=settings.solved_score)  # refuses before the long part
     routings = baseline_routings(table, settings) | _router_routings(table, dataset.info, args.router, args.cache)
     rows = compare(table, routings, settings)
-    if args.json:
-        print(json.dumps(to_json(table, rows, settings=settings, info=dataset.info), indent=2, allow_nan=False))
-    else:
-        print(format_rows(table, rows, settings))
-        if args.router:
-            print(f"note: {_IN_SAMPLE}")
-        for assumption in dataset.info.assumptions:
-            print(f"assumed: {assumption}")
+    notes = [f"note: {_IN_SAMPLE}"] if args.router else []
+    notes += [f"assumed: {assumption}" for assumption in dataset.info.assumptions]
+    output.show(
+        "\n".join([format_rows(table, rows, settings), *notes]),
+        _as_data(table, rows, settings=settings, info=dataset.info),
+    )
 
 
 def _router_routings(
@@ -108,10 +67,9 @@ def _router_routings(
     }
 
 
-def to_json(
+def _as_data(
     table: "OneTurnTable", rows: Sequence["OneTurnRow"], *, settings: "CompareSettings", info: "DatasetInfo"
 ) -> dict[str, object]:
-    """Everything as JSON values."""
     return {
         "dataset_id": info.dataset_id,
         "assumptions": list(info.assumptions),
@@ -203,3 +161,37 @@ def _percent(share: float | None) -> str:
 
 def _signed(difference: float) -> str:
     return f"{round(difference, 4) + 0.0:+.4f}"
+
+
+COMMANDS = (
+    Command(
+        name="one-turn",
+        summary="metrics of routers on a one-turn suite, where every model answered every query",
+        description=(
+            "Compares the single models, random choice, a per-task table (cross-validated), two oracles, and the routers that "
+            "are given: accuracy, cost, gain over the best single model and over random, gap to the oracle, cost saved at "
+            "equal performance, performance gained at equal cost, distance to the Pareto front, recall on hard queries. "
+            "Nothing is estimated: every outcome is in the table. A router that was trained on these queries knows them."
+        ),
+        examples=("logs/suite", "logs/suite-test --router runs/suite/fitted-q"),
+        options=(
+            Option("dataset", "folder of an imported query x model table", type=Path, metavar="DATASET"),
+            Option("--router", "folders of trained routers, or policies", nargs="+", default=[], metavar="NAME|DIR"),
+            Option(
+                "--k",
+                "a query is hard if 1 to K models solve it (default: 2; 1 if there are 2 models)",
+                type=int,
+                metavar="K",
+            ),
+            Option("--solved", "score from which a query counts as solved", type=float, default=1.0, metavar="S"),
+            Option("--folds", "folds of the per-task table", type=int, default=5, metavar="F"),
+            Option(
+                "--usd-weight", "score that the per-task table gives up for 1 USD", type=float, default=0.0, metavar="W"
+            ),
+            Option("--resamples", "bootstrap resamples", type=int, default=1000, metavar="N"),
+            shared.seed("folds and bootstrap"),
+            Option("--cache", "folder of the embedding cache", type=Path, metavar="DIR"),
+        ),
+        run=run,
+    ),
+)
