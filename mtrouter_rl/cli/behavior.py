@@ -3,13 +3,11 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, shared
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE
     from mtrouter_rl.evaluation.behavior_run import behavior_of_folder
     from mtrouter_rl.reporting.behavior_report import format_behavior
@@ -31,9 +29,9 @@ COMMAND = Command(
     ),
     examples=("runs/mine",),
     options=(
-        Option("folder", "folder of a run, or of a dataset", type=Path, metavar="RUN|DATASET"),
+        Option("folder", "folder of a run, or of a dataset", Path, "RUN|DATASET"),
         shared.out("write behavior.json there", required=False),
         shared.seed("bootstrap and shuffles"),
     ),
-    run=run,
+    run=_run,
 )

@@ -3,27 +3,17 @@
 import argparse
 
 from mtrouter_rl.errors import ContractError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 from mtrouter_rl.options.environment import POOL
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command.
-
-    Raises:
-        ContractError: If a check failed; the report is printed before.
-    """
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.envs.factory import resolve_env
     from mtrouter_rl.testing.contract import check_environment
 
     report = check_environment(
         resolve_env(args.env, args.pool),
-        n_episodes=args.episodes,
-        seed=args.seed,
-        expert_threshold=args.expert_threshold,
-        replan_threshold=args.replan_threshold,
+        **values(args, "seed", "expert_threshold", "replan_threshold", n_episodes="episodes"),
     )
     output.show(report, report.as_json())
     if not report.is_passed:
@@ -47,12 +37,9 @@ COMMAND = Command(
         shared.episodes("episodes of the sample", default=20),
         shared.seed("the sample"),
         Option(
-            "--expert-threshold",
-            "share the expert must solve (default: what the card says, else 0.95)",
-            type=float,
-            metavar="P",
+            "--expert-threshold", "share the expert must solve (default: what the card says, else 0.95)", float, "P"
         ),
-        Option("--replan-threshold", "share after mistakes", type=float, default=0.8, metavar="P"),
+        Option("--replan-threshold", "share after mistakes", float, "P", default=0.8),
     ),
-    run=run,
+    run=_run,
 )

@@ -3,14 +3,11 @@
 import argparse
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, Output, shared
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.cards import DatasetCard, load_dataset_card
     from mtrouter_rl.datasets.summary import format_summary, summarize
     from mtrouter_rl.rollout import RolloutPool
@@ -60,5 +57,5 @@ COMMAND = Command(
         shared.out("folder of the dataset"),
         shared.overwrite("another dataset"),
     ),
-    run=run,
+    run=_run,
 )

@@ -1,4 +1,4 @@
-"""Every command: those of this package, and those that the studies bring, found by name."""
+"""Every command, found by name: those of this package, and those that the studies bring."""
 
 import importlib
 import importlib.util
@@ -6,56 +6,26 @@ import pkgutil
 from collections.abc import Iterator
 
 from mtrouter_rl import studies
-from mtrouter_rl.cli import (
-    behavior,
-    check_env,
-    collect,
-    completion,
-    evaluate,
-    export,
-    extend,
-    import_log,
-    inspect_log,
-    new_env,
-    ope,
-    report,
-    reprice,
-    split,
-    study,
-    train,
-    validate,
-)
-from mtrouter_rl.options.command import Command
+from mtrouter_rl.options import Command
 
-_IN_ORDER = (
-    study,
-    collect,
-    evaluate,
-    import_log,
-    validate,
-    split,
-    reprice,
-    train,
-    ope,
-    extend,
-    export,
-    new_env,
-    check_env,
-    completion,
-    inspect_log,
-    report,
-    behavior,
+_OWN = (
+    *("study", "collect", "evaluate"),
+    *("import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
+    *("new_env", "check_env", "completion"),
+    *("inspect_log", "report", "behavior"),
 )
+"""Files of this package with a command, in the order of the help."""
 
 
 def all_commands() -> tuple[Command, ...]:
     """Every command, in the order of the help."""
-    return (*(module.COMMAND for module in _IN_ORDER), *_of_studies())
+    own = (importlib.import_module(f"{__package__}.{name}").COMMAND for name in _OWN)
+    return (*own, *_of_studies())
 
 
 def _of_studies() -> Iterator[Command]:
-    """`COMMANDS` of every `studies/NAME/command.py`: a new study adds a folder and changes no other file."""
-    for study_folder in pkgutil.iter_modules(studies.__path__):
-        name = f"{studies.__name__}.{study_folder.name}.command"
+    """Every command of every `studies/NAME/command.py`: a new study adds a folder and changes no other file."""
+    for folder in pkgutil.iter_modules(studies.__path__):
+        name = f"{studies.__name__}.{folder.name}.command"
         if importlib.util.find_spec(name) is not None:
-            yield from importlib.import_module(name).COMMANDS
+            yield from (one for one in vars(importlib.import_module(name)).values() if isinstance(one, Command))

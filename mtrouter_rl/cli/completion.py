@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     import shtab
 
     for action in _actions(args.whole_parser):
@@ -39,5 +38,5 @@ COMMAND = Command(
     ),
     examples=("bash", "zsh"),
     options=(Option("shell", "bash or zsh", choices=("bash", "zsh")),),
-    run=run,
+    run=_run,
 )

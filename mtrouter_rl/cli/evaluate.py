@@ -6,18 +6,15 @@ from typing import TYPE_CHECKING
 
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.output import Output
 
 if TYPE_CHECKING:
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import EvaluateRequest
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.tables import format_table
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import EvaluateRequest, evaluate_routers, present
@@ -25,13 +22,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     config = environment_config(args)
     request = EvaluateRequest(
         routers=tuple(args.router),
-        split=args.split,
-        n_seeds=args.seeds,
-        out=args.out,
-        per_task=args.per_task,
-        seed=args.seed,
         cache=args.out / "embeddings",
-        overwrite=args.overwrite,
+        **values(args, "split", "out", "per_task", "seed", "overwrite", n_seeds="seeds"),
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         request = _at_cost_weights(pool, request, args, output)
@@ -58,9 +50,7 @@ def _at_cost_weights(
                 "--score-tolerance is for --match-score-of POLICY, which is missing; give both or neither"
             )
         return sweep(pool.config, request, args.cost_weights) if args.cost_weights else request
-    rule = ChoiceRule(
-        match_score_of=args.match_score_of, score_tolerance=args.score_tolerance, target_cost_usd=args.target_cost_usd
-    )
+    rule = ChoiceRule(**values(args, "match_score_of", "score_tolerance", "target_cost_usd"))
     request, choices = choose_cost_weights(pool, request, rule, cost_weights=args.cost_weights)
     for choice in choices:
         output.tell(str(choice))
@@ -83,20 +73,18 @@ def _under_budgets(config: EnvConfig, request: "EvaluateRequest", args: argparse
 _COST_WEIGHTS = tuple(
     replace(one, section="cost weights, for routers that were trained to be told one (docs/cost-and-budget.md)")
     for one in (
-        Option(
-            "--cost-weights", "run them at each of these; one row for every weight", nargs="+", type=float, metavar="W"
-        ),
+        Option("--cost-weights", "run them at each of these; one row for every weight", float, "W", nargs="+"),
         Option(
             "--match-score-of",
             "choose the largest weight whose score on validation is not below this policy's, such as 'strongest'",
             metavar="POLICY",
         ),
-        Option("--score-tolerance", "how far below it may be (default: 0 points)", type=float, metavar="POINTS"),
+        Option("--score-tolerance", "how far below it may be (default: 0 points)", float, "POINTS"),
         Option(
             "--target-cost-usd",
             "choose the smallest weight whose mean cost on validation is at most this",
-            type=float,
-            metavar="USD",
+            float,
+            "USD",
         ),
     )
 )
@@ -133,5 +121,5 @@ COMMAND = Command(
         shared.out("folder of the results"),
         shared.overwrite("results of other routers"),
     ),
-    run=run,
+    run=_run,
 )

@@ -5,13 +5,11 @@ from dataclasses import replace
 
 from mtrouter_rl.cli.formats import describe_format, format_list, parse_options
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, shared
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.exporters.base import export_dataset, load_exporter
     from mtrouter_rl.registry import EXPORTERS
 
@@ -47,5 +45,5 @@ COMMAND = Command(
         shared.FORMAT_OPTION,
         shared.LIST,
     ),
-    run=run,
+    run=_run,
 )

@@ -3,17 +3,15 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, shared, values
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.agents.q.extension import extend_router
     from mtrouter_rl.cards import load_pool_card
 
-    made = extend_router(args.folder, load_pool_card(args.pool), out=args.out, name=args.name, overwrite=args.overwrite)
+    made = extend_router(args.folder, load_pool_card(args.pool), **values(args, "out", "name", "overwrite"))
     notes = "".join(f"note: {one.sentence}\n" for one in made.extrapolated)
     output.show(
         f"joined: {', '.join(made.added) or '(none)'}; left: {', '.join(made.removed) or '(none)'}\n"
@@ -33,11 +31,11 @@ COMMAND = Command(
     ),
     examples=("routers/fitted-q --pool my-pool.yaml --out routers/fitted-q-new-pool",),
     options=(
-        Option("folder", "folder of the trained router, which stays as it is", type=Path, metavar="ROUTER"),
+        Option("folder", "folder of the trained router, which stays as it is", Path, "ROUTER"),
         Option("--pool", "card of the new pool", required=True, metavar="NAME|PATH"),
         Option("--name", "name of the new router in tables (default: the old one)", metavar="NAME"),
         shared.out("folder of the new router"),
         shared.overwrite("a router"),
     ),
-    run=run,
+    run=_run,
 )

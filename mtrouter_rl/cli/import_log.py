@@ -6,13 +6,11 @@ from typing import cast
 
 from mtrouter_rl.cli.formats import describe_format, format_list, parse_options
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, shared, values
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.cards import load_pool_card
     from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
     from mtrouter_rl.registry import IMPORTERS, RESTORERS
@@ -31,13 +29,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
         raise InvalidConfigError(f"missing: {', '.join(missing)}; see mtrouter-rl import --help")
     report = import_log(
         ImportRequest(
-            format=args.format,
             paths=tuple(args.paths),
             pool=load_pool_card(args.pool),
-            out=args.out,
             options=parse_options(args.option),
-            dataset_id=args.id,
-            overwrite=args.overwrite,
+            **values(args, "format", "out", "overwrite", dataset_id="id"),
         )
     )
     output.show(report, {**report.to_json(), "dataset": args.out})
@@ -88,7 +83,7 @@ COMMAND = Command(
     ),
     options=(
         shared.FORMAT,
-        Option("paths", "files, folders or archives", nargs="*", type=Path, metavar="PATH"),
+        Option("paths", "files, folders or archives", Path, "PATH", nargs="*"),
         Option("--pool", "model-pool card with the prices", metavar="NAME|PATH"),
         shared.out("folder of the dataset", required=False),
         shared.dataset_id("id of the dataset (default: FORMAT-v1)"),
@@ -96,5 +91,5 @@ COMMAND = Command(
         shared.overwrite("another dataset"),
         shared.LIST,
     ),
-    run=run,
+    run=_run,
 )

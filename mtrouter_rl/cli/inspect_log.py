@@ -3,12 +3,11 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.datasets.store import Dataset
     from mtrouter_rl.datasets.summary import format_summary, summarize
 
@@ -25,6 +24,6 @@ COMMAND = Command(
         "turns, spend, scores per task and model, propensities and error kinds."
     ),
     examples=("logs/corridor", "logs/corridor --json"),
-    options=(Option("dataset", "folder of the dataset", type=Path, metavar="DIR"),),
-    run=run,
+    options=(Option("dataset", "folder of the dataset", Path, "DIR"),),
+    run=_run,
 )

@@ -3,13 +3,11 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, shared
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.scaffold.plugin import write_plugin
 
     folder = args.out or Path(args.name)
@@ -37,5 +35,5 @@ COMMAND = Command(
         Option("name", "name of the environment and of its package, such as my_maze", metavar="NAME"),
         shared.out("folder of the package (default: ./NAME)", metavar="FOLDER", required=False),
     ),
-    run=run,
+    run=_run,
 )

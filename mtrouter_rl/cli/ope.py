@@ -3,40 +3,26 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, Output, given, shared, values
 from mtrouter_rl.options.environment import COST_WEIGHT, POOL, env
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.ope.fqe import FqeParameters
     from mtrouter_rl.ope.inputs import OpeRequest, log_setting
     from mtrouter_rl.ope.run import run_ope
     from mtrouter_rl.ope.sequential import ESTIMATORS
     from mtrouter_rl.reporting.ope_report import format_report
 
-    pool, reward = log_setting(
-        args.dataset,
-        env=args.env,
-        pool=args.pool,
-        cost_weight=args.cost_weight,
-        cost_unit_usd=args.cost_unit_usd,
-    )
-    changes = {"n_repeats": args.repeats, "n_iterations": args.iterations}
+    pool, reward = log_setting(args.dataset, **values(args, "env", "pool", "cost_weight", "cost_unit_usd"))
     request = OpeRequest(
         routers=tuple(args.routers),
-        dataset=args.dataset,
         pool=pool,
         reward=reward,
-        seed=args.seed,
-        encoder=args.encoder,
         estimators=tuple(args.estimators or ESTIMATORS),
         cache=None if args.out is None else args.out / "embeddings",
-        fqe=FqeParameters(**{name: value for name, value in changes.items() if value is not None}),
-        truth=args.truth,
-        truth_split=args.truth_split,
+        fqe=FqeParameters(**given(args, n_repeats="repeats", n_iterations="iterations")),
+        **values(args, "dataset", "seed", "encoder", "truth", "truth_split"),
     )
     report = run_ope(request, say=output.say)
     output.show(format_report(report), report)
@@ -68,13 +54,11 @@ COMMAND = Command(
         Option("--estimators", "is wis pdis wpdis dm dr wdr (default: all of them)", nargs="+", metavar="NAME"),
         shared.encoder(),
         shared.seed("training and bootstrap"),
-        Option("--repeats", "how often the log is halved for dm (default: 2)", type=int, metavar="R"),
-        Option("--iterations", "iterations of the fitted values (default: 100)", type=int, metavar="K"),
-        Option(
-            "--truth", "results.json of the same policies run closed-loop, to compare with", type=Path, metavar="FILE"
-        ),
+        Option("--repeats", "how often the log is halved for dm (default: 2)", int, "R"),
+        Option("--iterations", "iterations of the fitted values (default: 100)", int, "K"),
+        Option("--truth", "results.json of the same policies run closed-loop, to compare with", Path, "FILE"),
         Option("--truth-split", "split of --truth", default="test", metavar="SPLIT"),
         shared.out("write ope.json there", required=False),
     ),
-    run=run,
+    run=_run,
 )

@@ -4,13 +4,11 @@ import argparse
 from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group
+from mtrouter_rl.options import Command, Group, shared
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.report import write_page, write_report
     from mtrouter_rl.reporting.reported_run import load_runs
     from mtrouter_rl.reporting.tables import format_table
@@ -51,5 +49,5 @@ COMMAND = Command(
         shared.RUN_FOLDERS,
         shared.out("the page to write; needed for several runs", metavar="FILE", required=False),
     ),
-    run=run,
+    run=_run,
 )

@@ -2,26 +2,19 @@
 
 import argparse
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option, switch
+from mtrouter_rl.options import Command, Group, Option, shared, switch, values
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.cards import load_pool_card
     from mtrouter_rl.datasets.reprice import RepriceRequest, reprice
 
     report = reprice(
         RepriceRequest(
-            dataset=args.dataset,
             pool=load_pool_card(args.pool),
-            out=args.out,
-            usd_per_unit=args.exchange_rate,
-            dataset_id=args.id,
-            unknown_hits=args.unknown_hits,
-            lifts_budget=args.lift_budget,
-            overwrite=args.overwrite,
+            **values(args, "dataset", "out", "unknown_hits", "overwrite"),
+            **values(args, usd_per_unit="exchange_rate", dataset_id="id", lifts_budget="lift_budget"),
         )
     )
     output.show(report, {**vars(report), "dataset": args.out})
@@ -42,7 +35,7 @@ COMMAND = Command(
         shared.LOG_FOLDER,
         Option("--pool", "model-pool card with the new prices", required=True, metavar="NAME|PATH"),
         shared.out("folder of the new dataset"),
-        Option("--exchange-rate", "USD per unit of the card's currency", type=float, default=1.0, metavar="X"),
+        Option("--exchange-rate", "USD per unit of the card's currency", float, "X", default=1.0),
         shared.dataset_id("id of the new dataset (default: the next version of the log's)"),
         Option(
             "--unknown-hits",
@@ -56,5 +49,5 @@ COMMAND = Command(
         ),
         shared.overwrite("another dataset"),
     ),
-    run=run,
+    run=_run,
 )

@@ -3,8 +3,7 @@
 import argparse
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option, switch
+from mtrouter_rl.options import Command, Group, Option, shared, switch, values
 from mtrouter_rl.options.output import Output
 
 
@@ -27,20 +26,14 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     return train, validation, test
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.datasets.partition import PartitionRequest, partition
 
     report = partition(
         PartitionRequest(
-            dataset=args.dataset,
-            by=args.by,
-            out=args.out,
             shares=parse_shares(args.shares),
-            seed=args.seed,
             holdout=tuple(args.holdout),
-            allows_leaks=args.allow_leaks,
-            overwrite=args.overwrite,
+            **values(args, "dataset", "by", "out", "seed", "overwrite", allows_leaks="allow_leaks"),
         )
     )
     output.show(report, {**vars(report), "splits": args.out})
@@ -70,5 +63,5 @@ COMMAND = Command(
         switch("--allow-leaks", "write splits that leak, and record what leaks"),
         switch("--overwrite", "replace splits that lie there"),
     ),
-    run=run,
+    run=_run,
 )

@@ -5,15 +5,12 @@ import dataclasses
 from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, switch
+from mtrouter_rl.options import Command, Group, Output, given, shared, switch, values
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.output import Output
 from mtrouter_rl.studies.full.command import FULL_STUDY, run_full
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     config = environment_config(args)
     if args.full:
         run_full(args, output, config=config)
@@ -24,19 +21,15 @@ def run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.tables import format_table
     from mtrouter_rl.workflows.quick_study import StudyRequest, expand_agents, quick_size, run_study
 
-    changes = {"n_episodes": args.episodes, "n_test_seeds": args.test_seeds}
+    changes = given(args, n_episodes="episodes", n_test_seeds="test_seeds")
     out = args.out or Path("runs/quick")
     request = StudyRequest(
         config=config,
         out=out,
-        size=dataclasses.replace(
-            quick_size(config.card), **{name: value for name, value in changes.items() if value is not None}
-        ),
-        seed=args.seed,
-        n_workers=args.workers,
-        encoder=args.encoder,
+        size=dataclasses.replace(quick_size(config.card), **changes),
         collects=args.collect or args.episodes is not None,
         shows_reference=args.reference,
+        **values(args, "seed", "encoder", n_workers="workers"),
     )
     if args.agents:
         request = dataclasses.replace(request, agents=expand_agents(args.agents))
@@ -76,5 +69,5 @@ COMMAND = Command(
         switch("--reference", "show the reference that sees the simulator's hidden state as well"),
         *FULL_STUDY,
     ),
-    run=run,
+    run=_run,
 )

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 from mtrouter_rl.cards import list_cards
 from mtrouter_rl.datasets.logged import LOG_ONLY
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 from mtrouter_rl.options.environment import DEFAULT_ENV, environment, environment_config
-from mtrouter_rl.options.output import Output
 
 if TYPE_CHECKING:
     from mtrouter_rl.workflows.training_logs import LogSource
@@ -23,14 +21,12 @@ def _logs(args: argparse.Namespace) -> "tuple[LogSource, ...]":
     choice = EnvChoice(
         envs=tuple(args.env),
         resolve=lambda env: environment_config(args, env=env),
-        cost_weight=args.cost_weight,
-        cost_unit_usd=args.cost_unit_usd,
+        **values(args, "cost_weight", "cost_unit_usd"),
     )
     return find_sources(args.dataset, choice)
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent, train_router
 
@@ -44,16 +40,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
         # Parameters of one environment are not those of several.
         agent=load_agent(args.agent, None if len(sources) > 1 else config.card),
         config=config,
-        seed=args.seed,
-        out=args.out,
         dataset=args.dataset[0] if args.dataset else None,
-        encoder=args.encoder,
         cache=args.out.parent / "embeddings",
-        overwrite=args.overwrite,
-        evaluate_every=args.evaluate_every,
         evaluate_episodes=EVALUATE_EPISODES if args.evaluate_episodes is None else args.evaluate_episodes,
         more_logs=sources[1:],
-        log_shares=args.log_shares,
+        **values(args, "seed", "out", "encoder", "overwrite", "evaluate_every", "log_shares"),
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         folder = train_router(request, pool=pool)
@@ -86,7 +77,7 @@ COMMAND = Command(
         *environment(of_logs=True),
         shared.COST_UNIT,
         shared.agent(None),
-        Option("--dataset", "the logs to learn from", type=Path, nargs="+", default=[], metavar="DIR"),
+        Option("--dataset", "the logs to learn from", Path, "DIR", nargs="+", default=[]),
         shared.LOG_SHARES,
         shared.encoder(),
         shared.seed("the training"),
@@ -95,17 +86,12 @@ COMMAND = Command(
             "--evaluate-every",
             "run the router on validation episodes (of the first dataset's environment) after every N iterations, for its "
             "curve (default: never)",
-            type=int,
-            metavar="N",
+            int,
+            "N",
         ),
-        Option(
-            "--evaluate-episodes",
-            "episodes of such a run, the same ones each time (default: 20)",
-            type=int,
-            metavar="K",
-        ),
+        Option("--evaluate-episodes", "episodes of such a run, the same ones each time (default: 20)", int, "K"),
         shared.out("folder of the router"),
         shared.overwrite("another router"),
     ),
-    run=run,
+    run=_run,
 )

@@ -5,13 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option, switch
+from mtrouter_rl.options import Command, Group, Option, shared, switch
 from mtrouter_rl.options.output import Output, to_json
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.datasets.check_dataset import check_dataset
     from mtrouter_rl.datasets.rewrite import upgrade_dataset
     from mtrouter_rl.datasets.schema import dataset_schema
@@ -41,8 +39,8 @@ COMMAND = Command(
     examples=("logs/corridor", "logs/corridor --upgrade logs/corridor-new"),
     options=(
         replace(shared.LOG_FOLDER, nargs="?"),
-        Option("--upgrade", "write it in the present schema version to OUT", type=Path, metavar="OUT"),
+        Option("--upgrade", "write it in the present schema version to OUT", Path, "OUT"),
         switch("--schema", "print the schema as JSON, and stop"),
     ),
-    run=run,
+    run=_run,
 )

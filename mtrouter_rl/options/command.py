@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
+from typing import Any
 
 from mtrouter_rl.options.output import Output
 
@@ -42,9 +43,9 @@ class Option:
 
     name: str
     help: str
-    _: KW_ONLY
     type: Callable[[str], object] | None = None
     metavar: str | None = None
+    _: KW_ONLY
     default: object = None
     nargs: str | None = None
     choices: Sequence[str] | None = None
@@ -125,17 +126,37 @@ class Command:
         parser.set_defaults(selected=self)
 
 
+def values(args: argparse.Namespace, *names: str, **renamed: str) -> dict[str, Any]:
+    """Values of options, for the fields of a request.
+
+    Args:
+        args: Parsed options.
+        names: Options whose fields are called as they are.
+        renamed: Field -> option.
+
+    Example:
+        >>> values(argparse.Namespace(seed=1, workers=2, out="runs"), "seed", n_workers="workers")
+        {'seed': 1, 'n_workers': 2}
+    """
+    return {field: getattr(args, name) for field, name in {**dict(zip(names, names, strict=True)), **renamed}.items()}
+
+
+def given(args: argparse.Namespace, **renamed: str) -> dict[str, Any]:
+    """The same without options that were left out, so that each keeps the default of its field."""
+    return {field: value for field, value in values(args, **renamed).items() if value is not None}
+
+
 def help_formatter(prog: str) -> argparse.RawDescriptionHelpFormatter:
     """How every help text is laid out, whatever the width of the terminal."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=WIDTH)
 
 
 def wrapped(text: str) -> str:
-    """The text with every paragraph wrapped.
+    r"""The text with every paragraph wrapped.
 
     Example:
-        >>> wrapped("One paragraph.\\n  a line that stays")
-        'One paragraph.\\n  a line that stays'
+        >>> wrapped("One paragraph.\n  a line that stays")
+        'One paragraph.\n  a line that stays'
     """
     lines = text.split("\n")
     return "\n".join(

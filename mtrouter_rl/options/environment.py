@@ -10,7 +10,7 @@ DEFAULT_ENV = "scienceworld"
 _SECTION = "environment"
 
 POOL = Option("--pool", "model-pool card (default: the one the environment names)", metavar="NAME|PATH")
-COST_WEIGHT = Option("--cost-weight", "utility per cost unit (default: the card's)", type=float, metavar="W")
+COST_WEIGHT = Option("--cost-weight", "utility per cost unit (default: the card's)", float, "W")
 ENV_OF_LOGS = Option(
     "--env",
     f"environment cards of the datasets (default: those that the datasets name, else {DEFAULT_ENV})",
@@ -37,8 +37,8 @@ def environment(*, of_logs: bool = False, has_cost_weight: bool = True) -> tuple
         env(default=DEFAULT_ENV),
         POOL,
         *((COST_WEIGHT,) if has_cost_weight else ()),
-        Option("--budget-usd", "budget of an episode (default: the card's)", type=float, metavar="USD"),
-        Option("--max-turns", "turn limit (default: the card's)", type=int, metavar="T"),
+        Option("--budget-usd", "budget of an episode (default: the card's)", float, "USD"),
+        Option("--max-turns", "turn limit (default: the card's)", int, "T"),
     )
     first, *others = (replace(one, section=_SECTION) for one in options)
     return (ENV_OF_LOGS if of_logs else first, *others)

@@ -38,12 +38,12 @@ class Output:
 
 
 def to_json(data: object) -> str:
-    """Any result as JSON text; what is not finite is null.
+    r"""Any result as JSON text; what is not finite is null.
 
     Example:
         >>> from pathlib import Path
         >>> to_json({"folder": Path("runs"), "gap": float("nan")})
-        '{\\n  "folder": "runs",\\n  "gap": null\\n}'
+        '{\n  "folder": "runs",\n  "gap": null\n}'
     """
     return pydantic_core.to_json(data, indent=2, by_alias=True, inf_nan_mode="null", fallback=_plain).decode()
 

@@ -7,13 +7,9 @@ from mtrouter_rl.registry import DEFAULT_ENCODER
 
 SPLITS = ("train", "validation", "test", "ood")
 
-LOG_FOLDER = Option("dataset", "folder of the log", type=Path, metavar="DATASET")
-RUN_FOLDERS = Option(
-    "run_folders", "folder of an evaluation or a study (holds results.json)", nargs="+", type=Path, metavar="RUN"
-)
-COST_UNIT = Option(
-    "--cost-unit-usd", "a cost unit; needed for an imported log, which has no card", type=float, metavar="USD"
-)
+LOG_FOLDER = Option("dataset", "folder of the log", Path, "DATASET")
+RUN_FOLDERS = Option("run_folders", "folder of an evaluation or a study (holds results.json)", Path, "RUN", nargs="+")
+COST_UNIT = Option("--cost-unit-usd", "a cost unit; needed for an imported log, which has no card", float, "USD")
 FORMAT = Option("format", "name of the format, see --list", nargs="?", metavar="FORMAT")
 FORMAT_OPTION = Option(
     "--option", "option of the format; may be given often", action="append", default=[], metavar="NAME=VALUE"
@@ -25,12 +21,12 @@ LOG_SHARES = Option(
     choices=("equal", "by-turns"),
     default="equal",
 )
-PER_TASK = Option("--per-task", "at most N variations of a task (default: all)", type=int, metavar="N")
+PER_TASK = Option("--per-task", "at most N variations of a task (default: all)", int, "N")
 
 
 def out(what: str, *, metavar: str = "DIR", required: bool = True, default: Path | None = None) -> Option:
     """`--out`: where the results go."""
-    return Option("--out", what, type=Path, metavar=metavar, required=required, default=default)
+    return Option("--out", what, Path, metavar, required=required, default=default)
 
 
 def overwrite(what: str) -> Option:
@@ -40,12 +36,12 @@ def overwrite(what: str) -> Option:
 
 def seed(of: str, *, default: int | None = 0) -> Option:
     """`--seed`: `of` says what is drawn with it."""
-    return Option("--seed", f"seed of {of}", type=int, default=default)
+    return Option("--seed", f"seed of {of}", int, default=default)
 
 
 def workers(detail: str = "") -> Option:
     """`--workers`."""
-    return Option("--workers", f"worker processes{detail}", type=int, default=2)
+    return Option("--workers", f"worker processes{detail}", int, default=2)
 
 
 def encoder(detail: str = "") -> Option:
@@ -60,7 +56,7 @@ def split(*, choices: tuple[str, ...] = SPLITS, default: str = "test") -> Option
 
 def seeds(name: str = "--seeds", *, default: int = 1, when: str = "") -> Option:
     """How many episodes a variation has."""
-    return Option(name, f"seeds per variation{when}", type=int, default=default, metavar="K")
+    return Option(name, f"seeds per variation{when}", int, "K", default=default)
 
 
 def agent(default: str | None = "fitted-q") -> Option:
@@ -75,12 +71,12 @@ def agents(what: str, default: list[str] | None = None) -> Option:
 
 def episodes(what: str, *, default: int | None = None) -> Option:
     """`--episodes`."""
-    return Option("--episodes", what, type=int, default=default, metavar="N")
+    return Option("--episodes", what, int, "N", default=default)
 
 
 def given_dataset(what: str, *, metavar: str = "DIR") -> Option:
     """`--dataset`: the log that is read."""
-    return Option("--dataset", what, type=Path, required=True, metavar=metavar)
+    return Option("--dataset", what, Path, metavar, required=True)
 
 
 def dataset_id(what: str) -> Option:
@@ -88,6 +84,4 @@ def dataset_id(what: str) -> Option:
     return Option("--id", what, metavar="NAME-vN")
 
 
-TEST_SEEDS = Option(
-    "--test-seeds", "seeds per test variation (default: 2, or what the card says)", type=int, metavar="K"
-)
+TEST_SEEDS = Option("--test-seeds", "seeds per test variation (default: 2, or what the card says)", int, "K")

@@ -2,33 +2,21 @@
 
 import argparse
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Option
+from mtrouter_rl.options import Command, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.studies.ablations.record import ABLATIONS_FILE
     from mtrouter_rl.studies.ablations.run import GROUPS, PLOTS_FOLDER, AblationRequest, run_ablations
     from mtrouter_rl.workflows import RESULTS_FILE
 
     request = AblationRequest(
         config=environment_config(args),
-        dataset=args.dataset,
-        out=args.out,
-        agent=args.agent,
         which=GROUPS if args.which is None else tuple(args.which),
-        compared=args.compare,
         percents=tuple(args.percent),
-        split=args.split,
-        n_seeds=args.seeds,
-        n_trainings=args.trainings,
-        per_task=args.per_task,
-        seed=args.seed,
-        n_workers=args.workers,
-        encoder=args.encoder,
+        **values(args, "dataset", "out", "agent", "split", "per_task", "seed", "encoder"),
+        **values(args, compared="compare", n_seeds="seeds", n_trainings="trainings", n_workers="workers"),
     )
     ablations = run_ablations(request, say=output.say)
     output.show(f"\n{ablations.to_text()}\n", ablations)
@@ -40,57 +28,51 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
 
 
-COMMANDS = (
-    Command(
-        name="ablate",
-        summary="what each part of a router is worth: train it with one thing changed at a time",
-        description=(
-            "Trains an agent card from a log as it is (the full router) and with one thing changed at a time, runs all of "
-            "them on the same episodes, and compares each with the full router: return, score and cost with 95% intervals.\n\n"
-            "  embeddings      history-only: an output per model, no features of models;\n"
-            "                  model-only: nothing of the history\n"
-            "  context         task-only: the task text alone; last-turn: task, last turn, turns and money left\n"
-            "  model-features  metadata-only: prices, limits and dates; residual-only: a learned vector per model\n"
-            "  encoder         the other text encoders of the package\n"
-            "  log-size        smaller logs, each inside every larger one; --compare adds a second agent\n\n"
-            "Everything is kept under OUT: run the same command again after a kill, or with more variants, trainings or "
-            "another split, and it only does what is missing. See docs/ablations.md."
-        ),
-        examples=("--env corridor --dataset logs/corridor --out runs/ablations",),
-        options=(
-            *environment(),
-            shared.given_dataset("folder of the log", metavar="LOG"),
-            shared.out("folder of everything that comes of it"),
-            shared.agent(),
-            Option("--which", "groups of variants, see above (default: all)", nargs="+", metavar="GROUP"),
-            Option(
-                "--compare",
-                "a second agent card for log-size, such as monte-carlo-q: does the first with a part of the log beat it "
-                "with all?",
-                metavar="NAME|PATH",
-            ),
-            Option(
-                "--percent",
-                "shares of the log for log-size, beside the whole (default: 10 25 50); nothing behind it: the whole alone",
-                type=int,
-                nargs="*",
-                default=[10, 25, 50],
-                metavar="P",
-            ),
-            shared.split(choices=("validation", "test", "ood")),
-            shared.seeds(),
-            shared.PER_TASK,
-            Option(
-                "--trainings",
-                "train every variant N times, with seeds from --seed on, and average",
-                type=int,
-                default=1,
-                metavar="N",
-            ),
-            shared.seed("the first training and of the bootstrap"),
-            shared.encoder(" of the full router"),
-            shared.workers(),
-        ),
-        run=run,
+COMMAND = Command(
+    name="ablate",
+    summary="what each part of a router is worth: train it with one thing changed at a time",
+    description=(
+        "Trains an agent card from a log as it is (the full router) and with one thing changed at a time, runs all of "
+        "them on the same episodes, and compares each with the full router: return, score and cost with 95% intervals.\n\n"
+        "  embeddings      history-only: an output per model, no features of models;\n"
+        "                  model-only: nothing of the history\n"
+        "  context         task-only: the task text alone; last-turn: task, last turn, turns and money left\n"
+        "  model-features  metadata-only: prices, limits and dates; residual-only: a learned vector per model\n"
+        "  encoder         the other text encoders of the package\n"
+        "  log-size        smaller logs, each inside every larger one; --compare adds a second agent\n\n"
+        "Everything is kept under OUT: run the same command again after a kill, or with more variants, trainings or "
+        "another split, and it only does what is missing. See docs/ablations.md."
     ),
+    examples=("--env corridor --dataset logs/corridor --out runs/ablations",),
+    options=(
+        *environment(),
+        shared.given_dataset("folder of the log", metavar="LOG"),
+        shared.out("folder of everything that comes of it"),
+        shared.agent(),
+        Option("--which", "groups of variants, see above (default: all)", nargs="+", metavar="GROUP"),
+        Option(
+            "--compare",
+            "a second agent card for log-size, such as monte-carlo-q: does the first with a part of the log beat it "
+            "with all?",
+            metavar="NAME|PATH",
+        ),
+        Option(
+            "--percent",
+            "shares of the log for log-size, beside the whole (default: 10 25 50); nothing behind it: the whole alone",
+            int,
+            "P",
+            nargs="*",
+            default=[10, 25, 50],
+        ),
+        shared.split(choices=("validation", "test", "ood")),
+        shared.seeds(),
+        shared.PER_TASK,
+        Option(
+            "--trainings", "train every variant N times, with seeds from --seed on, and average", int, "N", default=1
+        ),
+        shared.seed("the first training and of the bootstrap"),
+        shared.encoder(" of the full router"),
+        shared.workers(),
+    ),
+    run=_run,
 )

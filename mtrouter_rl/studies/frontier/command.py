@@ -2,14 +2,11 @@
 
 import argparse
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Option
+from mtrouter_rl.options import Command, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.tables import to_plain
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.studies.frontier.record import FRONTIER_FILE
@@ -18,13 +15,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     request = EvaluateRequest(
         routers=(args.folder,),
-        split=args.split,
-        n_seeds=args.seeds,
-        out=args.out,
-        per_task=args.per_task,
-        seed=args.seed,
         cache=args.out / "embeddings",
-        overwrite=args.overwrite,
+        **values(args, "split", "out", "per_task", "seed", "overwrite", n_seeds="seeds"),
     )
     with RolloutPool(environment_config(args), n_workers=args.workers) as pool:
         comparison = compare_frontier(pool, request, args.against)
@@ -32,36 +24,32 @@ def run(args: argparse.Namespace, output: Output) -> None:
     output.say(f"every number: {args.out / FRONTIER_FILE}")
 
 
-COMMANDS = (
-    Command(
-        name="frontier",
-        summary="a router that is told the cost weight beside routers trained for one each",
-        description=(
-            "Runs a router that was trained for many cost weights at the weight of every other router, and those, on the same "
-            "episodes, and compares the two at each weight: score, cost, and the return at that weight. The rows are added to "
-            "OUT/results.json, the comparison is OUT/frontier.json. See docs/cost-and-budget.md."
-        ),
-        examples=(
-            "routers/frontier --env corridor --against routers/fitted-q-w0 routers/fitted-q-w1 --out runs/frontier",
-        ),
-        options=(
-            *environment(),
-            Option("folder", "folder of the router that can be told a cost weight", metavar="DIR"),
-            Option(
-                "--against",
-                "folders of routers that were trained for one weight each",
-                nargs="+",
-                required=True,
-                metavar="DIR",
-            ),
-            shared.split(),
-            shared.seeds(),
-            shared.PER_TASK,
-            shared.seed("the bootstrap"),
-            shared.workers(),
-            shared.out("folder of the results"),
-            shared.overwrite("results of other routers"),
-        ),
-        run=run,
+COMMAND = Command(
+    name="frontier",
+    summary="a router that is told the cost weight beside routers trained for one each",
+    description=(
+        "Runs a router that was trained for many cost weights at the weight of every other router, and those, on the same "
+        "episodes, and compares the two at each weight: score, cost, and the return at that weight. The rows are added to "
+        "OUT/results.json, the comparison is OUT/frontier.json. See docs/cost-and-budget.md."
     ),
+    examples=("routers/frontier --env corridor --against routers/fitted-q-w0 routers/fitted-q-w1 --out runs/frontier",),
+    options=(
+        *environment(),
+        Option("folder", "folder of the router that can be told a cost weight", metavar="DIR"),
+        Option(
+            "--against",
+            "folders of routers that were trained for one weight each",
+            nargs="+",
+            required=True,
+            metavar="DIR",
+        ),
+        shared.split(),
+        shared.seeds(),
+        shared.PER_TASK,
+        shared.seed("the bootstrap"),
+        shared.workers(),
+        shared.out("folder of the results"),
+        shared.overwrite("results of other routers"),
+    ),
+    run=_run,
 )

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options.command import Command, Option, switch
+from mtrouter_rl.options import Option, switch, values
 from mtrouter_rl.options.output import Output
 
 if TYPE_CHECKING:
     from mtrouter_rl.envs.factory import EnvConfig
 
 DEFAULT_OUT = Path("runs/full")
-COMMANDS: tuple[Command, ...] = ()
-"""None of its own: it is an option of `study`."""
 
 FULL_STUDY = (
     switch(
@@ -54,10 +52,8 @@ def run_full(args: argparse.Namespace, output: Output, *, config: "EnvConfig") -
         config=config,
         out=args.out or DEFAULT_OUT,
         size=size,
-        seed=args.seed,
-        n_workers=args.workers,
-        encoder=args.encoder,
         parts=tuple(args.parts or PARTS),
+        **values(args, "seed", "encoder", n_workers="workers"),
     )
     if args.agents:
         request = dataclasses.replace(request, agents=expand_agents(args.agents))

@@ -2,14 +2,11 @@
 
 import argparse
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Option
+from mtrouter_rl.options import Command, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.studies.headroom.run import (
         COST_WEIGHTS,
@@ -20,13 +17,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
 
     request = HeadroomRequest(
-        split=args.split,
-        n_seeds=args.seeds,
-        out=args.out,
         cost_weights=COST_WEIGHTS if args.cost_weights is None else tuple(args.cost_weights),
-        per_task=args.per_task,
-        seed=args.seed,
-        overwrite=args.overwrite,
+        **values(args, "split", "out", "per_task", "seed", "overwrite", n_seeds="seeds"),
     )
     with RolloutPool(environment_config(args), n_workers=args.workers) as pool:
         found = run_headroom(pool, request)
@@ -34,28 +26,26 @@ def run(args: argparse.Namespace, output: Output) -> None:
     output.say(f"every number: {args.out / HEADROOM_FILE}")
 
 
-COMMANDS = (
-    Command(
-        name="headroom",
-        summary="what any router could gain: a reference that sees the simulator's hidden state",
-        description=(
-            "Runs a reference policy that sees what no router may see (which action is due, who would do it, who is stuck) "
-            "and plans ahead, beside every single model and random routing, at several cost weights. No router is trained. "
-            "What the reference earns is a lower bound on what could be earned with the hidden state. Run the same command "
-            "again after a kill: it goes on where it stopped."
-        ),
-        examples=("--env corridor --split test --cost-weights 0.4 --out runs/headroom",),
-        options=(
-            *environment(has_cost_weight=False),
-            Option("--cost-weights", "cost weights (default: 0 0.1 0.4 1 3)", type=float, nargs="+", metavar="W"),
-            shared.split(),
-            shared.seeds(),
-            shared.PER_TASK,
-            shared.seed("the bootstrap"),
-            shared.workers(),
-            shared.out("folder of the episodes and the table"),
-            shared.overwrite("episodes of another setting"),
-        ),
-        run=run,
+COMMAND = Command(
+    name="headroom",
+    summary="what any router could gain: a reference that sees the simulator's hidden state",
+    description=(
+        "Runs a reference policy that sees what no router may see (which action is due, who would do it, who is stuck) "
+        "and plans ahead, beside every single model and random routing, at several cost weights. No router is trained. "
+        "What the reference earns is a lower bound on what could be earned with the hidden state. Run the same command "
+        "again after a kill: it goes on where it stopped."
     ),
+    examples=("--env corridor --split test --cost-weights 0.4 --out runs/headroom",),
+    options=(
+        *environment(has_cost_weight=False),
+        Option("--cost-weights", "cost weights (default: 0 0.1 0.4 1 3)", float, "W", nargs="+"),
+        shared.split(),
+        shared.seeds(),
+        shared.PER_TASK,
+        shared.seed("the bootstrap"),
+        shared.workers(),
+        shared.out("folder of the episodes and the table"),
+        shared.overwrite("episodes of another setting"),
+    ),
+    run=_run,
 )

@@ -2,14 +2,11 @@
 
 import argparse
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Option
+from mtrouter_rl.options import Command, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.studies.leave_one_out.record import LEAVE_ONE_OUT_FILE, format_leave_one_out
     from mtrouter_rl.studies.leave_one_out.run import LeaveOneOutRequest, run_leave_one_out
@@ -18,17 +15,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
     config = environment_config(args)
     request = LeaveOneOutRequest(
         agent=load_agent(args.agent, config.card),
-        dataset=args.dataset,
-        out=args.out,
         models=tuple(args.models),
-        n_few_episodes=args.few_episodes,
-        history=args.history,
-        split=args.split,
-        n_seeds=args.seeds,
-        per_task=args.per_task,
-        seed=args.seed,
-        encoder=args.encoder,
-        overwrite=args.overwrite,
+        **values(args, "dataset", "out", "history", "split", "per_task", "seed", "encoder", "overwrite"),
+        **values(args, n_few_episodes="few_episodes", n_seeds="seeds"),
     )
     with RolloutPool(config, n_workers=args.workers) as pool:
         found = run_leave_one_out(pool, request, n_workers=args.workers)
@@ -36,44 +25,36 @@ def run(args: argparse.Namespace, output: Output) -> None:
     output.say(f"every number: {args.out / LEAVE_ONE_OUT_FILE}")
 
 
-COMMANDS = (
-    Command(
-        name="leave-one-out",
-        summary="a model leaves the pool, joins by its card alone, or with few episodes",
-        description=(
-            "For every held-out model four routers run the same episodes: trained and run without it; the same router asked "
-            "for the whole pool, which judges the model by its card ALONE (an extrapolation, flagged as one); trained with "
-            "its turns of few logged episodes; trained on the whole log. Beside them random routing and every single model. "
-            "Run the same command again after a kill: it goes on where it stopped. See docs/change-the-pool.md."
-        ),
-        examples=("--env corridor --dataset logs/corridor --out runs/leave-one-out",),
-        options=(
-            *environment(),
-            shared.given_dataset("log of the whole pool to learn from", metavar="LOG"),
-            shared.agent(),
-            Option("--models", "models to hold out (default: every one)", nargs="+", default=[], metavar="MODEL"),
-            Option(
-                "--few-episodes",
-                "episodes of a model that joins with few",
-                type=int,
-                default=20,
-                metavar="N",
-            ),
-            Option(
-                "--history",
-                "learn from turns that follow one of the held-out model, or cut episodes before it",
-                default="keep",
-                choices=("keep", "cut"),
-            ),
-            shared.split(),
-            shared.seeds(),
-            shared.PER_TASK,
-            shared.encoder(),
-            shared.seed("trainings, draws and bootstrap"),
-            shared.workers(),
-            shared.out("folder of routers, episodes and results"),
-            shared.overwrite("a study of another setting"),
-        ),
-        run=run,
+COMMAND = Command(
+    name="leave-one-out",
+    summary="a model leaves the pool, joins by its card alone, or with few episodes",
+    description=(
+        "For every held-out model four routers run the same episodes: trained and run without it; the same router asked "
+        "for the whole pool, which judges the model by its card ALONE (an extrapolation, flagged as one); trained with "
+        "its turns of few logged episodes; trained on the whole log. Beside them random routing and every single model. "
+        "Run the same command again after a kill: it goes on where it stopped. See docs/change-the-pool.md."
     ),
+    examples=("--env corridor --dataset logs/corridor --out runs/leave-one-out",),
+    options=(
+        *environment(),
+        shared.given_dataset("log of the whole pool to learn from", metavar="LOG"),
+        shared.agent(),
+        Option("--models", "models to hold out (default: every one)", nargs="+", default=[], metavar="MODEL"),
+        Option("--few-episodes", "episodes of a model that joins with few", int, "N", default=20),
+        Option(
+            "--history",
+            "learn from turns that follow one of the held-out model, or cut episodes before it",
+            default="keep",
+            choices=("keep", "cut"),
+        ),
+        shared.split(),
+        shared.seeds(),
+        shared.PER_TASK,
+        shared.encoder(),
+        shared.seed("trainings, draws and bootstrap"),
+        shared.workers(),
+        shared.out("folder of routers, episodes and results"),
+        shared.overwrite("a study of another setting"),
+    ),
+    run=_run,
 )

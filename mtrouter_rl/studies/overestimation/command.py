@@ -3,13 +3,11 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Option
+from mtrouter_rl.options import Command, Option, shared
 from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.tables import to_plain
     from mtrouter_rl.studies.overestimation.run import OVERESTIMATION_FILE, measure_overestimation, overestimation_table
 
@@ -26,28 +24,26 @@ def run(args: argparse.Namespace, output: Output) -> None:
         output.say(f"\nevery number: {Path(name) / OVERESTIMATION_FILE}")
 
 
-COMMANDS = (
-    Command(
-        name="overestimation",
-        summary="whether Q-values come true: predicted minus achieved return of every router",
-        description=(
-            "Asks the routers of finished runs again about every turn of their own episodes, and compares the Q-value of the "
-            "model that was called with what the episode went on to earn. Nothing is run. Writes overestimation.json into "
-            "every RUN, and prints one table of all of them. What it means: docs/learners.md."
-        ),
-        examples=("runs/mine --router routers/fitted-q",),
-        options=(
-            shared.RUN_FOLDERS,
-            Option(
-                "--router",
-                "folders of the routers that were evaluated (default: RUN/routers, where a study puts them)",
-                nargs="+",
-                type=Path,
-                default=[],
-                metavar="DIR",
-                dest="routers",
-            ),
-        ),
-        run=run,
+COMMAND = Command(
+    name="overestimation",
+    summary="whether Q-values come true: predicted minus achieved return of every router",
+    description=(
+        "Asks the routers of finished runs again about every turn of their own episodes, and compares the Q-value of the "
+        "model that was called with what the episode went on to earn. Nothing is run. Writes overestimation.json into "
+        "every RUN, and prints one table of all of them. What it means: docs/learners.md."
     ),
+    examples=("runs/mine --router routers/fitted-q",),
+    options=(
+        shared.RUN_FOLDERS,
+        Option(
+            "--router",
+            "folders of the routers that were evaluated (default: RUN/routers, where a study puts them)",
+            Path,
+            "DIR",
+            nargs="+",
+            default=[],
+            dest="routers",
+        ),
+    ),
+    run=_run,
 )

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Option
+from mtrouter_rl.options import Command, Option, shared, values
 from mtrouter_rl.options.output import Output
 
 if TYPE_CHECKING:
@@ -22,8 +21,7 @@ _IN_SAMPLE = (
 )
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.datasets.store import Dataset
     from mtrouter_rl.studies.query_tables.metrics import default_hard_k, hard_queries
     from mtrouter_rl.studies.query_tables.run import CompareSettings, baseline_routings, compare
@@ -33,11 +31,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     table = OneTurnTable.of(dataset)
     settings = CompareSettings(
         hard_k=default_hard_k(table) if args.k is None else args.k,
-        solved_score=args.solved,
-        n_folds=args.folds,
-        usd_weight=args.usd_weight,
-        n_resamples=args.resamples,
-        seed=args.seed,
+        **values(args, "usd_weight", "seed", solved_score="solved", n_folds="folds", n_resamples="resamples"),
     )
     hard_queries(table, hard_k=settings.hard_k, solved_score=settings.solved_score)  # refuses before the long part
     routings = baseline_routings(table, settings) | _router_routings(table, dataset.info, args.router, args.cache)
@@ -163,35 +157,26 @@ def _signed(difference: float) -> str:
     return f"{round(difference, 4) + 0.0:+.4f}"
 
 
-COMMANDS = (
-    Command(
-        name="one-turn",
-        summary="metrics of routers on a one-turn suite, where every model answered every query",
-        description=(
-            "Compares the single models, random choice, a per-task table (cross-validated), two oracles, and the routers that "
-            "are given: accuracy, cost, gain over the best single model and over random, gap to the oracle, cost saved at "
-            "equal performance, performance gained at equal cost, distance to the Pareto front, recall on hard queries. "
-            "Nothing is estimated: every outcome is in the table. A router that was trained on these queries knows them."
-        ),
-        examples=("logs/suite", "logs/suite-test --router runs/suite/fitted-q"),
-        options=(
-            Option("dataset", "folder of an imported query x model table", type=Path, metavar="DATASET"),
-            Option("--router", "folders of trained routers, or policies", nargs="+", default=[], metavar="NAME|DIR"),
-            Option(
-                "--k",
-                "a query is hard if 1 to K models solve it (default: 2; 1 if there are 2 models)",
-                type=int,
-                metavar="K",
-            ),
-            Option("--solved", "score from which a query counts as solved", type=float, default=1.0, metavar="S"),
-            Option("--folds", "folds of the per-task table", type=int, default=5, metavar="F"),
-            Option(
-                "--usd-weight", "score that the per-task table gives up for 1 USD", type=float, default=0.0, metavar="W"
-            ),
-            Option("--resamples", "bootstrap resamples", type=int, default=1000, metavar="N"),
-            shared.seed("folds and bootstrap"),
-            Option("--cache", "folder of the embedding cache", type=Path, metavar="DIR"),
-        ),
-        run=run,
+COMMAND = Command(
+    name="one-turn",
+    summary="metrics of routers on a one-turn suite, where every model answered every query",
+    description=(
+        "Compares the single models, random choice, a per-task table (cross-validated), two oracles, and the routers that "
+        "are given: accuracy, cost, gain over the best single model and over random, gap to the oracle, cost saved at "
+        "equal performance, performance gained at equal cost, distance to the Pareto front, recall on hard queries. "
+        "Nothing is estimated: every outcome is in the table. A router that was trained on these queries knows them."
     ),
+    examples=("logs/suite", "logs/suite-test --router runs/suite/fitted-q"),
+    options=(
+        Option("dataset", "folder of an imported query x model table", Path, "DATASET"),
+        Option("--router", "folders of trained routers, or policies", nargs="+", default=[], metavar="NAME|DIR"),
+        Option("--k", "a query is hard if 1 to K models solve it (default: 2; 1 if there are 2 models)", int, "K"),
+        Option("--solved", "score from which a query counts as solved", float, "S", default=1.0),
+        Option("--folds", "folds of the per-task table", int, "F", default=5),
+        Option("--usd-weight", "score that the per-task table gives up for 1 USD", float, "W", default=0.0),
+        Option("--resamples", "bootstrap resamples", int, "N", default=1000),
+        shared.seed("folds and bootstrap"),
+        Option("--cache", "folder of the embedding cache", Path, "DIR"),
+    ),
+    run=_run,
 )

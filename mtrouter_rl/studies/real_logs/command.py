@@ -3,28 +3,18 @@
 import argparse
 from dataclasses import replace
 
-from mtrouter_rl.options import shared
-from mtrouter_rl.options.command import Command, Group, Option
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 from mtrouter_rl.options.environment import COST_WEIGHT
-from mtrouter_rl.options.output import Output
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.tables import format_table
     from mtrouter_rl.studies.real_logs.run import DEFAULT_AGENTS, LogStudyRequest, study_log
 
     request = LogStudyRequest(
-        dataset=args.dataset,
-        out=args.out,
-        cost_weight=args.cost_weight,
-        cost_unit_usd=args.cost_unit_usd,
         agents=tuple(args.agents or DEFAULT_AGENTS),
-        n_folds=args.folds,
-        n_repeats=args.repeats,
-        seed=args.seed,
-        encoder=args.encoder,
-        instance_pattern=args.instance_pattern,
+        **values(args, "dataset", "out", "cost_weight", "cost_unit_usd", "seed", "encoder", "instance_pattern"),
+        **values(args, n_folds="folds", n_repeats="repeats"),
     )
     results = study_log(request, say=output.say)
     notes = "".join(f"note: {note}\n" for note in results.notes)
@@ -32,35 +22,33 @@ def run(args: argparse.Namespace, output: Output) -> None:
     output.say(f"report: {args.out / 'report.html'}")
 
 
-COMMANDS = (
-    Command(
-        name="study-log",
-        group=Group.LOGS,
-        summary="train and compare routers on a log that cannot be run again",
-        description=(
-            "For logs in which one model played each episode. Routers choose once per episode from the task text; they are "
-            "trained on all folds but one and estimated on that one, by importance sampling stratified by task. What the log "
-            "cannot tell is refused, with the reason."
-        ),
-        examples=("logs/mixed --cost-weight 0.4 --agents task-table --repeats 1 --out runs/log",),
-        options=(
-            replace(shared.LOG_FOLDER, metavar="DIR"),
-            replace(COST_WEIGHT, help="utility that one cost unit is worth", required=True),
-            replace(shared.COST_UNIT, help="a cost unit (default: an episode of the strongest model)"),
-            shared.agents("agent cards (default: five single-turn ones)"),
-            Option("--folds", "folds", type=int, default=3, metavar="K"),
-            Option("--repeats", "divide into folds anew R times and average", type=int, default=3, metavar="R"),
-            shared.seed("folds, training and bootstrap"),
-            shared.encoder(),
-            Option(
-                "--instance-pattern",
-                "finds in an episode's observations which instance was played; tasks where models played different ones "
-                "are flagged",
-                default="",
-                metavar="REGEX",
-            ),
-            shared.out("folder of the run"),
-        ),
-        run=run,
+COMMAND = Command(
+    name="study-log",
+    group=Group.LOGS,
+    summary="train and compare routers on a log that cannot be run again",
+    description=(
+        "For logs in which one model played each episode. Routers choose once per episode from the task text; they are "
+        "trained on all folds but one and estimated on that one, by importance sampling stratified by task. What the log "
+        "cannot tell is refused, with the reason."
     ),
+    examples=("logs/mixed --cost-weight 0.4 --agents task-table --repeats 1 --out runs/log",),
+    options=(
+        replace(shared.LOG_FOLDER, metavar="DIR"),
+        replace(COST_WEIGHT, help="utility that one cost unit is worth", required=True),
+        replace(shared.COST_UNIT, help="a cost unit (default: an episode of the strongest model)"),
+        shared.agents("agent cards (default: five single-turn ones)"),
+        Option("--folds", "folds", int, "K", default=3),
+        Option("--repeats", "divide into folds anew R times and average", int, "R", default=3),
+        shared.seed("folds, training and bootstrap"),
+        shared.encoder(),
+        Option(
+            "--instance-pattern",
+            "finds in an episode's observations which instance was played; tasks where models played different ones "
+            "are flagged",
+            default="",
+            metavar="REGEX",
+        ),
+        shared.out("folder of the run"),
+    ),
+    run=_run,
 )
