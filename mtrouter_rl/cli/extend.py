@@ -29,7 +29,7 @@ COMMAND = Command(
         "Values of models that joined are EXTRAPOLATED: the router's provenance says so, and so does every evaluation. Only "
         "routers with a joint Q-function can do this; others are refused. See docs/change-the-pool.md."
     ),
-    examples=("routers/fitted-q --pool my-pool.yaml --out routers/fitted-q-new-pool",),
+    examples=("routers/fitted-q --pool new-pool.yaml --out routers/fitted-q-new-pool",),
     options=(
         Option("folder", "folder of the trained router, which stays as it is", Path, "ROUTER"),
         Option("--pool", "card of the new pool", required=True, metavar="NAME|PATH"),

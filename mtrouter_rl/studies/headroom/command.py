@@ -35,7 +35,7 @@ COMMAND = Command(
         "What the reference earns is a lower bound on what could be earned with the hidden state. Run the same command "
         "again after a kill: it goes on where it stopped."
     ),
-    examples=("--env corridor --split test --cost-weights 0.4 --out runs/headroom",),
+    examples=("--env corridor --cost-weights 0.4 --per-task 1 --out runs/headroom",),
     options=(
         *environment(has_cost_weight=False),
         Option("--cost-weights", "cost weights (default: 0 0.1 0.4 1 3)", float, "W", nargs="+"),
