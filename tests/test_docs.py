@@ -41,9 +41,9 @@ def shell_lines():
 
 
 def commands():
-    """(page, arguments) of every call of mtrouter-rl in a bash block."""
+    """(page, arguments) of every call of mtrouter-rl in a bash block, without the file that its output goes to."""
     found = [(page, _COMMAND.fullmatch(line)) for page, line in shell_lines()]
-    return [(page, match[1]) for page, match in found if match]
+    return [(page, match[1].partition(" > ")[0]) for page, match in found if match]
 
 
 def relative_links():

@@ -24,7 +24,8 @@ Learn from logs which LLM to call at every turn of a long task.
 {groups}
 
 mtrouter-rl COMMAND --help shows the options of a command and an example that runs.
-Every command takes --quiet and --json. Exit codes: 0 done, 1 error to mend, 2 wrong usage, 130 stopped.
+Every command takes --quiet and --json.
+Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 stopped with Ctrl-C.
 Read on: README.md, docs/command-line.md. Version: mtrouter-rl --version
 """
 
