@@ -36,9 +36,7 @@ COMMAND = Command(
         POOL,
         shared.episodes("episodes of the sample", default=20),
         shared.seed("the sample"),
-        Option(
-            "--expert-threshold", "share the expert must solve (default: what the card says, else 0.95)", float, "P"
-        ),
+        Option("--expert-threshold", "share the expert must solve (default: the card's, else 0.95)", float, "P"),
         Option("--replan-threshold", "share after mistakes", float, "P", default=0.8),
     ),
     run=_run,

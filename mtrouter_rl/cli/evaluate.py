@@ -76,16 +76,11 @@ _COST_WEIGHTS = tuple(
         Option("--cost-weights", "run them at each of these; one row for every weight", float, "W", nargs="+"),
         Option(
             "--match-score-of",
-            "choose the largest weight whose score on validation is not below this policy's, such as 'strongest'",
+            "the largest weight that does not score below this policy on validation",
             metavar="POLICY",
         ),
         Option("--score-tolerance", "how far below it may be (default: 0 points)", float, "POINTS"),
-        Option(
-            "--target-cost-usd",
-            "choose the smallest weight whose mean cost on validation is at most this",
-            float,
-            "USD",
-        ),
+        Option("--target-cost-usd", "the smallest weight with a mean cost on validation of at most this", float, "USD"),
     )
 )
 
@@ -106,15 +101,10 @@ COMMAND = Command(
     options=(
         *environment(),
         Option("--router", "routers to run", nargs="+", required=True, metavar="DIR|NAME"),
-        shared.split(),
-        shared.seeds(),
-        shared.PER_TASK,
+        *shared.EPISODES_OF_SPLIT,
         *_COST_WEIGHTS,
         Option(
-            "--budgets",
-            "run everything under each of these budgets, in USD or times the environment's",
-            nargs="+",
-            metavar="USD|0.1x",
+            "--budgets", "run under each of these, in USD or times the environment's", metavar="USD|0.1x", nargs="+"
         ),
         shared.seed("the bootstrap"),
         shared.workers(),

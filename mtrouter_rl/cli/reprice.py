@@ -39,14 +39,11 @@ COMMAND = Command(
         shared.dataset_id("id of the new dataset (default: the next version of the log's)"),
         Option(
             "--unknown-hits",
-            "where cache hits cannot be known: refuse, or take the lowest or highest cost",
+            "refuse unknown cache hits, or take the cost that is",
             default="refuse",
             choices=("refuse", "lowest", "highest"),
         ),
-        switch(
-            "--lift-budget",
-            "make every budget unlimited; without it, an episode that becomes dearer than its budget is an error",
-        ),
+        switch("--lift-budget", "make every budget unlimited; else an episode dearer than its budget is an error"),
         shared.overwrite("another dataset"),
     ),
     run=_run,

@@ -82,13 +82,7 @@ COMMAND = Command(
         shared.encoder(),
         shared.seed("the training"),
         shared.workers(" of closed-loop validation"),
-        Option(
-            "--evaluate-every",
-            "run the router on validation episodes (of the first dataset's environment) after every N iterations, for its "
-            "curve (default: never)",
-            int,
-            "N",
-        ),
+        Option("--evaluate-every", "run the router on validation every N iterations (default: never)", int, "N"),
         Option("--evaluate-episodes", "episodes of such a run, the same ones each time (default: 20)", int, "K"),
         shared.out("folder of the router"),
         shared.overwrite("another router"),

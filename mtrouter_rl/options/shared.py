@@ -17,7 +17,7 @@ FORMAT_OPTION = Option(
 LIST = switch("--list", "list the formats and their options, and stop")
 LOG_SHARES = Option(
     "--log-shares",
-    "with several environments: mini-batches hold the same share of each, or every turn counts the same",
+    "with several environments: equal shares in mini-batches, or every turn counts the same",
     choices=("equal", "by-turns"),
     default="equal",
 )
@@ -57,6 +57,10 @@ def split(*, choices: tuple[str, ...] = SPLITS, default: str = "test") -> Option
 def seeds(name: str = "--seeds", *, default: int = 1, when: str = "") -> Option:
     """How many episodes a variation has."""
     return Option(name, f"seeds per variation{when}", int, "K", default=default)
+
+
+EPISODES_OF_SPLIT = (split(), seeds(), PER_TASK)
+"""Which episodes are run."""
 
 
 def agent(default: str | None = "fitted-q") -> Option:

@@ -50,26 +50,14 @@ COMMAND = Command(
         shared.out("folder of everything that comes of it"),
         shared.agent(),
         Option("--which", "groups of variants, see above (default: all)", nargs="+", metavar="GROUP"),
+        Option("--compare", "a second agent card for log-size, such as monte-carlo-q", metavar="NAME|PATH"),
         Option(
-            "--compare",
-            "a second agent card for log-size, such as monte-carlo-q: does the first with a part of the log beat it "
-            "with all?",
-            metavar="NAME|PATH",
-        ),
-        Option(
-            "--percent",
-            "shares of the log for log-size, beside the whole (default: 10 25 50); nothing behind it: the whole alone",
-            int,
-            "P",
-            nargs="*",
-            default=[10, 25, 50],
+            "--percent", "shares of the log for log-size, beside the whole", int, "P", nargs="*", default=[10, 25, 50]
         ),
         shared.split(choices=("validation", "test", "ood")),
         shared.seeds(),
         shared.PER_TASK,
-        Option(
-            "--trainings", "train every variant N times, with seeds from --seed on, and average", int, "N", default=1
-        ),
+        Option("--trainings", "train every variant with N seeds, from --seed on, and average", int, "N", default=1),
         shared.seed("the first training and of the bootstrap"),
         shared.encoder(" of the full router"),
         shared.workers(),

@@ -47,7 +47,7 @@ COMMAND = Command(
     examples=("--envs babyai hle --out runs/cross",),
     options=(
         Option(
-            "--envs", "environment cards", nargs="+", default=["babyai", "hle", "scienceworld"], metavar="NAME|PATH"
+            "--envs", "environment cards", metavar="NAME|PATH", nargs="+", default=["babyai", "hle", "scienceworld"]
         ),
         COST_WEIGHT,
         shared.agents("agent cards to train", ["fitted-q"]),

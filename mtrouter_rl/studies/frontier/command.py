@@ -36,16 +36,8 @@ COMMAND = Command(
     options=(
         *environment(),
         Option("folder", "folder of the router that can be told a cost weight", metavar="DIR"),
-        Option(
-            "--against",
-            "folders of routers that were trained for one weight each",
-            nargs="+",
-            required=True,
-            metavar="DIR",
-        ),
-        shared.split(),
-        shared.seeds(),
-        shared.PER_TASK,
+        Option("--against", "folders of routers trained for one weight each", metavar="DIR", nargs="+", required=True),
+        *shared.EPISODES_OF_SPLIT,
         shared.seed("the bootstrap"),
         shared.workers(),
         shared.out("folder of the results"),

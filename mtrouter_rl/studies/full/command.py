@@ -14,18 +14,10 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("runs/full")
 
+_PARTS = ("headroom", "main", "ablations", "markets", "budgets", "pool-change")
 FULL_STUDY = (
-    switch(
-        "--full",
-        "the full study, hours instead of minutes: every router, the cost-score frontier, other markets, budgets",
-    ),
-    Option(
-        "--parts",
-        "with --full: headroom, main, ablations, markets, budgets, pool-change (default: all, in this order)",
-        nargs="+",
-        choices=("headroom", "main", "ablations", "markets", "budgets", "pool-change"),
-        metavar="PART",
-    ),
+    switch("--full", "the full study, in hours: every router, the whole frontier, other markets, budgets"),
+    Option("--parts", f"with --full: {', '.join(_PARTS)} (default: all)", metavar="PART", nargs="+", choices=_PARTS),
 )
 """What only the full study takes."""
 

@@ -39,9 +39,7 @@ COMMAND = Command(
     options=(
         *environment(has_cost_weight=False),
         Option("--cost-weights", "cost weights (default: 0 0.1 0.4 1 3)", float, "W", nargs="+"),
-        shared.split(),
-        shared.seeds(),
-        shared.PER_TASK,
+        *shared.EPISODES_OF_SPLIT,
         shared.seed("the bootstrap"),
         shared.workers(),
         shared.out("folder of the episodes and the table"),

@@ -35,15 +35,7 @@ COMMAND = Command(
     examples=("runs/mine --router routers/fitted-q",),
     options=(
         shared.RUN_FOLDERS,
-        Option(
-            "--router",
-            "folders of the routers that were evaluated (default: RUN/routers, where a study puts them)",
-            Path,
-            "DIR",
-            nargs="+",
-            default=[],
-            dest="routers",
-        ),
+        Option("--router", "their folders (default: RUN/routers)", Path, "DIR", nargs="+", default=[], dest="routers"),
     ),
     run=_run,
 )

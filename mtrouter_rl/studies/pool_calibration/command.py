@@ -80,30 +80,19 @@ CALIBRATE = Command(
         shared.seeds(default=2, when=" while fitting"),
         Option(
             "--fit-on",
-            "splits whose episodes are fitted to (default: train validation); a table of test scores is met best on test",
-            nargs="+",
-            choices=("train", "validation", "test"),
-            default=["train", "validation"],
+            "splits to fit to (default: train validation); a table of test scores is met best on test",
             metavar="SPLIT",
+            nargs="+",
+            choices=shared.SPLITS[:3],
+            default=["train", "validation"],
         ),
         shared.seeds("--report-seeds", default=6, when=" in the report"),
-        Option(
-            "--report-on",
-            "splits that achieved and target are compared on afterwards (default: all)",
-            nargs="+",
-            choices=shared.SPLITS,
-            metavar="SPLIT",
-        ),
+        Option("--report-on", "splits to compare on (default: all)", metavar="SPLIT", nargs="+", choices=shared.SPLITS),
         shared.PER_TASK,
         Option(
-            "--tolerance",
-            "how near is near enough, as a share of the way from the worst end to full success (default: 0.004)",
-            float,
-            "SHARE",
+            "--tolerance", "how near is near enough, as a share of the way to full success (default: 0.004)", float, "P"
         ),
-        Option(
-            "--stuck", "give all models this probability of being stuck (default: fit it to random routing)", float, "P"
-        ),
+        Option("--stuck", "probability of being stuck, of all models (default: it is fitted)", float, "P"),
         Option("--complementarity", "fit at this complementarity (default: the pool card's)", float, "C"),
         shared.workers(),
         shared.out("keep what is played there, and write the card there", required=False),
@@ -164,12 +153,7 @@ HINDSIGHT_GAP = Command(
     ),
     options=(
         Option("logs", "folders of datasets", Path, "LOG", nargs="*"),
-        Option(
-            "--kind",
-            "what it matches of a task's name is the task; 'babaisai|.*' takes all of babaisai/... for one (default: .*)",
-            default=".*",
-            metavar="REGEX",
-        ),
+        Option("--kind", "what this matches of a task's name is the task", metavar="REGEX", default=".*"),
         env("environment whose simulated pool is played"),
         POOL,
         Option("--complementarity", "values to play (default: the card's)", float, "C", nargs="+"),

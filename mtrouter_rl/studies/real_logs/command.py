@@ -43,10 +43,9 @@ COMMAND = Command(
         shared.encoder(),
         Option(
             "--instance-pattern",
-            "finds in an episode's observations which instance was played; tasks where models played different ones "
-            "are flagged",
-            default="",
+            "finds in observations which instance was played; tasks where models played different ones are flagged",
             metavar="REGEX",
+            default="",
         ),
         shared.out("folder of the run"),
     ),
