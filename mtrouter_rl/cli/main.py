@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from mtrouter_rl.cli.commands import all_commands
 from mtrouter_rl.cli.parser import build_parser
 from mtrouter_rl.errors import MTRouterError
-from mtrouter_rl.options.command import Command, Group
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Output
 from mtrouter_rl.progress import hidden
 
 __all__ = ["build_parser", "main", "run_command"]
