@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtrouter_rl.options import Command, Group, Option
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Option, Output
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:

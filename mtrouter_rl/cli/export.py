@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from mtrouter_rl.cli.formats import describe_format, format_list, parse_options
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import Command, Group, Option, shared
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Option, Output, shared
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:

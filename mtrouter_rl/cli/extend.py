@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options import Command, Group, Option, shared, values
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:

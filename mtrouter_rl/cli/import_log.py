@@ -6,8 +6,7 @@ from typing import cast
 
 from mtrouter_rl.cli.formats import describe_format, format_list, parse_options
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
-from mtrouter_rl.options import Command, Group, Option, shared, values
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import Command, Group, shared
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Output, shared
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:

@@ -2,8 +2,7 @@
 
 import argparse
 
-from mtrouter_rl.options import Command, Group, Option, shared, switch, values
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Option, Output, shared, switch, values
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
@@ -39,7 +38,7 @@ COMMAND = Command(
         shared.dataset_id("id of the new dataset (default: the next version of the log's)"),
         Option(
             "--unknown-hits",
-            "refuse unknown cache hits, or take the cost that is",
+            "refuse what cannot be known about cache hits, or take the lowest or highest cost",
             default="refuse",
             choices=("refuse", "lowest", "highest"),
         ),

@@ -3,8 +3,7 @@
 import argparse
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import Command, Group, Option, shared, switch, values
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Group, Option, Output, shared, switch, values
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:

@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import Command, Group, Option, shared, switch
-from mtrouter_rl.options.output import Output, to_json
+from mtrouter_rl.options import Command, Group, Option, Output, shared, switch, to_json
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:

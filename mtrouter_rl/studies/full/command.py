@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import Option, switch, values
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Option, Output, switch, values
 
 if TYPE_CHECKING:
     from mtrouter_rl.envs.factory import EnvConfig

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mtrouter_rl.options import Command, Option, shared
-from mtrouter_rl.options.output import Output
+from mtrouter_rl.options import Command, Option, Output, shared
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
