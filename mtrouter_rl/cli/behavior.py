@@ -15,7 +15,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     output.show(format_behavior(behavior), behavior)
     if args.out is not None:
         behavior.save(args.out / BEHAVIOR_FILE)
-        output.say(f"every number: {args.out / BEHAVIOR_FILE}")
+        output.aside(f"every number: {args.out / BEHAVIOR_FILE}")
 
 
 COMMAND = Command(

@@ -24,10 +24,10 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         fqe=FqeParameters(**given(args, n_repeats="repeats", n_iterations="iterations")),
         **values(args, "dataset", "seed", "encoder", "truth", "truth_split"),
     )
-    report = run_ope(request, say=output.say)
+    report = run_ope(request, say=output.aside)
     output.show(format_report(report), report)
     if args.out is not None:
-        output.say(f"every number: {report.save(args.out)}")
+        output.aside(f"every number: {report.save(args.out)}")
 
 
 COMMAND = Command(

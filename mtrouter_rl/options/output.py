@@ -23,6 +23,11 @@ class Output:
         if not self.is_quiet:
             self.tell(text)
 
+    def aside(self, text: str) -> None:
+        """Print a remark on stderr, also where results are text."""
+        if not self.is_quiet:
+            print(text, file=sys.stderr, flush=True)
+
     def tell(self, text: str) -> None:
         """Print a part of the result that a reader wants and a script does not."""
         print(text, file=sys.stderr if self.is_json else sys.stdout, flush=True)
@@ -31,10 +36,12 @@ class Output:
         """Print the result: its text, or its data as JSON. Once for a command.
 
         Args:
-            text: For readers.
+            text: For readers; nothing is printed if it is empty.
             data: For scripts: records, dataclasses, paths, and mappings and sequences of them.
         """
-        print(to_json(data) if self.is_json else text, flush=True)
+        shown = to_json(data) if self.is_json else str(text)
+        if shown:
+            print(shown, flush=True)
 
 
 def to_json(data: object) -> str:

@@ -17,8 +17,8 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         **values(args, n_folds="folds", n_repeats="repeats"),
     )
     results = study_log(request, say=output.say)
-    notes = "".join(f"note: {note}\n" for note in results.notes)
-    output.show(f"\n{format_table(results, 'test')}\n\n{notes}", results)
+    notes = (f"note: {note}" for note in results.notes)
+    output.show("\n".join([f"\n{format_table(results, 'test')}\n", *notes]), results)
     output.say(f"report: {args.out / 'report.html'}")
 
 
