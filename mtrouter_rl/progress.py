@@ -10,6 +10,9 @@ from typing import NoReturn, Self, TypeVar
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
+SHORTEST_STEP_S = 1.0
+"""A step that is done sooner is not worth a line."""
+
 HIDE_VARIABLE = "MTROUTER_RL_HIDE_PROGRESS"
 """Environment variable that hides all progress; the worker processes of a command inherit it."""
 
@@ -34,7 +37,7 @@ def hidden(is_hidden: bool = True) -> Iterator[None]:
 class Progress:
     """Progress of one step, on stderr.
 
-    Where stderr is no terminal, a line comes every 30 seconds at most and one at the end.
+    Where stderr is no terminal, a line comes every 30 seconds at most, and one at the end of a step that took a second.
 
     Args:
         title: What is done.
@@ -87,12 +90,16 @@ class Progress:
         """Take the bar away, or write the last line."""
         if self._bar is not None:
             self._bar.close()
-        elif self._writes_lines and self._stays and self._n > self._n_before:
+        elif self._writes_lines and self._stays and self._n > self._n_before and self._seconds >= SHORTEST_STEP_S:
             self._write()
         self._writes_lines = False
 
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
     def _write(self) -> None:
-        seconds = time.monotonic() - self._started
+        seconds = self._seconds
         of_total = "" if self._total is None else f"/{self._total}"
         parts = [f"{self._n}{of_total} {self._unit}".rstrip(), f"{seconds:.0f} s"]
         if self._total is not None and self._n < self._total:

@@ -64,7 +64,7 @@ class Option:
 
     def _help(self) -> str:
         told = self.help
-        if self.default not in (None, False, []) and "(default" not in told:
+        if self.default not in (None, [], "") and "(default" not in told:
             words = self.default if isinstance(self.default, list) else [self.default]
             told += f" (default: {' '.join(map(str, words))})"
         return told.replace("%", "%%")
