@@ -18,9 +18,9 @@ _OWN = (
 
 
 def all_commands() -> tuple[Command, ...]:
-    """Every command, in the order of the help."""
+    """Every command, in the order of the help; those of studies by their names."""
     own = (importlib.import_module(f"{__package__}.{name}").COMMAND for name in _OWN)
-    return (*own, *_of_studies())
+    return (*own, *sorted(_of_studies(), key=lambda command: command.name))
 
 
 def _of_studies() -> Iterator[Command]:

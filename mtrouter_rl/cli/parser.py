@@ -1,11 +1,10 @@
 """The parser of `mtrouter-rl`, and what its help shows: four groups of commands, studies behind `lab`."""
 
 import argparse
-from collections.abc import Iterable
 
 from mtrouter_rl import __version__
 from mtrouter_rl.cli.commands import all_commands
-from mtrouter_rl.options.command import Command, Group, help_formatter
+from mtrouter_rl.options import Group
 
 EXIT_CODES = {
     0: "done; also when the reader of the output, such as `head`, stopped reading",
@@ -28,41 +27,41 @@ Every command takes --quiet and --json.
 Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 stopped with Ctrl-C.
 Read on: README.md, docs/command-line.md. Version: mtrouter-rl --version
 """
+_LAB_OVERVIEW = """\
+usage: mtrouter-rl lab NAME ...
+
+Studies about the product itself: what its parts are worth, and how far its numbers can be trusted.
+
+{studies}
+
+example: mtrouter-rl lab headroom --env corridor --cost-weights 0.4 --per-task 1 --out runs/headroom
+"""
 
 
-class _Overview(argparse.ArgumentParser):
-    """The parser at the top: its help fits on one screen."""
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help may be a text that was written by hand."""
+
+    overview: str | None = None
 
     def format_help(self) -> str:
-        lines = {group: [group.value, *_lines(one for one in all_commands() if one.group is group)] for group in Group}
-        lines[Group.STUDY].append(_line("lab", _LAB))
-        del lines[Group.LAB]
-        return _OVERVIEW.format(groups="\n\n".join("\n".join(one) for one in lines.values()))
+        return self.overview or super().format_help()
 
 
-def _lines(commands: Iterable[Command]) -> list[str]:
-    return [_line(one.name, one.summary) for one in commands]
-
-
-def _line(name: str, summary: str) -> str:
-    return f"  {name:<16}{summary}"
+def _list(group: Group) -> list[str]:
+    lines = [f"  {one.name:<16}{one.summary}" for one in all_commands() if one.group is group]
+    return [*lines, f"  {'lab':<16}{_LAB}"] if group is Group.STUDY else lines
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Parser of `mtrouter-rl`, with every command."""
-    parser = _Overview(prog="mtrouter-rl", formatter_class=help_formatter)
+    parser = _Parser(prog="mtrouter-rl")
+    groups = ("\n".join([group.value, *_list(group)]) for group in Group if group is not Group.LAB)
+    parser.overview = _OVERVIEW.format(groups="\n\n".join(groups))
     parser.add_argument("--version", action="version", version=f"mtrouter-rl {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
-    )
-    lab = commands.add_parser(
-        "lab",
-        formatter_class=help_formatter,
-        help=_LAB,
-        description="Studies about the product itself: what its parts are worth, and how far its numbers can be trusted.",
-        epilog="example: mtrouter-rl lab headroom --env corridor --out runs/headroom",
-    )
-    studies = lab.add_subparsers(dest="lab_command", required=True, metavar="NAME", title="studies")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    lab = commands.add_parser("lab", help=_LAB)
+    lab.overview = _LAB_OVERVIEW.format(studies="\n".join(_list(Group.LAB)))
+    studies = lab.add_subparsers(dest="lab_command", required=True, metavar="NAME")
     for command in all_commands():
         command.add_to(studies if command.group is Group.LAB else commands)
     parser.set_defaults(whole_parser=parser)

@@ -5,10 +5,11 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from mtrouter_rl.options.output import Output
 
+ParserT = TypeVar("ParserT", bound=argparse.ArgumentParser)
 WIDTH = 100
 """Columns of every help text."""
 
@@ -109,7 +110,7 @@ class Command:
         """The words that call it."""
         return f"lab {self.name}" if self.group is Group.LAB else self.name
 
-    def add_to(self, commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def add_to(self, commands: "argparse._SubParsersAction[ParserT]") -> None:
         """Add its parser."""
         parser = commands.add_parser(
             self.name,
