@@ -3,36 +3,34 @@
 import argparse
 from pathlib import Path
 
-
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "behavior",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="how policies route: switches, errors and recoveries, what the choice depends on, every model's part",
-        description=(
-            "Reads behavior.json of a run, or works it out from the episodes of a dataset (or of a run that has none).\n"
-            "What every measure means, and how to read it: docs/routing-behavior.md.\n\n"
-            "example: mtrouter-rl behavior runs/quick"
-        ),
-    )
-    parser.add_argument("folder", type=Path, metavar="RUN|DATASET", help="folder of a run, or of a dataset")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write behavior.json there")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--seed", type=int, default=0, help="seed of bootstrap and shuffles (default: 0)")
-    parser.set_defaults(run=run)
+from mtrouter_rl.options import Command, Group, Option, Output, shared
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    import sys
-
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE
     from mtrouter_rl.evaluation.behavior_run import behavior_of_folder
     from mtrouter_rl.reporting.behavior_report import format_behavior
 
     behavior = behavior_of_folder(args.folder, seed=args.seed)
-    print(behavior.model_dump_json(indent=2) if args.json else format_behavior(behavior))
+    output.show(format_behavior(behavior), behavior)
     if args.out is not None:
         behavior.write(args.out / BEHAVIOR_FILE)
-        print(f"every number: {args.out / BEHAVIOR_FILE}", file=sys.stderr)
+        output.aside(f"every number: {args.out / BEHAVIOR_FILE}")
+
+
+COMMAND = Command(
+    name="behavior",
+    group=Group.REPORT,
+    summary="how policies route: switches, errors, what the choice depends on",
+    description=(
+        "Reads behavior.json of a run, or works it out from the episodes of a dataset (or of a run that has none). What "
+        "every measure means, and how to read it: docs/routing-behavior.md."
+    ),
+    examples=("runs/mine",),
+    options=(
+        Option("folder", "folder of a run, or of a dataset", Path, "RUN|DATASET"),
+        shared.out("write behavior.json there", required=False),
+        shared.seed("bootstrap and shuffles"),
+    ),
+    run=_run,
+)

@@ -1,50 +1,31 @@
-"""Every command of a file of its own, in the order of `--help`: `add(commands)` adds the parser."""
+"""Every command, found by name: those of this package, and those that the studies bring."""
 
-from mtrouter_rl.cli import (
-    behavior,
-    check_env,
-    export,
-    extend,
-    import_log,
-    new_env,
-    ope,
-    report,
-    reprice,
-    split,
-    validate,
-)
-from mtrouter_rl.studies.ablations import command as ablate
-from mtrouter_rl.studies.cross_environment import command as study_cross
-from mtrouter_rl.studies.frontier import command as frontier
-from mtrouter_rl.studies.headroom import command as headroom
-from mtrouter_rl.studies.leave_one_out import command as leave_one_out
-from mtrouter_rl.studies.overestimation import command as overestimation
-from mtrouter_rl.studies.pool_calibration import command as calibrate
-from mtrouter_rl.studies.pool_calibration import complementarity_command as hindsight_gap
-from mtrouter_rl.studies.query_tables import command as one_turn
-from mtrouter_rl.studies.real_logs import command as study_log
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
 
-ADDERS = (
-    frontier.add,
-    ablate.add,
-    report.add,
-    behavior.add,
-    import_log.add,
-    validate.add,
-    split.add,
-    reprice.add,
-    export.add,
-    study_log.add,
-    study_cross.add,
-    one_turn.add,
-    ope.add,
-    overestimation.add,
-    new_env.add,
-    check_env.add,
-    calibrate.add,
-    headroom.add,
-    hindsight_gap.add,
-    leave_one_out.add,
-    extend.add,
+from mtrouter_rl import studies
+from mtrouter_rl.options import Command
+
+_OWN = (
+    *("study", "collect", "evaluate"),
+    *("import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
+    *("new_env", "check_env", "completion"),
+    *("inspect_log", "report", "behavior"),
 )
-"""One function for every command of this package, in the order of `--help`."""
+"""Files of this package with a command, in the order of the help."""
+
+
+def all_commands() -> tuple[Command, ...]:
+    """Every command, in the order of the help; those of studies by their names."""
+    own = (importlib.import_module(f"{__package__}.{name}").COMMAND for name in _OWN)
+    return (*own, *sorted(_of_studies(), key=lambda command: command.name))
+
+
+def _of_studies() -> Iterator[Command]:
+    """Every command of every `studies/NAME/command.py`: a new study adds a folder and changes no other file."""
+    for folder in pkgutil.iter_modules(studies.__path__):
+        name = f"{studies.__name__}.{folder.name}.command"
+        if importlib.util.find_spec(name) is not None:
+            yield from (one for one in vars(importlib.import_module(name)).values() if isinstance(one, Command))

@@ -3,38 +3,38 @@
 import argparse
 from pathlib import Path
 
-
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "extend",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="bring a trained router to a pool that models have joined or left, without training",
-        description=(
-            "Takes models in by the features of their cards (prices, limits, dates) with a residual of 0, and lets models go.\n"
-            "Values of models that joined are EXTRAPOLATED: the router's provenance says so, and so does every evaluation.\n"
-            "Only routers with a joint Q-function can do this; others are refused. See docs/change-the-pool.md.\n\n"
-            "example: mtrouter-rl extend routers/fitted-q --pool my-pool.yaml --out routers/fitted-q-new-pool"
-        ),
-    )
-    parser.add_argument(
-        "folder", type=Path, metavar="ROUTER", help="folder of the trained router, which stays as it is"
-    )
-    parser.add_argument("--pool", required=True, metavar="NAME|PATH", help="card of the new pool")
-    parser.add_argument("--name", metavar="NAME", help="name of the new router in tables (default: the old one)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the new router")
-    parser.add_argument("--overwrite", action="store_true", help="replace a router that lies there")
-    parser.set_defaults(run=run)
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.agents.q.extension import extend_router
     from mtrouter_rl.cards import load_pool_card
 
-    made = extend_router(args.folder, load_pool_card(args.pool), out=args.out, name=args.name, overwrite=args.overwrite)
+    made = extend_router(args.folder, load_pool_card(args.pool), **values(args, "out", "name", "overwrite"))
     notes = "".join(f"note: {one.sentence}\n" for one in made.extrapolated)
-    print(
+    output.show(
         f"joined: {', '.join(made.added) or '(none)'}; left: {', '.join(made.removed) or '(none)'}\n"
-        f"{notes}router saved in {made.folder}"
+        f"{notes}router saved in {made.folder}",
+        {**vars(made), "notes": [one.sentence for one in made.extrapolated]},
     )
+
+
+COMMAND = Command(
+    name="extend",
+    group=Group.LOGS,
+    summary="bring a trained router to a pool that models have joined or left, without training",
+    description=(
+        "Takes models in by the features of their cards (prices, limits, dates) with a residual of 0, and lets models go. "
+        "Values of models that joined are EXTRAPOLATED: the router's provenance says so, and so does every evaluation. Only "
+        "routers with a joint Q-function can do this; others are refused. See docs/change-the-pool.md."
+    ),
+    examples=("routers/fitted-q --pool new-pool.yaml --out routers/fitted-q-new-pool",),
+    options=(
+        Option("folder", "folder of the trained router, which stays as it is", Path, "ROUTER"),
+        Option("--pool", "card of the new pool", required=True, metavar="NAME|PATH"),
+        Option("--name", "name of the new router in tables (default: the old one)", metavar="NAME"),
+        shared.out("folder of the new router"),
+        shared.overwrite("a router"),
+    ),
+    run=_run,
+)

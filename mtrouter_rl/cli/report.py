@@ -3,34 +3,11 @@
 import argparse
 from pathlib import Path
 
-
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "report",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="tables, plots and report of a run drawn anew; one page that compares several runs",
-        description=(
-            "One RUN without --out: writes report.md, report.html and plots/ into its folder. With several RUNs, or with\n"
-            "--out: one self-contained page (no network, images inside), which puts side by side what may be compared and\n"
-            "says what may not. See docs/read-the-report.md.\n\n"
-            "example: mtrouter-rl report runs/seed0 runs/seed1 --out report.html"
-        ),
-    )
-    parser.add_argument(
-        "run_folders",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="folder of an evaluation or a study (holds results.json)",
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page to write; needed for several runs")
-    parser.set_defaults(run=run)
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.options import Command, Group, Output, shared
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    from mtrouter_rl.errors import InvalidConfigError
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.report import write_page, write_report
     from mtrouter_rl.reporting.reported_run import load_runs
     from mtrouter_rl.reporting.tables import format_table
@@ -46,12 +23,30 @@ def run(args: argparse.Namespace) -> None:
             f"{len(folders)} runs are given, but no file for the page that compares them; give --out report.html"
         )
     runs = load_runs(folders)
-    for one in runs:
-        for split in one.splits:
-            text = (
-                f"{one.name}: {short_verdict(one.results, split)}"
-                if len(runs) > 1
-                else format_table(one.results, split)
-            )
-            print(f"{text}\n")
-    print(f"report: {page}")
+    verdicts = [{split: short_verdict(one.results, split) for split in one.splits} for one in runs]
+    if len(runs) == 1:
+        texts = [format_table(runs[0].results, split) for split in runs[0].splits]
+    else:
+        texts = [f"{run.name}: {text}" for run, told in zip(runs, verdicts, strict=True) for text in told.values()]
+    shown = [
+        {"name": run.name, "verdicts": told, "results": run.results} for run, told in zip(runs, verdicts, strict=True)
+    ]
+    output.show("".join(f"{text}\n\n" for text in texts) + f"report: {page}", {"report": page, "runs": shown})
+
+
+COMMAND = Command(
+    name="report",
+    group=Group.REPORT,
+    summary="tables, plots and report of a run drawn anew; one page that compares several",
+    description=(
+        "One RUN without --out: writes report.md, report.html and plots/ into its folder. With several RUNs, or with --out: "
+        "one self-contained page (no network, images inside), which puts side by side what may be compared and says what "
+        "may not. See docs/read-the-report.md."
+    ),
+    examples=("runs/mine --out report.html", "runs/seed0 runs/seed1 --out report.html"),
+    options=(
+        shared.RUN_FOLDERS,
+        shared.out("the page to write; needed for several runs", metavar="FILE", required=False),
+    ),
+    run=_run,
+)

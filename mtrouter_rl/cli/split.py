@@ -1,40 +1,9 @@
 """`mtrouter-rl split`: train, validation and test parts of a log that has none of its own."""
 
 import argparse
-from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
-
-
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "split",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="split a log into train, validation and test",
-        description=(
-            "Writes DIR/train, DIR/validation, DIR/test (and DIR/ood for held-out tasks), each a dataset of its own, and\n"
-            "refuses to write splits that leak into each other. BY is one of\n"
-            "  task         whole task types\n"
-            "  variation    (task, variation), the same shares in every task\n"
-            "  time:NAME    earliest first, by the extra field NAME (numbers, or ISO 8601 dates and times)\n"
-            "  column:NAME  whole values of the extra field NAME\n\n"
-            "example: mtrouter-rl split logs/mine --by variation --out logs/mine-split"
-        ),
-    )
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the log")
-    parser.add_argument("--by", required=True, metavar="BY", help="what is kept together, see above")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that gets a folder per split")
-    parser.add_argument(
-        "--shares", default="0.6,0.2,0.2", metavar="A,B,C", help="of train, validation, test (default: 0.6,0.2,0.2)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
-    parser.add_argument(
-        "--holdout", nargs="+", default=[], metavar="TASK", help="tasks that go to the split ood, whole"
-    )
-    parser.add_argument("--allow-leaks", action="store_true", help="write splits that leak, and record what leaks")
-    parser.add_argument("--overwrite", action="store_true", help="replace splits that lie there")
-    parser.set_defaults(run=run)
+from mtrouter_rl.options import Command, Group, Option, Output, shared, switch, values
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
@@ -56,20 +25,42 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     return train, validation, test
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.datasets.partition import PartitionRequest, partition
 
     report = partition(
         PartitionRequest(
-            dataset=args.dataset,
-            by=args.by,
-            out=args.out,
             shares=parse_shares(args.shares),
-            seed=args.seed,
             holdout=tuple(args.holdout),
-            allows_leaks=args.allow_leaks,
-            overwrite=args.overwrite,
+            **values(args, "dataset", "by", "out", "seed", "overwrite", allows_leaks="allow_leaks"),
         )
     )
-    print(f"{report}\nsplits: {args.out}")
+    output.show(report, {**vars(report), "splits": args.out})
+    output.say(f"splits: {args.out}")
+
+
+COMMAND = Command(
+    name="split",
+    group=Group.LOGS,
+    summary="split a log into train, validation and test",
+    description=(
+        "Writes DIR/train, DIR/validation, DIR/test (and DIR/ood for held-out tasks), each a dataset of its own, and refuses "
+        "to write splits that leak into each other. BY is one of\n"
+        "  task         whole task types\n"
+        "  variation    (task, variation), the same shares in every task\n"
+        "  time:NAME    earliest first, by the extra field NAME (numbers, or ISO 8601 dates and times)\n"
+        "  column:NAME  whole values of the extra field NAME"
+    ),
+    examples=("logs/corridor --by variation --out logs/corridor-split",),
+    options=(
+        shared.LOG_FOLDER,
+        Option("--by", "what is kept together, see above", required=True, metavar="BY"),
+        shared.out("folder that gets a folder per split"),
+        Option("--shares", "of train, validation, test", default="0.6,0.2,0.2", metavar="A,B,C"),
+        shared.seed("the draw"),
+        Option("--holdout", "tasks that go to the split ood, whole", nargs="+", default=[], metavar="TASK"),
+        switch("--allow-leaks", "write splits that leak, and record what leaks"),
+        switch("--overwrite", "replace splits that lie there"),
+    ),
+    run=_run,
+)

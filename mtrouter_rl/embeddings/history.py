@@ -11,7 +11,6 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.history_sources import (
@@ -26,6 +25,7 @@ from mtrouter_rl.embeddings.history_sources import (
 from mtrouter_rl.embeddings.history_state import Float32Array, HistoryState, SeenTexts
 from mtrouter_rl.embeddings.models import MODEL_FEATURE_NAMES, model_features
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.progress import Progress
 from mtrouter_rl.protocols import TextEncoder
 from mtrouter_rl.records import Episode, FloatArray, Frozen, JsonValue, Observation
 
@@ -203,7 +203,7 @@ class HistoryFeatures:
             show_progress: Whether to draw a progress bar.
         """
         distinct = sorted({text for episode in episodes for text in _texts(key_of_episode(episode, self.pool))})
-        with tqdm(total=len(distinct), desc="encoding", unit="text", disable=not show_progress) as bar:
+        with Progress("encoding", total=len(distinct), unit="text", is_shown=show_progress) as bar:
             for start in range(0, len(distinct), _TEXTS_PER_BATCH):
                 batch = distinct[start : start + _TEXTS_PER_BATCH]
                 self.encoder.encode(batch)

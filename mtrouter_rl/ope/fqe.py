@@ -21,14 +21,13 @@ network on one trunk, and the targets of an iteration come from one pass over th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 
 from mtrouter_rl.agents.parameters import JointParameters, LoopParameters
 from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
@@ -36,6 +35,7 @@ from mtrouter_rl.agents.q.networks import HistoryLayout
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope.fqe_network import VectorQNetwork
 from mtrouter_rl.ope.reward_memory import RewardMemory
+from mtrouter_rl.progress import Progress
 from mtrouter_rl.records import FloatArray, PositiveInt
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def fitted_q_evaluation(
     gaps = []
     starts = data.transitions.turns == 0
     total = parameters.n_repeats * 2 * parameters.n_iterations
-    with torch.random.fork_rng(devices=[]), tqdm(total=total, desc="FQE", disable=not show_progress) as bar:
+    with torch.random.fork_rng(devices=[]), Progress("FQE", total=total, is_shown=show_progress) as bar:
         for repeat in range(parameters.n_repeats):
             half = halves(data, np.random.default_rng([seed, repeat]))
             means = []
@@ -243,7 +243,7 @@ class _Regression:
             self.network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay, fused=True
         )
 
-    def run(self, wanted: npt.NDArray[np.int64], bar: "tqdm[NoReturn]") -> Prediction:
+    def run(self, wanted: npt.NDArray[np.int64], bar: Progress) -> Prediction:
         """Fit, and give the mean prediction of the last iterates for the wanted turns, in the log's own units."""
         n_iterations = self.parameters.n_iterations
         n_kept = min(self.parameters.keep_last, n_iterations)

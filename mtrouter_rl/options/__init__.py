@@ -1,1 +1,6 @@
-"""Options of the command line that several commands share: each is written once, with its help and its check."""
+"""What the command line is made of: commands, options that several of them share (each written once), output."""
+
+from mtrouter_rl.options.command import Command, Group, Option, given, switch, values
+from mtrouter_rl.options.output import Output, to_json
+
+__all__ = ["Command", "Group", "Option", "Output", "given", "switch", "to_json", "values"]

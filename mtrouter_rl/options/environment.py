@@ -1,38 +1,47 @@
 """Options that name an environment, for every command that runs one."""
 
 import argparse
+from dataclasses import replace
 
 from mtrouter_rl.envs.factory import EnvConfig, resolve_env
+from mtrouter_rl.options.command import Option
 
 DEFAULT_ENV = "scienceworld"
+_SECTION = "environment"
+
+POOL = Option("--pool", "model-pool card (default: the one the environment names)", metavar="NAME|PATH")
+COST_WEIGHT = Option("--cost-weight", "utility per cost unit (default: the card's)", float, "W")
+ENV_OF_LOGS = Option(
+    "--env",
+    f"environment cards of the datasets (default: those that the datasets name, else {DEFAULT_ENV})",
+    nargs="+",
+    default=[],
+    metavar="NAME|PATH",
+    section=_SECTION,
+)
 
 
-def add_environment(parser: argparse.ArgumentParser, *, of_logs: bool = False, has_cost_weight: bool = True) -> None:
-    """Add the options.
+def env(help: str = "environment card", *, default: str | None = None, required: bool = False) -> Option:  # noqa: A002
+    """`--env` alone."""
+    return Option("--env", help, default=default, required=required, metavar="NAME|PATH")
+
+
+def environment(*, of_logs: bool = False, has_cost_weight: bool = True) -> tuple[Option, ...]:
+    """The options.
 
     Args:
-        parser: Takes them.
         of_logs: Take several environments, and without any those of the datasets.
         has_cost_weight: Whether one cost weight is among them.
     """
-    group = parser.add_argument_group("environment")
-    if of_logs:
-        group.add_argument(
-            "--env",
-            nargs="+",
-            default=[],
-            metavar="NAME|PATH",
-            help=f"environment cards of the datasets (default: those that the datasets name, else {DEFAULT_ENV})",
-        )
-    else:
-        group.add_argument(
-            "--env", default=DEFAULT_ENV, metavar="NAME|PATH", help=f"environment card (default: {DEFAULT_ENV})"
-        )
-    group.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
-    if has_cost_weight:
-        group.add_argument("--cost-weight", type=float, metavar="W", help="utility per cost unit (default: the card's)")
-    group.add_argument("--budget-usd", type=float, metavar="USD", help="budget of an episode (default: the card's)")
-    group.add_argument("--max-turns", type=int, metavar="T", help="turn limit (default: the card's)")
+    options = (
+        env(default=DEFAULT_ENV),
+        POOL,
+        *((COST_WEIGHT,) if has_cost_weight else ()),
+        Option("--budget-usd", "budget of an episode (default: the card's)", float, "USD"),
+        Option("--max-turns", "turn limit (default: the card's)", int, "T"),
+    )
+    first, *others = (replace(one, section=_SECTION) for one in options)
+    return (ENV_OF_LOGS if of_logs else first, *others)
 
 
 def environment_config(args: argparse.Namespace, *, env: str | None = None) -> EnvConfig:
@@ -40,7 +49,7 @@ def environment_config(args: argparse.Namespace, *, env: str | None = None) -> E
     return resolve_env(
         env or args.env,
         args.pool,
-        cost_weight=args.cost_weight,
+        cost_weight=getattr(args, "cost_weight", None),
         budget_usd=args.budget_usd,
         max_turns=args.max_turns,
     )

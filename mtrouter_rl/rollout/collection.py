@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mtrouter_rl import __version__
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter
 from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.progress import Progress
 from mtrouter_rl.records import EpisodeSpec, Split, TracedEpisode
 from mtrouter_rl.rollout import RolloutJob, RolloutPool, RouterFactory
 
@@ -117,7 +116,7 @@ class _Bar:
     """Progress bar with rate, time left, mean score and spend."""
 
     def __init__(self, *, total: int, done: int, title: str, is_shown: bool) -> None:
-        self._bar = tqdm(total=total, initial=done, desc=title, unit="ep", disable=not is_shown, mininterval=1.0)
+        self._bar = Progress(title, total=total, done=done, unit="ep", is_shown=is_shown)
         self._n_scored, self._score, self._spend_usd = 0, 0.0, 0.0
 
     def update(self, episodes: Sequence[TracedEpisode]) -> None:
@@ -127,8 +126,7 @@ class _Bar:
                 self._n_scored += 1
                 self._score += 100 * traced.episode.utility
         mean = self._score / self._n_scored if self._n_scored else float("nan")
-        self._bar.set_postfix_str(f"score {mean:.1f}, spent ${self._spend_usd:.2f}", refresh=False)
-        self._bar.update(len(episodes))
+        self._bar.update(len(episodes), note=f"score {mean:.1f}, spent ${self._spend_usd:.2f}")
 
     def close(self) -> None:
         self._bar.close()

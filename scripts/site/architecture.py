@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mtrouter_rl"
 PICTURE = ROOT / "docs" / "img" / "architecture.svg"
 # Whoever imports stands below. Rooms that are not named here are put below all that they import.
 HOUSE = (
-    ("errors", "records", "protocols", "files", "metric_names", "registry"),
+    ("errors", "records", "protocols", "files", "metric_names", "registry", "progress"),
     ("cards", "statistics", "pools", "envs", "embeddings"),
     ("datasets", "transitions", "rollout", "agents", "exporters"),
     ("evaluation", "ope", "reporting", "workflows", "serving"),

@@ -1,13 +1,13 @@
 """`reprice`, `split` and `validate` as a user calls them: arguments arrive, and what matters is printed."""
 
-import argparse
 import json
 
 import pytest
 import yaml
 
 from mtrouter_rl.cards import find_card
-from mtrouter_rl.cli import reprice, split, validate
+from mtrouter_rl.cli.main import run_command
+from mtrouter_rl.cli.split import parse_shares
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
 
@@ -17,12 +17,7 @@ def call(capsys):
     """Runs a command line and gives what it printed."""
 
     def run(*words):
-        parser = argparse.ArgumentParser()
-        commands = parser.add_subparsers(required=True)
-        for command in (reprice, split, validate):
-            command.add(commands)
-        args = parser.parse_args([str(word) for word in words])
-        args.run(args)
+        run_command([str(word) for word in words])
         return capsys.readouterr().out
 
     return run
@@ -77,7 +72,7 @@ def test_split(call, corridor_log, tmp_path):
 @pytest.mark.parametrize("text", ["0.5,0.5", "a,b,c", "0.5;0.25;0.25", ""])
 def test_shares_are_three_numbers(text):
     with pytest.raises(InvalidConfigError, match=f"--shares is '{text}', must be three numbers"):
-        split.parse_shares(text)
+        parse_shares(text)
 
 
 def test_validate(call, corridor_log, tmp_path):

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,22 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mtrouter_rl.cli.main import build_parser, main
+from mtrouter_rl.cli.commands import all_commands
+from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.parser import EXIT_CODES
 from mtrouter_rl.datasets.store import Dataset
-
-COMMANDS = ["study", "collect", "inspect", "train", "evaluate", "report"]
+from mtrouter_rl.options.command import OUTPUT_OPTIONS, Group
 
 
 def run(*arguments):
     return main([str(argument) for argument in arguments])
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_teaches(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        build_parser().parse_args([command, "--help"])
-    assert stopped.value.code == 0
-    assert "example: mtrouter-rl" in capsys.readouterr().out
 
 
 def test_the_whole_job_on_the_toy(tmp_path, capsys):
@@ -41,6 +35,8 @@ def test_the_whole_job_on_the_toy(tmp_path, capsys):
     assert run(*evaluate, "--workers", "1", "--out", out) == 0
     assert "16 episodes" in capsys.readouterr().out
     assert len(json.loads((out / "results.json").read_text())["rows"]) == 2
+    assert run(*evaluate, "--workers", "1", "--out", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((out / "results.json").read_text())
     assert run("report", out) == 0
     assert (out / "report.html").is_file()
 
@@ -183,3 +179,142 @@ def test_episodes_of_an_evaluation_that_is_never_run_are_refused(tmp_path, capsy
     assert main(words) == 1
     assert "--evaluate-episodes is for --evaluate-every N, which is missing" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_help_shows_four_groups_on_one_screen(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert all(len(line) <= 100 for line in lines)
+    groups = [group.value for group in Group if group is not Group.LAB]
+    assert len(groups) == 4
+    assert [line for line in lines if line in groups] == groups
+    codes = next(line for line in lines if line.startswith("Exit codes: "))
+    assert [int(word) for word in codes.split() if word.isdigit()] == list(EXIT_CODES)
+    shown = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert shown == {"lab", *(one.name for one in all_commands() if one.group is not Group.LAB)}
+
+
+def test_help_of_lab_has_a_line_for_each_study(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["lab", "--help"])
+    assert stopped.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for command in all_commands():
+        assert (f"{command.name} {command.summary}" in printed) == (command.group is Group.LAB)
+
+
+def test_names_are_unique():
+    names = [command.name for command in all_commands()]
+    assert len({*names, "lab"}) == len(names) + 1
+
+
+OLD_NAMES = [
+    *("ablate", "calibrate", "frontier", "headroom", "hindsight-gap", "leave-one-out"),
+    *("one-turn", "overestimation", "study-cross"),
+]
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_names_of_studies_still_work_and_say_the_new_one(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    old = capsys.readouterr()
+    assert old.err == f"mtrouter-rl: '{name}' is now 'mtrouter-rl lab {name}'\n"
+    with pytest.raises(SystemExit):
+        main(["lab", name, "--help"])
+    new = capsys.readouterr()
+    assert (new.out, new.err) == (old.out, "")
+
+
+def test_errors_of_a_study_name_it(capsys):
+    assert main(["lab", "hindsight-gap"]) == 1
+    assert capsys.readouterr().err.startswith("mtrouter-rl lab hindsight-gap: give folders of datasets")
+
+
+def test_quiet_prints_results_alone(tmp_path, corridor_log, capfd):
+    words = ("collect", "--env", "corridor", "--policy", "uniform", "--episodes", "20", "--workers", "1", "--quiet")
+    assert run(*words, "--out", tmp_path / "log") == 0
+    printed = capfd.readouterr()
+    assert ("corridor" in printed.out, printed.err) == (True, "")
+    router = tmp_path / "router"
+    train = ("train", "--env", "corridor", "--agent", "single:small", "--out", router, "--workers", "1")
+    assert run(*train, "--quiet") == 0
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == (f"router saved in {router}\n", "")
+    assert run(*train, "--json") == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out) == {"router": str(router), "env": "corridor", "agent": "single:small"}
+    assert "evaluate it with" in printed.err
+    assert run(*train, "--json", "--quiet") == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["collect", "--episodes", "many"], ["lab"], ["lab", "nonsense"], []])
+def test_wrong_usage_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "mtrouter-rl" in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, capsys):
+    def stop(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtrouter_rl.cli.main.run_command", stop)
+    assert main(["lab", "headroom"]) == 130
+    assert "mtrouter-rl lab headroom: stopped; run the same command again" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_is_no_error(tmp_path, corridor_log):
+    code = f"from mtrouter_rl.cli.main import main; raise SystemExit(main(['inspect', {str(corridor_log)!r}]))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_shell_accepts_its_completion_script(shell, tmp_path, capsys):
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    assert main(["completion", shell]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    assert subprocess.run([shell, "-n", script], capture_output=True, check=True).stderr == b""
+    assert "leave-one-out" in script.read_text()
+
+
+def test_bash_completes_commands_studies_and_options(tmp_path, capsys):
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(*words):
+        line = f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        line += "$(complete -p mtrouter-rl | sed 's/.*-F //; s/ .*//') mtrouter-rl; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+        return done.stdout.split()
+
+    assert completed("mtrouter-rl", "beh") == ["behavior"]
+    assert completed("mtrouter-rl", "lab", "head") == ["headroom"]
+    assert completed("mtrouter-rl", "lab", "headroom", "--over") == ["--overwrite"]
+
+
+def test_the_page_of_the_command_line_is_up_to_date():
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    for group in Group:
+        section = page.partition(f"## {group.value}\n")[2].partition("\n## ")[0]
+        commands = [one for one in all_commands() if one.group is group]
+        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        assert rows == [f"| `{one.name}` | {one.summary} |" for one in commands]
+    section = page.partition("## Exit codes\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line[:3].strip("| ").isdigit()]
+    assert rows == [f"| {code} | {text} |" for code, text in EXIT_CODES.items()]
+    section = page.partition("## What every command takes\n")[2].partition("\n## ")[0]
+    for option in OUTPUT_OPTIONS:
+        assert f"| `{option.name}` | {option.help} |" in section

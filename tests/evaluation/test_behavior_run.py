@@ -1,10 +1,9 @@
-import argparse
 import json
 import logging
 
 import pytest
 
-from mtrouter_rl.cli import behavior as command
+from mtrouter_rl.cli.main import run_command
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import behavior_of_folder
@@ -32,10 +31,7 @@ def call(capsys):
     """Runs the command and gives what it printed."""
 
     def run(*words):
-        parser = argparse.ArgumentParser()
-        command.add(parser.add_subparsers(required=True))
-        args = parser.parse_args(["behavior", *(str(word) for word in words)])
-        args.run(args)
+        run_command(["behavior", *(str(word) for word in words)])
         return capsys.readouterr().out
 
     return run

@@ -1,13 +1,12 @@
 """Off-policy evaluation from a log on disk to a report, on the toy corridor."""
 
-import argparse
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mtrouter_rl.cli import ope as ope_command
+from mtrouter_rl.cli.main import run_command
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, UnknownNameError
@@ -265,16 +264,12 @@ def test_training_noise_has_the_spread_of_the_gaps_and_is_paired():
 
 
 def test_command(corridor_log, tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    ope_command.add(parser.add_subparsers())
     words = ["ope", "uniform", "single:small", "--dataset", str(corridor_log), "--estimators", "wpdis", "wis"]
-    args = parser.parse_args([*words, "--json", "--out", str(tmp_path)])
-    args.run(args)
+    run_command([*words, "--json", "--out", str(tmp_path)])
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "ope.json").read_text())
     assert printed["fqe"] is None
-    args = parser.parse_args(words)
-    args.run(args)
+    run_command(words)
     assert "single:small  " in capsys.readouterr().out
 
 

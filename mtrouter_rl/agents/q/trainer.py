@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import LoopParameters
@@ -21,6 +20,7 @@ from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
 from mtrouter_rl.agents.q.networks import StateDict
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, IMITATION_LOSS, LEARNING_RATE, Q_MEAN, STEPS_PER_SECOND, TD_LOSS
+from mtrouter_rl.progress import track
 from mtrouter_rl.protocols import MetricSink, Router
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.transitions.arrays import Transitions
@@ -69,8 +69,8 @@ def train(
         iterates = deque(kept, maxlen=loop.keep_last)
         watch = _Watch(learner, transitions, sink=context.metrics)
         logged_returns = transitions.as_return_regression()
-        bar = range(n_done, loop.n_iterations)
-        for iteration in tqdm(bar, initial=n_done, total=loop.n_iterations, disable=not context.show_progress):
+        left = range(n_done, loop.n_iterations)
+        for iteration in track(left, "train", done=n_done, total=loop.n_iterations, is_shown=context.show_progress):
             learning_rate = set_learning_rate(networks.optimizer, loop, iteration)
             started = time.perf_counter()
             source = logged_returns if iteration < learner.n_warm_start else transitions

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from mtrouter_rl import __version__
 from mtrouter_rl.cards.pool import PoolCard
@@ -18,6 +17,7 @@ from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.datasets.validation import Context, ShardFiles, ViolationLog, check_episodes
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, unknown_name
+from mtrouter_rl.progress import track
 from mtrouter_rl.records import Episode, Frozen, TracedEpisode
 from mtrouter_rl.registry import IMPORTERS
 
@@ -86,7 +86,7 @@ def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportR
     source = ImportSource(paths=request.paths, pool=request.pool, report=report)
     draft = _draft(request, importer)
     episodes = _sound(importer.episodes(source), Context.of(draft), report)
-    shown = tqdm(episodes, desc=f"import {request.format}", unit="ep", disable=not show_progress, mininterval=1.0)
+    shown = track(episodes, f"import {request.format}", unit="ep", is_shown=show_progress)
     traced = (TracedEpisode(episode=episode) for episode in shown)
     try:
         write_dataset(request.out, draft, traced, overwrite=request.overwrite)

@@ -1,45 +1,12 @@
-"""`mtrouter-rl frontier`: one router at many cost weights beside routers that were trained for one each."""
+"""`mtrouter-rl lab frontier`: one router at many cost weights beside routers that were trained for one each."""
 
 import argparse
-from pathlib import Path
 
-from mtrouter_rl.options.environment import add_environment, environment_config
-
-
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "frontier",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="run a router that is told the cost weight beside routers trained for one each",
-        description=(
-            "Runs a router that was trained for many cost weights at the weight of every other router, and those, on the\n"
-            "same episodes, and compares the two at each weight: score, cost, and the return at that weight. The rows are\n"
-            "added to OUT/results.json, the comparison is OUT/frontier.json. See docs/cost-and-budget.md.\n\n"
-            "example: mtrouter-rl frontier routers/frontier --against routers/fitted-q-w0 routers/fitted-q-w1 --out runs/f"
-        ),
-    )
-    add_environment(parser)
-    parser.add_argument("folder", metavar="DIR", help="folder of the router that can be told a cost weight")
-    parser.add_argument(
-        "--against",
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="folders of routers that were trained for one weight each",
-    )
-    parser.add_argument("--split", default="test", choices=["train", "validation", "test", "ood"], help="default: test")
-    parser.add_argument("--seeds", type=int, default=1, metavar="K", help="seeds per variation (default: 1)")
-    parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
-    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace results of other routers that lie there")
-    parser.set_defaults(run=run)
+from mtrouter_rl.options import Command, Option, Output, shared, values
+from mtrouter_rl.options.environment import environment, environment_config
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.tables import to_plain
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.studies.frontier.record import FRONTIER_FILE
@@ -48,14 +15,33 @@ def run(args: argparse.Namespace) -> None:
 
     request = EvaluateRequest(
         routers=(args.folder,),
-        split=args.split,
-        n_seeds=args.seeds,
-        out=args.out,
-        per_task=args.per_task,
-        seed=args.seed,
         cache=args.out / "embeddings",
-        overwrite=args.overwrite,
+        **values(args, "split", "out", "per_task", "seed", "overwrite", n_seeds="seeds"),
     )
     with RolloutPool(environment_config(args), n_workers=args.workers) as pool:
         comparison = compare_frontier(pool, request, args.against)
-    print(f"{to_plain(comparison.table())}\n\nevery number: {args.out / FRONTIER_FILE}")
+    output.show(f"{to_plain(comparison.table())}\n", comparison)
+    output.say(f"every number: {args.out / FRONTIER_FILE}")
+
+
+COMMAND = Command(
+    name="frontier",
+    summary="a router that is told the cost weight beside routers trained for one each",
+    description=(
+        "Runs a router that was trained for many cost weights at the weight of every other router, and those, on the same "
+        "episodes, and compares the two at each weight: score, cost, and the return at that weight. The rows are added to "
+        "OUT/results.json, the comparison is OUT/frontier.json. See docs/cost-and-budget.md."
+    ),
+    examples=("routers/frontier --env corridor --against routers/fitted-q-w0 routers/fitted-q-w1 --out runs/frontier",),
+    options=(
+        *environment(),
+        Option("folder", "folder of the router that can be told a cost weight", metavar="DIR"),
+        Option("--against", "folders of routers trained for one weight each", metavar="DIR", nargs="+", required=True),
+        *shared.EPISODES_OF_SPLIT,
+        shared.seed("the bootstrap"),
+        shared.workers(),
+        shared.out("folder of the results"),
+        shared.overwrite("results of other routers"),
+    ),
+    run=_run,
+)

@@ -1,37 +1,28 @@
 """`mtrouter-rl study --full`: options and output of the full study."""
 
 import argparse
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.options import Option, Output, switch, values
 
 if TYPE_CHECKING:
     from mtrouter_rl.envs.factory import EnvConfig
 
 DEFAULT_OUT = Path("runs/full")
 
-
-def add_full_study(parser: argparse.ArgumentParser) -> None:
-    """Add what only the full study takes."""
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="the full study, hours instead of minutes: every router, the cost-score frontier, other markets, budgets",
-    )
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        choices=("headroom", "main", "ablations", "markets", "budgets", "pool-change"),
-        metavar="PART",
-        help="with --full: headroom, main, ablations, markets, budgets, pool-change (default: all, in this order)",
-    )
+_PARTS = ("headroom", "main", "ablations", "markets", "budgets", "pool-change")
+FULL_STUDY = (
+    switch("--full", "the full study, in hours: every router, the whole frontier, other markets, budgets"),
+    Option("--parts", f"with --full: {', '.join(_PARTS)} (default: all)", metavar="PART", nargs="+", choices=_PARTS),
+)
+"""What only the full study takes."""
 
 
-def run_full(args: argparse.Namespace, *, config: "EnvConfig", say: Callable[[str], None]) -> None:
+def run_full(args: argparse.Namespace, output: Output, *, config: "EnvConfig") -> None:
     """Run the full study and print what it found."""
-    import dataclasses
-
-    from mtrouter_rl.errors import InvalidConfigError
     from mtrouter_rl.reporting.tables import format_table
     from mtrouter_rl.studies.full.claims import CLAIMS_FILE, Claims
     from mtrouter_rl.studies.full.report import claims_text
@@ -52,22 +43,21 @@ def run_full(args: argparse.Namespace, *, config: "EnvConfig", say: Callable[[st
         config=config,
         out=args.out or DEFAULT_OUT,
         size=size,
-        seed=args.seed,
-        n_workers=args.workers,
-        encoder=args.encoder,
         parts=tuple(args.parts or PARTS),
+        **values(args, "seed", "encoder", n_workers="workers"),
     )
     if args.agents:
         request = dataclasses.replace(request, agents=expand_agents(args.agents))
-    results = run_full_study(request, say=say)
+    results = run_full_study(request, say=output.say)
     if results is None:
-        print(f"\nThe tables lie in {request.out / HEADROOM_FOLDER}")
+        tables = request.out / HEADROOM_FOLDER
+        output.show(f"\nThe tables lie in {tables}", {"headroom": tables})
         return
-    for split in results.splits:
-        print(f"\n{format_table(results, split)}")
-    print(f"\n{claims_text(Claims.load(request.out / CLAIMS_FILE))}")
-    print(
-        f"\nEverything lies in {request.out}:\n"
+    claims = Claims.load(request.out / CLAIMS_FILE)
+    text = "".join(f"\n{format_table(results, split)}\n" for split in results.splits)
+    output.show(f"{text}\n{claims_text(claims)}\n", {"results": results, "claims": claims})
+    output.say(
+        f"Everything lies in {request.out}:\n"
         f"  {request.out / 'report.html'}   the report, for a browser\n"
         f"  {request.out / 'claims.md'}     what of it holds\n"
         f"  {request.out / 'results.json'}  every number of the main part"

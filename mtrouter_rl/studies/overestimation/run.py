@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.resolve import fingerprint, make_features
@@ -20,6 +19,7 @@ from mtrouter_rl.evaluation.query_router import ask, value_meaning
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.evaluation.value_calibration import Calibration, calibrate
 from mtrouter_rl.files import ResultFile
+from mtrouter_rl.progress import track
 from mtrouter_rl.protocols import PricedRouter, Router, ValueRouter
 from mtrouter_rl.records import Ends, FiniteRecord, NonNegative, Split
 from mtrouter_rl.reporting.reported_run import RESULTS_FILE
@@ -173,7 +173,8 @@ def _row(router: Router, episodes: Path, results: Results, *, show_progress: boo
     pool = logged_pool(dataset.info)
     title = f"{router.name}, {dataset.info.split}"
     completed = [one for one in dataset.completed if one.turns]
-    traced = [ask(router, one, pool) for one in tqdm(completed, desc=title, leave=False, disable=not show_progress)]
+    shown = track(completed, title, total=len(completed), is_shown=show_progress, stays=False)
+    traced = [ask(router, one, pool) for one in shown]
     rng = np.random.default_rng(results.seed)
     found = calibrate(traced, meaning, model_names=results.model_names, rng=rng)
     if found is None:

@@ -1,74 +1,16 @@
-"""`mtrouter-rl calibrate`: fits a simulated pool to a table of single models."""
+"""`mtrouter-rl lab calibrate` fits a simulated pool to a table of single models, `hindsight-gap` says how far models differ."""
 
 import argparse
+import dataclasses
+import shlex
 from pathlib import Path
 
-
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "calibrate",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="fit a simulated pool to a table of single models",
-        description=(
-            "Fits one ability and one output length a model, and one shared probability of being stuck, so that the single\n"
-            "models (and uniform random routing) of a simulated pool reach the scores and relative costs of a table. Fits on\n"
-            "the splits of --fit-on, compares on all splits or those of --report-on, prints the numbers and writes them as a\n"
-            "pool card. With --out, what was played is kept there: run the same command again after a kill, and it goes on.\n\n"
-            "example: mtrouter-rl calibrate --env hle --target envs/calibration/paper-hle.yaml --out runs/calibration"
-        ),
-    )
-    parser.add_argument("--env", required=True, metavar="NAME|PATH", help="environment card")
-    parser.add_argument("--pool", metavar="NAME|PATH", help="model-pool card (default: the one the environment names)")
-    parser.add_argument("--target", required=True, type=Path, metavar="FILE", help="YAML file with the table")
-    parser.add_argument(
-        "--seeds", type=int, default=2, metavar="K", help="seeds per variation while fitting (default: 2)"
-    )
-    parser.add_argument(
-        "--fit-on",
-        nargs="+",
-        choices=("train", "validation", "test"),
-        default=["train", "validation"],
-        metavar="SPLIT",
-        help="splits whose episodes are fitted to (default: train validation); a table of test scores is met best on test",
-    )
-    parser.add_argument(
-        "--report-seeds", type=int, default=6, metavar="K", help="seeds per variation in the report (default: 6)"
-    )
-    parser.add_argument(
-        "--report-on",
-        nargs="+",
-        choices=("train", "validation", "test", "ood"),
-        metavar="SPLIT",
-        help="splits that achieved and target are compared on afterwards (default: all)",
-    )
-    parser.add_argument("--per-task", type=int, metavar="N", help="at most N variations of a task (default: all)")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="SHARE",
-        help="how near is near enough, as a share of the way from the worst end to full success (default: 0.004)",
-    )
-    parser.add_argument(
-        "--stuck",
-        type=float,
-        metavar="P",
-        help="give all models this probability of being stuck (default: fit it to random routing)",
-    )
-    parser.add_argument(
-        "--complementarity", type=float, metavar="C", help="fit at this complementarity (default: the pool card's)"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep what is played there, and write the card there")
-    parser.add_argument("--card", type=Path, metavar="FILE", help="write the card there (default: OUT/calibrated.yaml)")
-    parser.set_defaults(run=run)
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.options import Command, Option, Output, shared, values
+from mtrouter_rl.options.environment import POOL, env
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    import dataclasses
-    import shlex
-
+def _calibrate(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.envs.factory import resolve_env
     from mtrouter_rl.files import write_atomically
     from mtrouter_rl.studies.pool_calibration.card import calibrated_card, with_complementarity
@@ -86,19 +28,14 @@ def run(args: argparse.Namespace) -> None:
     request = CalibrationRequest(
         config=dataclasses.replace(config, pool=with_complementarity(config.pool, args.complementarity)),
         target=target,
-        n_seeds=args.seeds,
-        n_report_seeds=args.report_seeds,
         fit_on=tuple(args.fit_on),
         report_on=None if args.report_on is None else tuple(args.report_on),
-        per_task=args.per_task,
         tolerance=UTILITY_TOLERANCE if args.tolerance is None else args.tolerance,
-        stuck=args.stuck,
-        n_workers=args.workers,
+        **values(args, "per_task", "stuck", n_seeds="seeds", n_report_seeds="report_seeds", n_workers="workers"),
         folder=None if args.out is None else args.out / "plays",
         show_progress=True,
     )
-    pool, rows = run_calibration(request, say=lambda text: print(text, flush=True))
-    print(f"\n{format_rows(rows)}\n\n{fitted_numbers(pool)}")
+    pool, rows = run_calibration(request, say=output.say)
     path = args.card or (None if args.out is None else args.out / "calibrated.yaml")
     if path is not None:
         card = calibrated_card(
@@ -108,10 +45,13 @@ def run(args: argparse.Namespace) -> None:
             target=target,
             extends=config.pool.name,
             fit_on=request.fit_on,
-            command=shlex.join(["mtrouter-rl", "calibrate", *_told(args)]),
+            command=shlex.join(["mtrouter-rl", "lab", "calibrate", *_told(args)]),
         )
         write_atomically(path, card.encode())
-        print(f"\ncard: {path}")
+    output.show(
+        f"\n{format_rows(rows)}\n\n{fitted_numbers(pool)}" + ("" if path is None else f"\n\ncard: {path}"),
+        {"rows": rows, "pool": pool, "card": path},
+    )
 
 
 def _told(args: argparse.Namespace) -> list[str]:
@@ -121,3 +61,107 @@ def _told(args: argparse.Namespace) -> list[str]:
     told = [word for name, value in values if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
     report_on = [] if args.report_on is None else ["--report-on", *args.report_on]
     return [*told, "--fit-on", *args.fit_on, *report_on]
+
+
+CALIBRATE = Command(
+    name="calibrate",
+    summary="fit a simulated pool to a table of single models",
+    description=(
+        "Fits one ability and one output length a model, and one shared probability of being stuck, so that the single "
+        "models (and uniform random routing) of a simulated pool reach the scores and relative costs of a table. Fits on "
+        "the splits of --fit-on, compares on all splits or those of --report-on, prints the numbers and writes them as a "
+        "pool card. With --out, what was played is kept there: run the same command again after a kill, and it goes on."
+    ),
+    examples=("--env hle --target envs/calibration/paper-hle.yaml --out runs/calibration",),
+    options=(
+        env(required=True),
+        POOL,
+        Option("--target", "YAML file with the table", Path, "FILE", required=True),
+        shared.seeds(default=2, when=" while fitting"),
+        Option(
+            "--fit-on",
+            "splits to fit to (default: train validation); a table of test scores is met best on test",
+            metavar="SPLIT",
+            nargs="+",
+            choices=shared.SPLITS[:3],
+            default=["train", "validation"],
+        ),
+        shared.seeds("--report-seeds", default=6, when=" in the report"),
+        Option("--report-on", "splits to compare on (default: all)", metavar="SPLIT", nargs="+", choices=shared.SPLITS),
+        shared.PER_TASK,
+        Option(
+            "--tolerance", "how near is near enough, as a share of the way to full success (default: 0.004)", float, "P"
+        ),
+        Option("--stuck", "probability of being stuck, of all models (default: it is fitted)", float, "P"),
+        Option("--complementarity", "fit at this complementarity (default: the pool card's)", float, "C"),
+        shared.workers(),
+        shared.out("keep what is played there, and write the card there", required=False),
+        Option("--card", "write the card there (default: OUT/calibrated.yaml)", Path, "FILE"),
+    ),
+    run=_calibrate,
+)
+
+
+def _hindsight_gap(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.envs.factory import resolve_env
+    from mtrouter_rl.studies.pool_calibration.complementarity import GapRequest, gap_of_log, gaps_of_pool, matching
+    from mtrouter_rl.studies.pool_calibration.oracle_gap import GAP_HEADER, format_gap
+
+    if not args.logs and args.env is None:
+        raise InvalidConfigError("give folders of datasets, or --env with a simulated pool")
+    output.tell(GAP_HEADER)
+    logs: dict[str, object] = {}
+    for folder in args.logs:
+        gap, n_left_out = gap_of_log(folder, seed=args.seed, kind=args.kind)
+        left_out = f"  ({n_left_out} failed or mixed episodes left out)" if n_left_out else ""
+        output.tell(format_gap(folder.name, gap) + left_out)
+        logs[str(folder)] = {**vars(gap), "n_left_out": n_left_out}
+    found = {}
+    text, value = "", None
+    if args.env is not None:
+        request = GapRequest(
+            config=resolve_env(args.env, args.pool),
+            complementarities=None if args.complementarity is None else tuple(args.complementarity),
+            **values(args, "seed", n_seeds="seeds", n_workers="workers"),
+            folder=None if args.out is None else args.out / "plays",
+        )
+        for complementarity, gap in gaps_of_pool(request):
+            found[complementarity] = gap
+            output.tell(format_gap(f"{request.config.pool.name} at {complementarity:g}", gap))
+        if args.match is not None:
+            value = matching(found, args.match)
+            told = (
+                "at none of the values or between two of them" if value is None else f"at complementarity {value:.2f}"
+            )
+            text = f"\na split-half gap of {args.match:g} is reached {told}"
+    pool = [{"complementarity": complementarity, **vars(gap)} for complementarity, gap in found.items()]
+    output.show(text, {"logs": logs, "pool": pool, "matching_complementarity": value})
+
+
+HINDSIGHT_GAP = Command(
+    name="hindsight-gap",
+    summary="the best model per task in hindsight against the best single model",
+    description=(
+        "Of logs of models that played alone, or of a simulated pool whose single models are played on train at several "
+        "complementarities. The raw gap is biased upward, since the best of noisy means is too high; the split-half gap "
+        "chooses on one half of the variations and judges on the other. Tasks count alike."
+    ),
+    examples=(
+        "logs/mixed",
+        "logs/balrog --kind 'babaisai|.*'",
+        "--env scienceworld --complementarity 0 1 2 --match 0.1 --out runs/gap",
+    ),
+    options=(
+        Option("logs", "folders of datasets", Path, "LOG", nargs="*"),
+        Option("--kind", "what this matches of a task's name is the task", metavar="REGEX", default=".*"),
+        env("environment whose simulated pool is played"),
+        POOL,
+        Option("--complementarity", "values to play (default: the card's)", float, "C", nargs="+"),
+        Option("--match", "say at which value the split-half gap is this utility", float, "GAP"),
+        shared.seeds(),
+        shared.seed("splits and bootstrap"),
+        shared.workers(),
+        shared.out("keep what is played there, so that a killed command goes on", required=False),
+    ),
+    run=_hindsight_gap,
+)

@@ -1,7 +1,6 @@
 """Plays episodes under any pool card, for calibration: in worker processes, and kept on disk so that a killed fit goes on."""
 
 import concurrent.futures
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from mtrouter_rl.agents.resolve import RouterRef
 from mtrouter_rl.cards import EnvCard
@@ -22,6 +20,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.routing import RoutingEnv
 from mtrouter_rl.errors import InvalidConfigError, SimulatorError
 from mtrouter_rl.files import write_atomically
+from mtrouter_rl.progress import Progress
 from mtrouter_rl.protocols import ModelBackend, TextTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.registry import BACKENDS, TASK_FAMILIES
@@ -179,10 +178,7 @@ class Plays:
         keys = [self._key(pool, policy, batch) for batch in batches]
         found = {number: rows for number, key in enumerate(keys) if (rows := self._read(key)) is not None}
         missing = [number for number in range(len(batches)) if number not in found]
-        bar = tqdm(
-            total=len(specs), desc=policy, unit="ep", disable=not self._show_progress, mininterval=1.0, leave=False
-        )
-        with contextlib.closing(bar):
+        with Progress(policy, total=len(specs), unit="ep", is_shown=self._show_progress, stays=False) as bar:
             bar.update(sum(map(len, found.values())))
             for number, batch in self._run(pool, policy, {number: batches[number] for number in missing}):
                 found[number] = batch.rows

@@ -1,22 +1,15 @@
 """`mtrouter-rl export`, and `mtrouter-rl import` of what it wrote."""
 
-import argparse
-
 import pytest
 
-from mtrouter_rl.cli import export, import_log
+from mtrouter_rl.cli.main import run_command
 from mtrouter_rl.datasets.store import Dataset, load_hidden
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
 from mtrouter_rl.registry import EXPORTERS
 
 
 def call(*arguments):
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-    for command in (export, import_log):
-        command.add(commands)
-    args = parser.parse_args([str(argument) for argument in arguments])
-    args.run(args)
+    run_command([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("name", ["jsonl", "minari"])

@@ -1,4 +1,3 @@
-import argparse
 import dataclasses
 import json
 import re
@@ -8,6 +7,7 @@ import pytest
 
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cli.main import run_command
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
 from mtrouter_rl.datasets.importers.query_table import Answer, OneTurnBuilder, Query
 from mtrouter_rl.datasets.info import DatasetInfo
@@ -15,7 +15,6 @@ from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, RouterError, UnknownNameError
 from mtrouter_rl.records import TokenUsage, TracedEpisode
-from mtrouter_rl.studies.query_tables import command as command
 from mtrouter_rl.studies.query_tables.metrics import (
     cost_saved,
     default_hard_k,
@@ -455,10 +454,7 @@ def folder(tmp_path_factory):
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser()
-    command.add(parser.add_subparsers())
-    args = parser.parse_args(["one-turn", *map(str, arguments)])
-    args.run(args)
+    run_command(["lab", "one-turn", *map(str, arguments)])
 
 
 def test_the_command_prints_a_table(folder, capsys):

@@ -1,0 +1,115 @@
+"""`mtrouter-rl evaluate`: routers run closed-loop and compared; also at several cost weights or under several budgets."""
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
+from mtrouter_rl.options.environment import environment, environment_config
+
+if TYPE_CHECKING:
+    from mtrouter_rl.rollout import RolloutPool
+    from mtrouter_rl.workflows import EvaluateRequest
+
+
+def _run(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.reporting.tables import format_table
+    from mtrouter_rl.rollout import RolloutPool
+    from mtrouter_rl.workflows import EvaluateRequest, evaluate_routers, present
+
+    config = environment_config(args)
+    request = EvaluateRequest(
+        routers=tuple(args.router),
+        cache=args.out / "embeddings",
+        **values(args, "split", "out", "per_task", "seed", "overwrite", n_seeds="seeds"),
+    )
+    with RolloutPool(config, n_workers=args.workers) as pool:
+        request = _at_cost_weights(pool, request, args, output)
+        if args.budgets:
+            page = _under_budgets(config, request, args, output)
+        else:
+            results = evaluate_routers(pool, request)
+            page = present(args.out, config, routers=request.routers, cache=request.cache)
+            notes = "".join(f"\nnote: {note}" for note in results.notes)
+            output.show(f"{format_table(results, args.split)}\n{notes}", results)
+    output.say(f"report: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+
+
+def _at_cost_weights(
+    pool: "RolloutPool", request: "EvaluateRequest", args: argparse.Namespace, output: Output
+) -> "EvaluateRequest":
+    """The request with its routers at the cost weights that the options ask for; says what was chosen."""
+    from mtrouter_rl.evaluation.cost_weight_choice import ChoiceRule
+    from mtrouter_rl.studies.frontier.run import choose_cost_weights, sweep
+
+    if args.match_score_of is None and args.target_cost_usd is None:
+        if args.score_tolerance is not None:
+            raise InvalidConfigError(
+                "--score-tolerance is for --match-score-of POLICY, which is missing; give both or neither"
+            )
+        return sweep(pool.config, request, args.cost_weights) if args.cost_weights else request
+    rule = ChoiceRule(**values(args, "match_score_of", "score_tolerance", "target_cost_usd"))
+    request, choices = choose_cost_weights(pool, request, rule, cost_weights=args.cost_weights)
+    for choice in choices:
+        output.tell(str(choice))
+    return request
+
+
+def _under_budgets(config: EnvConfig, request: "EvaluateRequest", args: argparse.Namespace, output: Output) -> object:
+    """Run it under every budget, show that, and give the page of the report."""
+    from mtrouter_rl.reporting.tables import to_plain
+    from mtrouter_rl.studies.budgets.run import evaluate_budgets, parse_budgets
+    from mtrouter_rl.workflows import present
+
+    budgets_usd = parse_budgets(args.budgets, config.limits.budget_usd)
+    _, swept = evaluate_budgets(config, request, budgets_usd, n_workers=args.workers)
+    page = present(args.out, config)
+    output.show(f"{to_plain(swept.table())}\n", swept)
+    return page
+
+
+_COST_WEIGHTS = tuple(
+    replace(one, section="cost weights, for routers that were trained to be told one (docs/cost-and-budget.md)")
+    for one in (
+        Option("--cost-weights", "run them at each of these; one row for every weight", float, "W", nargs="+"),
+        Option(
+            "--match-score-of",
+            "the largest weight that does not score below this policy on validation",
+            metavar="POLICY",
+        ),
+        Option("--score-tolerance", "how far below it may be (default: 0 points)", float, "POINTS"),
+        Option("--target-cost-usd", "the smallest weight with a mean cost on validation of at most this", float, "USD"),
+    )
+)
+
+COMMAND = Command(
+    name="evaluate",
+    group=Group.STUDY,
+    summary="run routers closed-loop on a split and compare them",
+    description=(
+        "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | mixed:S | single:MODEL; where models "
+        "are simulated also reference:hidden, which sees the simulator's hidden state and is no router. All run the same "
+        "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again. "
+        "FOLDER@W is a router that was trained for many cost weights at the weight W; see docs/cost-and-budget.md."
+    ),
+    examples=(
+        "--env corridor --router routers/fitted-q random single:small --split test --out runs/mine",
+        "--env corridor --router random cheapest --budgets 0.1x 0.5x --out runs/budgets",
+    ),
+    options=(
+        *environment(),
+        Option("--router", "routers to run", nargs="+", required=True, metavar="DIR|NAME"),
+        *shared.EPISODES_OF_SPLIT,
+        *_COST_WEIGHTS,
+        Option(
+            "--budgets", "run under each of these, in USD or times the environment's", metavar="USD|0.1x", nargs="+"
+        ),
+        shared.seed("the bootstrap"),
+        shared.workers(),
+        shared.out("folder of the results"),
+        shared.overwrite("results of other routers"),
+    ),
+    run=_run,
+)

@@ -1,0 +1,91 @@
+"""`mtrouter-rl train`: a router from datasets."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtrouter_rl.cards import list_cards
+from mtrouter_rl.datasets.logged import LOG_ONLY
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.options import Command, Group, Option, Output, shared, values
+from mtrouter_rl.options.environment import DEFAULT_ENV, environment, environment_config
+
+if TYPE_CHECKING:
+    from mtrouter_rl.workflows.training_logs import LogSource
+
+
+def _logs(args: argparse.Namespace) -> "tuple[LogSource, ...]":
+    """The logs, each with the card of its environment; of an imported log, which has none, with what the log itself says."""
+    from mtrouter_rl.workflows.training_logs import EnvChoice, find_sources
+
+    choice = EnvChoice(
+        envs=tuple(args.env),
+        resolve=lambda env: environment_config(args, env=env),
+        **values(args, "cost_weight", "cost_unit_usd"),
+    )
+    return find_sources(args.dataset, choice)
+
+
+def _run(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.rollout import RolloutPool
+    from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent, train_router
+
+    if args.evaluate_episodes is not None and args.evaluate_every is None:
+        raise InvalidConfigError(
+            "--evaluate-episodes is for --evaluate-every N, which is missing; give both or neither"
+        )
+    sources = _logs(args)
+    config = sources[0].config if sources else environment_config(args, env=(args.env or [DEFAULT_ENV])[0])
+    request = TrainRequest(
+        # Parameters of one environment are not those of several.
+        agent=load_agent(args.agent, None if len(sources) > 1 else config.card),
+        config=config,
+        dataset=args.dataset[0] if args.dataset else None,
+        cache=args.out.parent / "embeddings",
+        evaluate_episodes=EVALUATE_EPISODES if args.evaluate_episodes is None else args.evaluate_episodes,
+        more_logs=sources[1:],
+        **values(args, "seed", "out", "encoder", "overwrite", "evaluate_every", "log_shares"),
+    )
+    with RolloutPool(config, n_workers=args.workers) as pool:
+        folder = train_router(request, pool=pool)
+    output.show(f"router saved in {folder}", {"router": folder, "env": config.card.name, "agent": request.agent.name})
+    if config.card.family == LOG_ONLY:
+        output.say("it was trained on a log that cannot be run: see mtrouter-rl study-log --help")
+    else:
+        output.say(
+            "evaluate it with:\n"
+            f"mtrouter-rl evaluate --env {config.card.name} --router {folder} random --split test --out RUN"
+        )
+
+
+COMMAND = Command(
+    name="train",
+    group=Group.LOGS,
+    summary="train a router from a dataset",
+    description=(
+        f"Agents: {', '.join(list_cards('agents'))}, single:MODEL, or the path of a card.\n"
+        "A killed training goes on from its last checkpoint when the same command is run again, and ends with the same "
+        "weights. Curves: tensorboard --logdir OUT\n\n"
+        "Several datasets, of one or several environments with the same models, train one router; each is rewarded by the "
+        "cost weight and unit of its own environment."
+    ),
+    examples=(
+        "--agent task-table --dataset logs/corridor --out routers/task-table",
+        "--agent fitted-q --dataset logs/corridor --seed 0 --out routers/fitted-q",
+    ),
+    options=(
+        *environment(of_logs=True),
+        shared.COST_UNIT,
+        shared.agent(None),
+        Option("--dataset", "the logs to learn from", Path, "DIR", nargs="+", default=[]),
+        shared.LOG_SHARES,
+        shared.encoder(),
+        shared.seed("the training"),
+        shared.workers(" of closed-loop validation"),
+        Option("--evaluate-every", "run the router on validation every N iterations (default: never)", int, "N"),
+        Option("--evaluate-episodes", "episodes of such a run, the same ones each time (default: 20)", int, "K"),
+        shared.out("folder of the router"),
+        shared.overwrite("another router"),
+    ),
+    run=_run,
+)
