@@ -12,7 +12,7 @@ from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card, l
 from mtrouter_rl.cards.policy import POLICY_FORMS
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.cli.commands import all_commands
-from mtrouter_rl.cli.main import build_parser
+from mtrouter_rl.cli.program import build_parser
 from mtrouter_rl.evaluation.hidden_reference import REFERENCE_TEXTS
 from mtrouter_rl.evaluation.query_router import STATE_COLUMNS
 from mtrouter_rl.metric_names import EVALUATION, OFF_POLICY, TRAINING

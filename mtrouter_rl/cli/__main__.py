@@ -2,7 +2,7 @@
 
 import sys
 
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

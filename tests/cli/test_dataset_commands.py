@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mtrouter_rl.cards import find_card
-from mtrouter_rl.cli.main import run_command
+from mtrouter_rl.cli.program import run_command
 from mtrouter_rl.cli.split import parse_shares
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError

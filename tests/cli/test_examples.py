@@ -9,7 +9,7 @@ import yaml
 
 from mtrouter_rl.cards import find_card, load_pool_card
 from mtrouter_rl.cli.commands import all_commands
-from mtrouter_rl.cli.main import build_parser, main
+from mtrouter_rl.cli.program import build_parser, main
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
 from mtrouter_rl.datasets.importers.query_table import Answer, OneTurnBuilder, Query
 from mtrouter_rl.datasets.info import DatasetInfo

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mtrouter_rl.cli.main import build_parser
+from mtrouter_rl.cli.program import build_parser
 
 RECORDED = json.loads(Path(__file__).with_name("flags.json").read_text(encoding="utf-8"))
 

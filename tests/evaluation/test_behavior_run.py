@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from mtrouter_rl.cli.main import run_command
+from mtrouter_rl.cli.program import run_command
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.behavior_run import behavior_of_folder

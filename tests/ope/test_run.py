@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mtrouter_rl.cli.main import run_command
+from mtrouter_rl.cli.program import run_command
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, UnknownNameError

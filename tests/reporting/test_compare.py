@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.reporting.compare import comparable_groups, difference_words, field_table, setting_table, side_by_side
 from mtrouter_rl.reporting.report import write_page

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mtrouter_rl
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.scaffold.plugin import FILES, TEMPLATES, write_plugin
 
@@ -122,7 +122,7 @@ def fresh(tmp_path_factory):
 
 
 def mtrouter(fresh, *arguments):
-    return fresh("-m", "mtrouter_rl.cli.main", *arguments)
+    return fresh("-m", "mtrouter_rl.cli.program", *arguments)
 
 
 def test_the_wheel_holds_the_cards(fresh):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mtrouter_rl.cards import load_env_card
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.envs.factory import resolve_card, resolve_env
 from mtrouter_rl.errors import ContractError, InvalidConfigError
 from mtrouter_rl.protocols import Reply

@@ -5,7 +5,7 @@ import pytest
 
 from mtrouter_rl.agents.resolve import resolve_router
 from mtrouter_rl.cards import list_cards, load_env_card
-from mtrouter_rl.cli.main import build_parser
+from mtrouter_rl.cli.program import build_parser
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import CardError
 from mtrouter_rl.rollout import RolloutPool

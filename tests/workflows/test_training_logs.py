@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mtrouter_rl.cards import list_cards, load_pool_card
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset

@@ -10,7 +10,7 @@ from mtrouter_rl.agents.loading import load_router, save_router
 from mtrouter_rl.agents.q.extension import extend_router
 from mtrouter_rl.agents.resolve import make_features, resolve_router
 from mtrouter_rl.agents.saving import read_record
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError, RouterError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtrouter_rl.cli.main import run_command
+from mtrouter_rl.cli.program import run_command
 from mtrouter_rl.datasets.store import Dataset, load_hidden
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
 from mtrouter_rl.registry import EXPORTERS

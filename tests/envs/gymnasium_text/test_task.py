@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mtrouter_rl.cards import EnvCard, load_env_card, load_pool_card
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig, resolve_card
 from mtrouter_rl.envs.gymnasium_text.task import make_task

@@ -10,7 +10,7 @@ import yaml
 
 from mtrouter_rl.agents.resolve import load_algorithm, resolve_router
 from mtrouter_rl.cards import AgentCard
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError, UnknownNameError

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.studies.budgets.record import is_cut_short

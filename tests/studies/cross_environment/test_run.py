@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mtrouter_rl.cards import list_cards
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError, PoolMismatchError, ResultsError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.agents.resolve import RouterRef, resolve_router, split_cost_weight
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.cost_weight_choice import ChoiceRule

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mtrouter_rl.cards import RewardCard
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyError, ResultsError
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, Results

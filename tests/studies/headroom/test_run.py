@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import InvalidConfigError, ResultsError
 from mtrouter_rl.rollout import RolloutPool

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mtrouter_rl.agents.q.extension import extend_router
 from mtrouter_rl.agents.saving import read_record
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, RouterError, UnknownNameError
 from mtrouter_rl.pools.subset import pool_without
 from mtrouter_rl.rollout import RolloutPool

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.agents.resolve import RouterRef
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import ResultsError, RouterError
 from mtrouter_rl.evaluation.query_router import observations_of, revisit, value_meaning

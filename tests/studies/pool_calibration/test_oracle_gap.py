@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.rollout import RolloutPool

@@ -7,7 +7,7 @@ import pytest
 
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.cli.main import run_command
+from mtrouter_rl.cli.program import run_command
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
 from mtrouter_rl.datasets.importers.query_table import Answer, OneTurnBuilder, Query
 from mtrouter_rl.datasets.info import DatasetInfo

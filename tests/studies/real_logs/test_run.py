@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.cards import load_pool_card
-from mtrouter_rl.cli.main import main
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset

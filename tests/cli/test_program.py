@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mtrouter_rl.cli.commands import all_commands
-from mtrouter_rl.cli.main import main
 from mtrouter_rl.cli.parser import EXIT_CODES
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.options.command import OUTPUT_OPTIONS, Group
 
@@ -78,7 +78,7 @@ def test_inspect_names_what_is_wrong(tmp_path, capsys, corridor_log):
 
 
 def start(*arguments):
-    command = [sys.executable, "-m", "mtrouter_rl.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "mtrouter_rl.cli.program", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -156,7 +156,7 @@ def test_a_training_killed_in_the_middle_ends_the_same(tmp_path, corridor_log):
 
 def test_importing_starts_nothing():
     code = (
-        "import sys, mtrouter_rl, mtrouter_rl.cli.main, mtrouter_rl.envs.scienceworld.task, mtrouter_rl.rollout\n"
+        "import sys, mtrouter_rl, mtrouter_rl.cli.program, mtrouter_rl.envs.scienceworld.task, mtrouter_rl.rollout\n"
         "assert not {'py4j', 'torch', 'd3rlpy', 'scienceworld', 'sentence_transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -265,13 +265,13 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys):
     def stop(words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mtrouter_rl.cli.main.run_command", stop)
+    monkeypatch.setattr("mtrouter_rl.cli.program.run_command", stop)
     assert main(["lab", "headroom"]) == 130
     assert "mtrouter-rl lab headroom: stopped; run the same command again" in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_is_no_error(tmp_path, corridor_log):
-    code = f"from mtrouter_rl.cli.main import main; raise SystemExit(main(['inspect', {str(corridor_log)!r}]))"
+    code = f"from mtrouter_rl.cli.program import main; raise SystemExit(main(['inspect', {str(corridor_log)!r}]))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""
