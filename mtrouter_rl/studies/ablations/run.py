@@ -100,7 +100,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRequest:
-    """What `mtrouter-rl ablate` is asked for.
+    """What `mtrouter-rl lab ablate` is asked for.
 
     Attributes:
         config: Environment.

@@ -53,7 +53,7 @@ BASELINES = ("random", "cheapest")
 
 @dataclass(frozen=True, kw_only=True)
 class CrossStudyRequest:
-    """What `mtrouter-rl study-cross` is asked for.
+    """What `mtrouter-rl lab study-cross` is asked for.
 
     Attributes:
         studies: Two or more environments with their sizes, each as a study of its own in a folder of the run; of their

@@ -48,7 +48,7 @@ Part = Literal["reference", "believing", "likeliest success", "best single", "st
 
 @dataclass(frozen=True, kw_only=True)
 class HeadroomRequest:
-    """What `mtrouter-rl headroom` is asked for.
+    """What `mtrouter-rl lab headroom` is asked for.
 
     Attributes:
         split: Split whose variations are run.

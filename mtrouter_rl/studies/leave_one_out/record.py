@@ -79,7 +79,7 @@ class HeldOutModel(FiniteRecord):
         for row in self.rows:
             if row.policy == arm:
                 return row
-        raise ResultsError(f"model '{self.model}' has no row '{arm}'; run mtrouter-rl leave-one-out again")
+        raise ResultsError(f"model '{self.model}' has no row '{arm}'; run mtrouter-rl lab leave-one-out again")
 
     def difference(self, arm: Arm, other: Arm) -> PairedDifference:
         """One arm minus another, over the same episodes."""

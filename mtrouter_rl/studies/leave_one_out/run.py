@@ -44,7 +44,7 @@ Episodes = dict[str, tuple[Episode, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveOneOutRequest:
-    """What `mtrouter-rl leave-one-out` is asked for.
+    """What `mtrouter-rl lab leave-one-out` is asked for.
 
     Attributes:
         agent: Agent card; of an algorithm that can learn without a model.

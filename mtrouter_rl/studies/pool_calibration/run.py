@@ -375,7 +375,7 @@ def fitted_numbers(pool: PoolCard) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRequest:
-    """What `mtrouter-rl calibrate` is asked for.
+    """What `mtrouter-rl lab calibrate` is asked for.
 
     Attributes:
         config: Environment, and the pool to start from.
