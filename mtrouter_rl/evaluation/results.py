@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.records import SCORE_PER_UTILITY, Count, Ends, FiniteRecord, NonNegative, Share, Split
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.transitions.cost_weights import AT, name_at
 
 SCHEMA_VERSION = 2
@@ -77,9 +77,9 @@ class PairedDifference(FiniteRecord):
         p_value_holm: The same after Holm's correction over all differences of return of the split; None likewise.
     """
 
-    score: Interval
-    cost_usd: Interval
-    return_: Interval = Field(validation_alias="return", serialization_alias="return")
+    score: Estimate
+    cost_usd: Estimate
+    return_: Estimate = Field(validation_alias="return", serialization_alias="return")
     p_value: Share | None
     p_value_holm: Share | None
 

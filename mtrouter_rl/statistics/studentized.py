@@ -25,7 +25,6 @@ Satterthwaite, An Approximate Distribution of Estimates of Variance Components (
 and their Application (1997), section 3.8 (clusters).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +33,9 @@ from scipy.stats import norm, t  # type: ignore[import-untyped]
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray
-from mtrouter_rl.statistics.intervals import CONFIDENCE
+from mtrouter_rl.statistics.estimate import CONFIDENCE
+from mtrouter_rl.statistics.resamples import N_RESAMPLES, resample_counts
 
-_RESAMPLES_PER_BLOCK = 200
 LEAST_ERROR = 0.5
 """Least standard error of a resample, as a share of that of the sample."""
 _LEAST_FREEDOM = 2.0
@@ -74,18 +73,18 @@ class RatioSum:
         value: FloatArray = self._scaled().numerators.sum(axis=(0, 1))
         return value
 
-    def draws(self, rng: np.random.Generator, n_resamples: int) -> FloatArray:
+    def draws(self, *, seed: int, n_resamples: int = N_RESAMPLES) -> FloatArray:
         """Studentised draws; see the module.
 
         Args:
-            rng: Source of the resamples; equal states give equal resamples of equally many clusters.
-            n_resamples: How many.
+            seed: Seed of the resamples, which are those of `mtrouter_rl.statistics.resamples`.
+            n_resamples: How many, at least 100.
 
         Returns:
             Shape (n_resamples, K); their quantiles are the ends of confidence intervals.
 
         Raises:
-            InvalidConfigError: If there is one cluster, from which no spread can be told.
+            InvalidConfigError: If there is one cluster, from which no spread can be told, or as `resample_counts`.
         """
         n_clusters = len(self.denominators)
         if n_clusters < 2:
@@ -96,11 +95,9 @@ class RatioSum:
         value = scaled.value()
         error, widening = scaled._spread()
         draws = []
-        for counts in resample_counts(n_clusters, rng=rng, n_resamples=n_resamples):
+        for counts in resample_counts(n_clusters, seed=seed, n_resamples=n_resamples):
             drawn, errors = scaled._of_resamples(counts)
-            errors = np.maximum(errors, LEAST_ERROR * error)
-            distances = np.divide(drawn - value, errors, out=np.zeros_like(drawn), where=errors > 0)
-            draws.append(value - widening * error * distances)
+            draws.append(value - widening * error * distances(drawn - value, errors, error))
         return np.concatenate(draws)
 
     def _scaled(self) -> "RatioSum":
@@ -164,10 +161,14 @@ def t_widening(freedom: FloatArray) -> FloatArray:
     return factors
 
 
-def resample_counts(n_clusters: int, *, rng: np.random.Generator, n_resamples: int) -> Iterator[FloatArray]:
-    """How often every cluster is drawn in each resample of C out of C; in blocks of shape (R, C), to bound memory."""
-    for start in range(0, n_resamples, _RESAMPLES_PER_BLOCK):
-        size = min(_RESAMPLES_PER_BLOCK, n_resamples - start)
-        drawn = rng.integers(n_clusters, size=(size, n_clusters)) + n_clusters * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * n_clusters)
-        yield counts.reshape(size, n_clusters).astype(np.float64)
+def distances(differences: FloatArray, errors: FloatArray, error: FloatArray) -> FloatArray:
+    """t* = (v* - v) / s* of resamples, with s* at least `LEAST_ERROR` s; 0 where both errors are 0.
+
+    Args:
+        differences: v* - v, shape (R, K).
+        errors: s*, shape (R, K).
+        error: s, shape (K,).
+    """
+    floored = np.maximum(errors, LEAST_ERROR * error)
+    found: FloatArray = np.divide(differences, floored, out=np.zeros_like(differences), where=floored > 0)
+    return found

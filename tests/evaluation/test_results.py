@@ -1,7 +1,6 @@
 import json
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -25,7 +24,7 @@ def build(episodes, **roles):
     comparison = Comparison(
         split="test", reward=REWARD, model_names=MODELS, roles=PolicyRoles(**roles), n_resamples=200
     )
-    return {row.policy: row for row in build_rows(episodes, comparison, rng=np.random.default_rng(0))}
+    return {row.policy: row for row in build_rows(episodes, comparison, seed=0)}
 
 
 def hand_episodes(model, *, cost_usd, gains, status="completed"):
@@ -56,9 +55,9 @@ def test_rows_worked_by_hand():
     assert router.hull_gain == pytest.approx(60 - 30)
     assert router.cost_saved_share == pytest.approx(1 - 0.3 / 0.5)
     assert list(router.paired) == ["tiny"]
-    assert router.paired["tiny"].score.mean == pytest.approx(50)
-    assert router.paired["tiny"].cost_usd.mean == pytest.approx(0.2)
-    assert router.paired["tiny"].return_.mean == pytest.approx(0.5 - 0.25 * 0.2)
+    assert router.paired["tiny"].score.value == pytest.approx(50)
+    assert router.paired["tiny"].cost_usd.value == pytest.approx(0.2)
+    assert router.paired["tiny"].return_.value == pytest.approx(0.5 - 0.25 * 0.2)
     assert rows["tiny"].paired == {}
     assert rows["big"].hull_gain == pytest.approx(0)
     assert rows["big"].cost_saved_share == pytest.approx(0)
@@ -76,7 +75,7 @@ def test_a_failed_episode_leaves_its_pair_out_and_is_counted():
     rows = build({"router": router, "tiny": broken}, learned=("router",), baselines=("tiny",))
     assert rows["tiny"].n_failed == 1
     assert rows["router"].paired["tiny"].score.n_episodes == 2
-    assert rows["router"].paired["tiny"].score.mean == pytest.approx(40)
+    assert rows["router"].paired["tiny"].score.value == pytest.approx(40)
 
 
 def test_policies_must_have_run_the_same_episodes():

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from mtrouter_rl.statistics.hulls import Hulls
 
 from mtrouter_rl.statistics.hull import hull_value
-from mtrouter_rl.statistics.hulls import Hulls
 
 
 def drawn_hulls(n_points, *, n_draws=40, seed=0):

@@ -2,8 +2,6 @@ import time
 
 import numpy as np
 import pytest
-
-from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.statistics.intervals import (
     Interval,
     clustered_mean_interval,
@@ -11,6 +9,8 @@ from mtrouter_rl.statistics.intervals import (
     paired_difference,
     wilson_interval,
 )
+
+from mtrouter_rl.errors import InvalidConfigError
 
 
 def drawn(rng, *, n_clusters=40, n_seeds=3, between=1.0, within=0.5, mean=2.0):

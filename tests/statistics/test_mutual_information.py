@@ -10,7 +10,7 @@ FAST = {"n_resamples": 200, "n_shuffles": 99}
 
 
 def information(episodes, shuffle="within episodes", seed=0, **rest):
-    return mutual_information(episodes, shuffle=shuffle, rng=np.random.default_rng(seed), **(FAST | rest))
+    return mutual_information(episodes, shuffle=shuffle, seed=seed, **(FAST | rest))
 
 
 def episode(models, labels, cluster=0):

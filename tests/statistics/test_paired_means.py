@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from mtrouter_rl.statistics.intervals import mean_interval, paired_difference
 
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
-from mtrouter_rl.statistics.intervals import mean_interval, paired_difference
 from mtrouter_rl.statistics.paired_means import PairedMeans, Resamples
 from tests.cases.evaluation_cases import REWARD
 from tests.cases.frontier_cases import episodes_of, flat, resamples_of, spread

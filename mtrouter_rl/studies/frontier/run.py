@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from mtrouter_rl import __version__
 from mtrouter_rl.agents.resolve import RouterRef, split_cost_weight
 from mtrouter_rl.cards.splits import episode_specs
@@ -141,8 +139,7 @@ def compare_frontier(
             roles=PolicyRoles(learned=names[:1], baselines=names[1:]),
             cost_weight=weight,
         )
-        rng = np.random.default_rng(request.seed)
-        one, single = build_rows({name: episodes[name] for name in names}, comparison, rng=rng)
+        one, single = build_rows({name: episodes[name] for name in names}, comparison, seed=request.seed)
         pairs.append(FrontierPair(cost_weight=weight, frontier=one, separate=single))
     made = FrontierComparison(
         env=config.card.name,
