@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from mtrouter_rl.reporting.behavior_report import format_behavior
 
     behavior = behavior_of_folder(args.folder, seed=args.seed)
-    print(behavior.model_dump_json(indent=2) if args.json else format_behavior(behavior))
+    print(behavior.model_dump_json(indent=2, by_alias=True) if args.json else format_behavior(behavior))
     if args.out is not None:
         behavior.save(args.out / BEHAVIOR_FILE)
         print(f"every number: {args.out / BEHAVIOR_FILE}", file=sys.stderr)

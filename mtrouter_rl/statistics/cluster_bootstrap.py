@@ -16,7 +16,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import EpisodeKey, FloatArray, IntArray
 from mtrouter_rl.statistics.estimate import Estimate, studentized_ends
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value
-from mtrouter_rl.statistics.resamples import N_RESAMPLES, cluster_numbers
+from mtrouter_rl.statistics.resamples import N_RESAMPLES, check_resamples, cluster_numbers
 from mtrouter_rl.statistics.studentized import RatioSum
 
 
@@ -83,6 +83,7 @@ def bootstrap_means(
     Raises:
         InvalidConfigError: If there are no values, one is not finite, lengths differ, or there are too few resamples.
     """
+    check_resamples(n_resamples)
     arrays = [np.ascontiguousarray(column, dtype=np.float64) for column in columns]
     for array in arrays:
         _check(array, clusters)
@@ -91,12 +92,7 @@ def bootstrap_means(
     n_clusters = int(numbers.max()) + 1
     draws: FloatArray = np.empty((0, len(arrays)))
     if n_clusters >= 2:
-        sums = np.stack([_cluster_sums(array, numbers) for array in arrays], axis=-1)
-        sizes = np.bincount(numbers).astype(np.float64)
-        ratios = RatioSum(numerators=sums[:, None], denominators=sizes[:, None])
-        draws = ratios.draws(seed=seed, n_resamples=n_resamples)
-        is_constant = np.array([np.ptp(array) == 0 for array in arrays])
-        draws = np.where(is_constant, values, draws)  # not even a rounding apart
+        draws = np.concatenate([_draws(array, numbers, seed=seed, n_resamples=n_resamples) for array in arrays], axis=1)
     return BootstrapMeans(values=values, draws=draws, n_episodes=len(clusters), n_clusters=n_clusters)
 
 
@@ -160,6 +156,18 @@ def paired_differences(
         for values, others in zip(columns, baselines, strict=True)
     ]
     return episode_means(differences, seed=seed, n_resamples=n_resamples)
+
+
+def _draws(values: FloatArray, numbers: IntArray, *, seed: int, n_resamples: int) -> FloatArray:
+    """Studentised draws of one mean, shape (n_resamples, 1).
+
+    Every quantity is worked out alone, since sums of several may be rounded in another order than those of one.
+    """
+    if np.ptp(values) == 0:
+        return np.full((n_resamples, 1), values.mean())  # not even a rounding apart
+    sums, sizes = _cluster_sums(values, numbers), np.bincount(numbers).astype(np.float64)
+    ratio = RatioSum(numerators=sums[:, None, None], denominators=sizes[:, None])
+    return ratio.draws(seed=seed, n_resamples=n_resamples)
 
 
 def _cluster_sums(values: FloatArray, numbers: IntArray) -> FloatArray:

@@ -76,7 +76,8 @@ class Hulls:
         """
         n_below = (self.heights < at_scores[:, None]).sum(axis=1)
         (left, right), (low, high) = _around(self.costs_usd, n_below), _around(self.heights, n_below)
-        inside = left + np.clip(_ratio(at_scores - low, high - low), 0.0, 1.0) * (right - left)
+        with np.errstate(invalid="ignore"):  # inf - inf above the best score, where the answer is inf anyway
+            inside = left + np.clip(_ratio(at_scores - low, high - low), 0.0, 1.0) * (right - left)
         cheapest = np.where(n_below > 0, inside, self.costs_usd[:, 0])
         return np.where(n_below < self.heights.shape[1], cheapest, np.inf)
 

@@ -22,7 +22,7 @@ from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.records import SCORE_PER_UTILITY, Episode, FloatArray
 from mtrouter_rl.statistics.cluster_bootstrap import bootstrap_means
 from mtrouter_rl.statistics.estimate import Estimate, percentile_ends
-from mtrouter_rl.statistics.resamples import N_RESAMPLES, all_counts
+from mtrouter_rl.statistics.resamples import N_RESAMPLES, all_counts, check_resamples
 
 Cluster = tuple[str, int]
 """(task, variation)."""
@@ -115,6 +115,7 @@ class Resamples:
         Raises:
             InvalidConfigError: If there are fewer than 100 resamples.
         """
+        check_resamples(n_resamples)
         n_clusters = len(means.clusters)
         counts = all_counts(n_clusters, seed=seed, n_resamples=n_resamples)
         weights = np.concatenate([np.ones((1, n_clusters)), counts]) / n_clusters

@@ -24,7 +24,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray, IntArray
 
 N_RESAMPLES = 4000
-LEAST_RESAMPLES = 100
+_LEAST_RESAMPLES = 100
 _STREAM = 7
 """Keeps the draws apart from others of the same seed."""
 _BLOCK = 200
@@ -45,31 +45,32 @@ def cluster_numbers(clusters: Sequence[Hashable]) -> IntArray:
     return np.array([numbers[cluster] for cluster in clusters], dtype=np.int64)
 
 
+def check_resamples(n_resamples: int) -> None:
+    """Refuse too few resamples for a 95% interval.
+
+    Raises:
+        InvalidConfigError: If there are fewer than 100.
+    """
+    if n_resamples < _LEAST_RESAMPLES:
+        raise InvalidConfigError(
+            f"n_resamples is {n_resamples}, must be at least {_LEAST_RESAMPLES}: a 95% interval needs draws beyond its ends"
+        )
+
+
 def resample_counts(n_clusters: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> Iterator[FloatArray]:
     """How often every cluster is drawn in each resample of C out of C; in blocks of shape (R, C), to bound memory.
 
     Args:
         n_clusters: C.
         seed: Equal seeds give equal counts; the first resamples are the same however many are asked for.
-        n_resamples: How many in all blocks together, at least 100.
-
-    Raises:
-        InvalidConfigError: If there are fewer than 100 resamples.
+        n_resamples: How many in all blocks together.
     """
-    if n_resamples < LEAST_RESAMPLES:
-        raise InvalidConfigError(
-            f"n_resamples is {n_resamples}, must be at least {LEAST_RESAMPLES}, or a 95% interval has no draws at its ends"
-        )
     is_small = n_clusters * n_resamples <= _MAX_KEPT_CELLS
     return iter((_kept if is_small else _blocks)(n_clusters, seed, n_resamples))
 
 
 def all_counts(n_clusters: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> FloatArray:
-    """The blocks of `resample_counts` in one array, shape (n_resamples, C).
-
-    Raises:
-        InvalidConfigError: As `resample_counts`.
-    """
+    """The blocks of `resample_counts` in one array, shape (n_resamples, C)."""
     return np.concatenate(list(resample_counts(n_clusters, seed=seed, n_resamples=n_resamples)))
 
 

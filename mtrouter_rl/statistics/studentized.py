@@ -36,7 +36,7 @@ from mtrouter_rl.records import FloatArray
 from mtrouter_rl.statistics.estimate import CONFIDENCE
 from mtrouter_rl.statistics.resamples import N_RESAMPLES, resample_counts
 
-LEAST_ERROR = 0.5
+LEAST_ERROR = 1 / 3
 """Least standard error of a resample, as a share of that of the sample."""
 _LEAST_FREEDOM = 2.0
 _LEAST_REST = 1e-9
@@ -78,13 +78,13 @@ class RatioSum:
 
         Args:
             seed: Seed of the resamples, which are those of `mtrouter_rl.statistics.resamples`.
-            n_resamples: How many, at least 100.
+            n_resamples: How many.
 
         Returns:
             Shape (n_resamples, K); their quantiles are the ends of confidence intervals.
 
         Raises:
-            InvalidConfigError: If there is one cluster, from which no spread can be told, or as `resample_counts`.
+            InvalidConfigError: If there is one cluster, from which no spread can be told.
         """
         n_clusters = len(self.denominators)
         if n_clusters < 2:
@@ -140,13 +140,13 @@ def widening(influences: FloatArray) -> FloatArray:
     Example:
         >>> light, heavy = np.tile([1.0, -1.0], 50), np.append(np.zeros(98), [1.0, -1.0])
         >>> widening(np.stack([light, heavy], axis=1)).round(2)
-        array([1.  , 1.41])
+        array([1.01, 1.41])
     """
     squares = influences**2
     totals = squares.sum(axis=0)
     shares = np.divide((squares**2).sum(axis=0), totals**2, out=np.zeros_like(totals), where=totals > 0)
     beyond = np.maximum(shares - 1 / len(influences), np.finfo(float).tiny)
-    return t_widening(2 / beyond)
+    return t_widening(np.minimum(2 / beyond, len(influences) - 1))
 
 
 def t_widening(freedom: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 from pydantic import ValidationError
+from scipy.stats import norm, t
 
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.result_rows import Comparison, adjust_p_values, build_rows, merge, update_rows
@@ -50,7 +51,9 @@ def test_rows_worked_by_hand():
     assert (router.n_episodes, router.score_mean, router.utility_mean) == (2, pytest.approx(60), pytest.approx(0.6))
     assert (router.cost_usd_mean, router.cost_usd_total) == (pytest.approx(0.3), pytest.approx(0.6))
     assert router.return_mean == pytest.approx(0.6 - 0.25 * 0.3)
-    assert router.score_ci95 == pytest.approx((50, 70))
+    # Of two clusters s is 10. A resample of one of them counts as s* = s / 3, so t* is 3; c is that of 2 degrees of freedom.
+    half_width = 3 * 10 * t.ppf(0.975, 2) / norm.ppf(0.975)
+    assert router.score_ci95 == pytest.approx((60 - half_width, 60 + half_width))
     # Hull at 0.3 USD lies half way between (0.1, 10) and (0.5, 50).
     assert router.hull_gain == pytest.approx(60 - 30)
     assert router.cost_saved_share == pytest.approx(1 - 0.3 / 0.5)

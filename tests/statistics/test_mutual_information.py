@@ -102,7 +102,7 @@ def test_same_seed_same_numbers_and_blocks_change_nothing(monkeypatch):
     first = information(episodes, seed=3)
     assert information(episodes, seed=3) == first
     assert information(episodes, seed=4) != first
-    monkeypatch.setattr("mtrouter_rl.statistics.mutual_information._MAX_CELLS", 100)
+    monkeypatch.setattr("mtrouter_rl.statistics.resamples._MAX_KEPT_CELLS", 0)
     assert information(episodes, seed=3) == first
 
 
