@@ -177,7 +177,7 @@ def estimate_policies(
     seed: int,
     n_resamples: int = N_RESAMPLES,
 ) -> dict[str, BanditEstimate]:
-    """BanditEstimate policies on one log, on shared bootstrap resamples.
+    """Estimate policies on one log, on shared bootstrap resamples.
 
     Args:
         log: The episodes.
