@@ -123,7 +123,8 @@ def _few_clusters(results: Results, split: str) -> str | None:
         return None
     return (
         f"On {split}, intervals rest on {min(counts)} (task, variation) pairs: of so few they may hold the truth in less "
-        f"than 95%, and what they call higher or lower may be chance. No p-value of this split is below {2.0 ** (1 - min(counts)):.2g}."
+        "than 95% of cases, and what they call higher or lower may be chance. "
+        f"No p-value of this split is below {2.0 ** (1 - min(counts)):.2g}."
     )
 
 

@@ -28,7 +28,9 @@ _LEAST_RESAMPLES = 100
 _STREAM = 7
 """Keeps the draws apart from others of the same seed."""
 _BLOCK = 200
-"""Resamples that are drawn at once. Another number would give other draws."""
+"""Resamples that are drawn at once, at most."""
+_MAX_BLOCK_CELLS = 2_000_000
+"""Resamples times clusters that are drawn at once, at most, as long as it is one resample."""
 _MAX_KEPT_CELLS = 1_000_000
 """Counts of up to as many resamples times clusters are kept for the next row; larger ones are drawn again."""
 
@@ -84,8 +86,9 @@ def _kept(n_clusters: int, seed: int, n_resamples: int) -> tuple[FloatArray, ...
 
 def _blocks(n_clusters: int, seed: int, n_resamples: int) -> Iterator[FloatArray]:
     rng = np.random.default_rng([_STREAM, seed, n_clusters])
-    for start in range(0, n_resamples, _BLOCK):
-        size = min(_BLOCK, n_resamples - start)
+    block = max(1, min(_BLOCK, _MAX_BLOCK_CELLS // n_clusters))
+    for start in range(0, n_resamples, block):
+        size = min(block, n_resamples - start)
         drawn = rng.integers(n_clusters, size=(size, n_clusters)) + n_clusters * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n_clusters)
         yield counts.reshape(size, n_clusters).astype(np.float64)

@@ -16,16 +16,17 @@ serve differences. Deviations from the plain bootstrap-t, each of which was meas
   of freedom of a variance, z the influences of the C clusters;
 * s* counts as at least s / 3: where a resample's weight lies on a handful of clusters it is next to nothing, and t* endless.
 
-Measured on made-up scores, costs, returns and differences of 12, 24 and 73 clusters (`scripts/bench/interval_coverage.py`, 1,000
-studies each), share of 95% intervals that hold the exact mean: 93 to 97.5%, percentile 83 to 95%. With s / 2 as the least s* and
-without the limit C - 1, scores of which most are 100 came to 89% with 12 clusters of 1 to 5 episodes. Scores of which most are
--100 and hardly any is 100 have too wide intervals, 98.5 to 99% with 12 and 24 clusters: there the spread hangs on the mean, which
-makes t* long-tailed. Smoothing s* or cutting off t* mends that and breaks the others (costs to 91%).
+Measured on made-up scores, costs, returns and differences of 12, 24 and 73 clusters (`scripts/bench/interval_coverage.py`,
+1,000 studies each), share of 95% intervals that hold the exact mean: 92.7 to 97.5%, percentile 83 to 95%. With s / 2 as the
+least s* and without the limit C - 1, scores of which most are 100 came to 89% with 12 clusters of 1 to 5 episodes. Scores of
+which most are -100 and hardly any is 100 have too wide intervals, 97.6 to 99.2% with 12 and 24 clusters: there the spread hangs
+on the mean, which makes t* long-tailed. A larger or a smoother least s* mends that and breaks the others (costs to 91%);
+cutting t* off at 3 does not mend it.
 
-Measured with s / 2 on the random tabular tasks of `mtrouter_rl.studies.ope_coverage` (three tasks, 3 turns, 200 episodes, 500 logs each,
-effective samples of 50 to 70 episodes), share of 95% intervals that hold the exact value: percentile 88 to 93% for IS, 89
-to 90% for WIS, 90 to 93% for PDIS; BCa 90 to 94%; normal with the jackknife's error 88 to 94%; bootstrap-t 91 to 95%; with c
-94% of IS, WIS and PDIS, and 93 to 96% of the others (one task). `scripts/bench/ope_coverage.py` measures it anew.
+Measured with s / 2 on the random tabular tasks of `mtrouter_rl.studies.ope_coverage` (three tasks, 3 turns, 200 episodes, 500
+logs each, effective samples of 50 to 70 episodes), likewise: percentile 88 to 93% for IS, 89 to 90% for WIS, 90 to 93% for PDIS;
+BCa 90 to 94%; normal with the jackknife's error 88 to 94%; bootstrap-t 91 to 95%; with c 94% of IS, WIS and PDIS, and 93 to 96%
+of the others (one task). `scripts/bench/ope_coverage.py` measures it anew.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 11 (jackknife) and 12.5 (bootstrap-t);
 Satterthwaite, An Approximate Distribution of Estimates of Variance Components (1946); Davison and Hinkley, Bootstrap Methods

@@ -1,9 +1,17 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mtrouter_rl.evaluation.results import PairedDifference
+from mtrouter_rl.evaluation.results import PairedDifference, Results
 from mtrouter_rl.statistics.estimate import Estimate, percentile_ends, studentized_ends
+from mtrouter_rl.studies.ablations.record import Ablations
+from mtrouter_rl.studies.full.claims import Claims
+from mtrouter_rl.studies.headroom.run import Headroom
+
+SAVED = Path(__file__).parents[2] / "docs" / "results"
 
 
 def estimate(low, high, *, value=1.0):
@@ -33,6 +41,21 @@ def test_files_call_the_value_mean():
     saved = {"mean": 1.0, "low": 0.5, "high": 2.5, "n_episodes": 8, "n_clusters": 4}
     assert adapter.validate_python(saved) == estimate(0.5, 2.5)
     assert adapter.dump_python(estimate(0.5, 2.5), by_alias=True) == saved
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("full-results.json", Results),
+        ("full-ablations.json", Ablations),
+        ("full-claims.json", Claims),
+        ("full-headroom.json", Headroom),
+    ],
+)
+def test_saved_files_load_and_keep_the_names_of_their_fields(name, record):
+    text = (SAVED / name).read_text(encoding="utf-8")
+    loaded = record.model_validate_json(text, strict=True)
+    assert json.loads(loaded.model_dump_json(by_alias=True)) == json.loads(text)
 
 
 def test_in_a_record_unknown_keys_and_infinite_numbers_are_errors():

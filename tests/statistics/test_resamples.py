@@ -32,6 +32,14 @@ def test_kept_counts_are_those_that_are_drawn_again(monkeypatch):
     assert (all_counts(9, seed=1, n_resamples=300) == kept).all()
 
 
+@pytest.mark.parametrize("cells", [1, 90, 10_000])
+def test_blocks_change_no_draw(monkeypatch, cells):
+    whole = all_counts(9, seed=1, n_resamples=300)
+    monkeypatch.setattr(resamples, "_MAX_KEPT_CELLS", 0)
+    monkeypatch.setattr(resamples, "_MAX_BLOCK_CELLS", cells)
+    assert (all_counts(9, seed=1, n_resamples=300) == whole).all()
+
+
 def test_kept_counts_cannot_be_written_to():
     block = next(resample_counts(4, seed=0, n_resamples=100))
     with pytest.raises(ValueError, match="read-only"):
