@@ -24,7 +24,7 @@ on the mean, which makes t* long-tailed. A larger or a smoother least s* mends t
 cutting t* off at 3 does not mend it.
 
 Measured with s / 2 on the random tabular tasks of `mtrouter_rl.studies.ope_coverage` (three tasks, 3 turns, 200 episodes, 500
-logs each, effective samples of 50 to 70 episodes), likewise: percentile 88 to 93% for IS, 89 to 90% for WIS, 90 to 93% for PDIS;
+logs each, effective samples of 50 to 70 episodes): percentile 88 to 93% for IS, 89 to 90% for WIS, 90 to 93% for PDIS;
 BCa 90 to 94%; normal with the jackknife's error 88 to 94%; bootstrap-t 91 to 95%; with c 94% of IS, WIS and PDIS, and 93 to 96%
 of the others (one task). `scripts/bench/ope_coverage.py` measures it anew.
 
