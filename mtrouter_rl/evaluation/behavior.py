@@ -1,6 +1,5 @@
 """How a policy routed: makes the rows of `behavior.json` from the episodes that it ran."""
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.evaluation.behavior_errors import bad_ends, error_behavior, first_errors
 from mtrouter_rl.evaluation.behavior_file import PHASES, BehaviorRow, ModelDependence
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, FloatArray, IntArray, JsonValue, Split
-from mtrouter_rl.statistics.intervals import N_RESAMPLES, Interval, clustered_mean_interval
+from mtrouter_rl.statistics.cluster_bootstrap import mean_estimate
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.mutual_information import LabelledEpisode, MutualInformation, Shuffle, mutual_information
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
 
 HiddenByEpisode = Mapping[str, Sequence[Mapping[str, JsonValue]]]
 """Episode id -> what only a simulator knows of each of its turns, as `mtrouter_rl.datasets.store.load_hidden` gives it."""
@@ -28,7 +29,7 @@ class BehaviorSetting:
     Attributes:
         split: The split that all episodes are of.
         model_names: Names of the pool, in pool order.
-        seed: Seed of bootstrap and shuffles. A row depends on seed, policy, split and its own episodes alone.
+        seed: Seed of bootstrap and shuffles. A row depends on the seed and its own episodes alone.
         n_resamples: Bootstrap resamples of every interval.
     """
 
@@ -55,7 +56,6 @@ def behavior_row(
     """
     completed = _checked(policy, episodes, setting)
     names = setting.model_names
-    rng = np.random.default_rng([setting.seed, zlib.crc32(policy.encode()), zlib.crc32(setting.split.encode())])
     lengths = _run_lengths(completed)
     n_turns = sum(len(episode.turns) for episode in completed)
     turns = Counter(name for episode in completed for name in episode.models)
@@ -66,14 +66,14 @@ def behavior_row(
         n_episodes=len(completed),
         n_failed=len(episodes) - len(completed),
         n_turns=n_turns,
-        switches_mean=_switches(completed, rng=rng, n_resamples=setting.n_resamples),
+        switches_mean=_switches(completed, setting),
         run_length_mean=n_turns / sum(lengths) if lengths else None,
         run_lengths=lengths,
         switch_matrix=_switch_matrix(completed, names),
         errors=error_behavior(completed),
         usage_entropy_bits=entropy_bits(list(turns.values())) if n_turns else None,
         usage_entropy_within_episode_bits=_entropy_within(completed),
-        mutual_information=_dependence(completed, hidden or {}, rng=rng, n_resamples=setting.n_resamples),
+        mutual_information=_dependence(completed, hidden or {}, setting),
         cost_share=_shares(_costs_usd(completed), names),
         turn_share=_shares(turns, names),
         first_error=first_errors(completed, names),
@@ -114,22 +114,20 @@ def _checked(policy: str, episodes: Sequence[Episode], setting: BehaviorSetting)
     return completed
 
 
-def _switches(episodes: Sequence[Episode], *, rng: np.random.Generator, n_resamples: int) -> Interval:
+def _switches(episodes: Sequence[Episode], setting: BehaviorSetting) -> Estimate:
     counts = [float(sum(a != b for a, b in pairwise(episode.models))) for episode in episodes]
     clusters = [(episode.task, episode.variation) for episode in episodes]
-    return clustered_mean_interval(counts, clusters, rng=rng, n_resamples=n_resamples)
+    return mean_estimate(counts, clusters, seed=setting.seed, n_resamples=setting.n_resamples)
 
 
-def _dependence(
-    episodes: Sequence[Episode], hidden: HiddenByEpisode, *, rng: np.random.Generator, n_resamples: int
-) -> ModelDependence:
+def _dependence(episodes: Sequence[Episode], hidden: HiddenByEpisode, setting: BehaviorSetting) -> ModelDependence:
     played = [episode for episode in episodes if episode.turns]
 
     def of(labels: Callable[[Episode], Sequence[Hashable]], shuffle: Shuffle) -> MutualInformation | None:
         labelled = [
             LabelledEpisode(cluster=(one.task, one.variation), models=one.models, labels=labels(one)) for one in played
         ]
-        return mutual_information(labelled, shuffle=shuffle, rng=rng, n_resamples=n_resamples)
+        return mutual_information(labelled, shuffle=shuffle, seed=setting.seed, n_resamples=setting.n_resamples)
 
     skills = {one.episode_id: [turn.get(SKILL) for turn in hidden.get(one.episode_id, ())] for one in played}
     is_known = all(skills[one.episode_id] and None not in skills[one.episode_id] for one in played)

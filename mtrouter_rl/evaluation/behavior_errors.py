@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 
 from mtrouter_rl.evaluation.behavior_file import BadEnd, ErrorBehavior, FirstError
 from mtrouter_rl.records import Episode
-from mtrouter_rl.statistics.intervals import wilson_interval
+from mtrouter_rl.statistics.wilson import wilson_interval
 
 FULL_UTILITY = 1.0
 _TOLERANCE = 1e-9

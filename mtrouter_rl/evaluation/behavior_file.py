@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.files import SavedRecord
 from mtrouter_rl.records import Count, Ends, FiniteRecord, NonNegative, Share, Split
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.mutual_information import MutualInformation
 
 BEHAVIOR_FILE = "behavior.json"
@@ -155,7 +155,7 @@ class BehaviorRow(FiniteRecord):
     n_episodes: Annotated[int, Field(ge=1)]
     n_failed: Count
     n_turns: Count
-    switches_mean: Interval
+    switches_mean: Estimate
     run_length_mean: NonNegative | None
     run_lengths: tuple[Count, ...]
     switch_matrix: tuple[tuple[Count, ...], ...]

@@ -31,8 +31,9 @@ import numpy as np
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray
-from mtrouter_rl.statistics.hulls import Hulls
-from mtrouter_rl.statistics.paired_means import Estimate, Resamples
+from mtrouter_rl.statistics.estimate import Estimate
+from mtrouter_rl.statistics.hull import Hulls
+from mtrouter_rl.statistics.paired_means import Resamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class Headroom:
     @property
     def is_gap_clear(self) -> bool:
         """Whether the gap's interval lies above 0; if it touches 0, a share of it means nothing."""
-        return self.gap.low > 0
+        return self.gap.is_above_zero
 
 
 def hulls_of(resamples: Resamples, frontier: Frontier) -> Hulls:

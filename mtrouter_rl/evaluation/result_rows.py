@@ -3,22 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
 from mtrouter_rl.records import Episode, EpisodeKey, Split, episode_key
+from mtrouter_rl.statistics.cluster_bootstrap import BootstrapMeans, episode_means, paired_differences
 from mtrouter_rl.statistics.hull import CostScore, hull_gain
-from mtrouter_rl.statistics.intervals import (
-    N_RESAMPLES,
-    BootstrapMean,
-    Interval,
-    mean_interval,
-    paired_difference,
-)
-from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
+from mtrouter_rl.statistics.rank_agreement import holm
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
+
+QUANTITIES = ("score", "cost_usd", "return_")
+_RETURN = QUANTITIES.index("return_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +45,19 @@ class Comparison:
 
 
 def build_rows(
-    episodes: Mapping[str, Sequence[Episode]], comparison: Comparison, *, rng: np.random.Generator
+    episodes: Mapping[str, Sequence[Episode]], comparison: Comparison, *, seed: int
 ) -> tuple[ResultRow, ...]:
     """One row for every policy of a split.
 
     A learned router and a baseline must have run the same (task, variation, seed). Where either failed, the pair is
     left out of their difference; `n_failed` of both rows and `n_episodes` of the interval tell how many.
 
+    Intervals of a row depend on its own episodes and the seed alone: equal episodes give equal rows, whatever stands beside.
+
     Args:
         episodes: Policy -> its episodes, completed and failed.
         comparison: Split, reward, pool and roles.
-        rng: Source of the bootstrap draws.
+        seed: Seed of the resamples.
 
     Returns:
         Rows in the order of `episodes`.
@@ -80,11 +78,11 @@ def build_rows(
     keys = {policy: frozenset(map(episode_key, logged)) for policy, logged in episodes.items()}
     rows = []
     for policy in episodes:
-        row = _row(policy, metrics[policy], comparison, rng=rng)
+        row = _row(policy, metrics[policy], comparison, seed=seed)
         if policy in comparison.roles.learned:
             rivals = [name for name in comparison.roles.baselines if name != policy]
             paired = {
-                name: _paired(metrics, keys, names=(policy, name), comparison=comparison, rng=rng) for name in rivals
+                name: _paired(metrics, keys, names=(policy, name), comparison=comparison, seed=seed) for name in rivals
             }
             row = row.model_copy(update={"paired": paired})
         rows.append(row)
@@ -135,24 +133,22 @@ def single_model_points(rows: Iterable[ResultRow], roles: PolicyRoles, *, like: 
     ]
 
 
-def _row(policy: str, metrics: PolicyMetrics, comparison: Comparison, *, rng: np.random.Generator) -> ResultRow:
-    def interval(name: str) -> Interval:
-        return mean_interval(metrics.values(name), rng=rng, n_resamples=comparison.n_resamples)
-
-    score, cost_usd, return_ = interval("score"), interval("cost_usd"), interval("return_")
+def _row(policy: str, metrics: PolicyMetrics, comparison: Comparison, *, seed: int) -> ResultRow:
+    columns = [metrics.values(name) for name in QUANTITIES]
+    score, cost_usd, return_ = episode_means(columns, seed=seed, n_resamples=comparison.n_resamples).estimates()
     return ResultRow(
         policy=policy,
         split=comparison.split,
         cost_weight=comparison.cost_weights.get(policy, comparison.cost_weight),
         budget_usd=comparison.budget_usd,
         n_episodes=len(metrics.episodes),
-        score_mean=score.mean,
+        score_mean=score.value,
         score_ci95=score.ends,
         utility_mean=metrics.mean("utility"),
-        cost_usd_mean=cost_usd.mean,
+        cost_usd_mean=cost_usd.value,
         cost_usd_ci95=cost_usd.ends,
         cost_usd_total=sum(metrics.values("cost_usd").values()),
-        return_mean=return_.mean,
+        return_mean=return_.value,
         return_ci95=return_.ends,
         turns_mean=metrics.mean("n_turns"),
         switches_mean=metrics.mean("n_switches"),
@@ -173,7 +169,7 @@ def _paired(
     *,
     names: tuple[str, str],
     comparison: Comparison,
-    rng: np.random.Generator,
+    seed: int,
 ) -> PairedDifference:
     """Differences over the keys that both completed; a key that one of them never ran stays in, and is refused.
 
@@ -182,37 +178,23 @@ def _paired(
     policy, baseline = names
     either = keys[policy] ^ keys[baseline] if comparison.on_common else frozenset()
 
-    def difference(name: str) -> BootstrapMean:
-        values, others = metrics[policy].values(name), metrics[baseline].values(name)
-        left_out = either | ((keys[policy] & keys[baseline]) - (set(values) & set(others)))
-        return paired_difference(
-            {key: value for key, value in values.items() if key not in left_out},
-            {key: value for key, value in others.items() if key not in left_out},
-            rng=rng,
-            n_resamples=comparison.n_resamples,
-        )
+    completed = set(metrics[policy].values("score")) & set(metrics[baseline].values("score"))
+    left_out = either | ((keys[policy] & keys[baseline]) - completed)
 
-    score, cost_usd, return_ = difference("score"), difference("cost_usd"), difference("return_")
+    def columns(name: str) -> list[dict[EpisodeKey, float]]:
+        values = (metrics[name].values(quantity) for quantity in QUANTITIES)
+        return [{key: value for key, value in column.items() if key not in left_out} for column in values]
+
+    found = paired_differences(columns(policy), columns(baseline), seed=seed, n_resamples=comparison.n_resamples)
+    return paired_difference_of(found)
+
+
+def paired_difference_of(found: BootstrapMeans) -> PairedDifference:
+    """Record of differences of score, cost and return, in this order; Holm's p-value is not known yet."""
+    score, cost_usd, return_ = found.estimates()
     return PairedDifference(
-        score=score.interval,
-        cost_usd=cost_usd.interval,
-        return_=return_.interval,
-        p_value=difference_p_value(return_),
-        p_value_holm=None,
+        score=score, cost_usd=cost_usd, return_=return_, p_value=found.p_value(_RETURN), p_value_holm=None
     )
-
-
-def difference_p_value(difference: BootstrapMean) -> float | None:
-    """The bootstrap's p-value, at least what a sign test of the clusters can reach: 2^(1 - clusters).
-
-    With a handful of clusters every resample may lie on one side of 0, and the bootstrap alone would call that certain.
-
-    Source: Lehmann and Romano, Testing Statistical Hypotheses (2005), section 15.2 (randomization tests by sign changes,
-    whose smallest two-sided p-value is this one). Taking it as a floor is ours.
-    """
-    if not difference.draws.size:
-        return None
-    return max(bootstrap_p_value(difference.draws), 2.0 ** (1 - difference.interval.n_clusters))
 
 
 def _with_references(rows: Iterable[ResultRow], roles: PolicyRoles) -> tuple[ResultRow, ...]:

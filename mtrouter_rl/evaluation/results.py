@@ -14,7 +14,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.files import Header, write_atomically
 from mtrouter_rl.records import SCORE_PER_UTILITY, Count, Ends, FiniteRecord, NonNegative, Share, Split
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 
 SCHEMA_VERSION = 2
 _READABLE_VERSIONS = (1, SCHEMA_VERSION)
@@ -84,9 +84,9 @@ class PairedDifference(FiniteRecord):
         p_value_holm: The same after Holm's correction over all differences of return of the split; None likewise.
     """
 
-    score: Interval
-    cost_usd: Interval
-    return_: Interval = Field(validation_alias="return", serialization_alias="return")
+    score: Estimate
+    cost_usd: Estimate
+    return_: Estimate = Field(validation_alias="return", serialization_alias="return")
     p_value: Share | None
     p_value_holm: Share | None
 

@@ -12,7 +12,8 @@ import numpy as np
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.records import Episode, FloatArray, TracedEpisode
-from mtrouter_rl.statistics.intervals import Interval, clustered_mean_interval
+from mtrouter_rl.statistics.cluster_bootstrap import mean_estimate
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.transitions.arrays import discounted_returns
 
 N_BINS = 10
@@ -43,7 +44,7 @@ class CalibrationBin:
     """
 
     predicted: float
-    achieved: Interval
+    achieved: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,12 @@ class Calibration:
     n_turns: int
     n_episodes: int
     bins: tuple[CalibrationBin, ...]
-    overestimation: Interval
+    overestimation: Estimate
     error: float
 
 
 def calibrate(
-    traced: Sequence[TracedEpisode], meaning: ValueMeaning, *, model_names: Sequence[str], rng: np.random.Generator
+    traced: Sequence[TracedEpisode], meaning: ValueMeaning, *, model_names: Sequence[str], seed: int
 ) -> Calibration | None:
     """Compare predicted with achieved returns-to-go.
 
@@ -77,7 +78,7 @@ def calibrate(
         traced: Episodes of one policy; those without action values, and failed ones, are left out.
         meaning: What the values are values of.
         model_names: Names of the pool, in pool order, length M.
-        rng: Source of the bootstrap draws.
+        seed: Seed of the resamples.
 
     Returns:
         None if no episode has action values.
@@ -96,14 +97,14 @@ def calibrate(
     predicted = np.concatenate([_predictions(one, model_names) for one in asked])
     achieved = np.concatenate([_achievements(one.episode, meaning) for one in asked])
     clusters = [(one.episode.task, one.episode.variation) for one in asked for _ in one.episode.turns]
-    bins, members = _bins(predicted, achieved, clusters, rng=rng)
-    gaps = [abs(one.predicted - one.achieved.mean) for one in bins]
+    bins, members = _bins(predicted, achieved, clusters, seed=seed)
+    gaps = [abs(one.predicted - one.achieved.value) for one in bins]
     return Calibration(
         gamma=meaning.gamma,
         n_turns=len(predicted),
         n_episodes=len(asked),
         bins=bins,
-        overestimation=clustered_mean_interval(predicted - achieved, clusters, rng=rng, n_resamples=N_RESAMPLES),
+        overestimation=mean_estimate(predicted - achieved, clusters, seed=seed, n_resamples=N_RESAMPLES),
         error=float(np.average(gaps, weights=members)),
     )
 
@@ -131,7 +132,7 @@ def _achievements(episode: Episode, meaning: ValueMeaning) -> FloatArray:
 
 
 def _bins(
-    predicted: FloatArray, achieved: FloatArray, clusters: Sequence[tuple[str, int]], *, rng: np.random.Generator
+    predicted: FloatArray, achieved: FloatArray, clusters: Sequence[tuple[str, int]], *, seed: int
 ) -> tuple[tuple[CalibrationBin, ...], tuple[int, ...]]:
     """Bins between the quantiles of the prediction, and how many turns each has."""
     edges = np.unique(np.quantile(predicted, np.linspace(0, 1, N_BINS + 1)[1:-1]))
@@ -139,8 +140,8 @@ def _bins(
     bins, members = [], []
     for number in np.unique(numbers):
         inside = np.flatnonzero(numbers == number)
-        interval = clustered_mean_interval(
-            achieved[inside], [clusters[index] for index in inside.tolist()], rng=rng, n_resamples=N_RESAMPLES
+        interval = mean_estimate(
+            achieved[inside], [clusters[index] for index in inside.tolist()], seed=seed, n_resamples=N_RESAMPLES
         )
         bins.append(CalibrationBin(predicted=float(predicted[inside].mean()), achieved=interval))
         members.append(len(inside))

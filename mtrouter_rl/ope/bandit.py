@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
 from mtrouter_rl.records import FloatArray
-from mtrouter_rl.statistics.intervals import CONFIDENCE, N_RESAMPLES
+from mtrouter_rl.statistics.estimate import studentized_ends
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.statistics.stratified_bootstrap import CellResamples, StratifiedRatio
 
 MIN_EFFECTIVE_SAMPLE_SIZE = 30.0
@@ -138,7 +139,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class BanditEstimate:
     """What a policy is estimated to earn; arrays are in the order of `OUTCOMES`.
 
     Attributes:
@@ -165,14 +166,7 @@ class Estimate:
     def interval(self, outcome: str, estimator: EpisodeEstimator = "snips") -> tuple[float, float]:
         """95% interval of an outcome by an estimator; NaN for DR without a model of the outcomes."""
         draws = {"snips": self.draws, "ips": self.ips_draws, "dr": self.dr_draws}[estimator]
-        return percentile_interval(draws[:, OUTCOMES.index(outcome)])
-
-
-def percentile_interval(draws: FloatArray) -> tuple[float, float]:
-    """95% percentile interval of bootstrap draws, shape (n_resamples,)."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return float(low), float(high)
+        return studentized_ends(draws[:, OUTCOMES.index(outcome)])
 
 
 def estimate_policies(
@@ -182,7 +176,7 @@ def estimate_policies(
     q_values: FloatArray | None = None,
     seed: int,
     n_resamples: int = N_RESAMPLES,
-) -> dict[str, Estimate]:
+) -> dict[str, BanditEstimate]:
     """Estimate policies on one log, on shared bootstrap resamples.
 
     Args:
@@ -200,7 +194,7 @@ def estimate_policies(
         _check_probabilities(name, probabilities, log)
     if q_values is not None:
         _check_predictions(q_values, log)
-    resamples = CellResamples.of(log.cells(), rng=np.random.default_rng(seed), n_resamples=n_resamples)
+    resamples = CellResamples.of(log.cells(), seed=seed, n_resamples=n_resamples)
     return {name: _estimate(log, pi, q_values=q_values, resamples=resamples) for name, pi in policies.items()}
 
 
@@ -217,14 +211,14 @@ def snips(log: EpisodeLog, probabilities: FloatArray) -> FloatArray:
     return estimate
 
 
-def merge(estimates: Sequence[Estimate]) -> Estimate:
+def merge(estimates: Sequence[BanditEstimate]) -> BanditEstimate:
     """One estimate of several on the same episodes, such as those of several divisions into folds.
 
     Values are means; draws are put together, so that intervals hold the spread between them as well. A refusal of one is
     a refusal of all.
     """
     refusals = tuple(dict.fromkeys(reason for one in estimates for reason in one.diagnosis.refusals))
-    return Estimate(
+    return BanditEstimate(
         ips=np.mean([one.ips for one in estimates], axis=0),
         snips=np.mean([one.snips for one in estimates], axis=0),
         dr=np.mean([one.dr for one in estimates], axis=0),
@@ -263,7 +257,9 @@ def _check_predictions(q_values: FloatArray, log: EpisodeLog) -> None:
         raise InvalidConfigError(f"episode {bad[0]}: predicted outcomes are {q_values[bad[0]]}, must be finite")
 
 
-def _estimate(log: EpisodeLog, pi: FloatArray, *, q_values: FloatArray | None, resamples: CellResamples) -> Estimate:
+def _estimate(
+    log: EpisodeLog, pi: FloatArray, *, q_values: FloatArray | None, resamples: CellResamples
+) -> BanditEstimate:
     n, index, counts = len(log.strata), log.stratum_index, log.counts()
     stratum_sizes = counts.sum(axis=1)
     ratios = _ratios(log, pi)
@@ -278,7 +274,7 @@ def _estimate(log: EpisodeLog, pi: FloatArray, *, q_values: FloatArray | None, r
         dr = scores.mean(axis=0)
         dr_draws = resamples.draws(_mean(scores), dr)
     ips, snips_value = weighted.mean(axis=0), weights @ log.outcomes
-    return Estimate(
+    return BanditEstimate(
         ips=ips,
         snips=snips_value,
         dr=dr,

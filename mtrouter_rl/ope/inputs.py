@@ -24,7 +24,7 @@ from mtrouter_rl.ope.sequential import ESTIMATORS, Estimator, TurnLog, check_pro
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, FloatArray, Observation
 from mtrouter_rl.registry import DEFAULT_ENCODER
-from mtrouter_rl.statistics.intervals import N_RESAMPLES
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.transitions.arrays import Transitions, make_transitions
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.ope.bandit import percentile_interval
 from mtrouter_rl.ope.estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policies, fit_values
 from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, find_behavior, prepare, turn_away_switching
 from mtrouter_rl.ope.record import (
@@ -28,6 +27,7 @@ from mtrouter_rl.ope.record import (
 from mtrouter_rl.ope.sequential import ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import FloatArray
+from mtrouter_rl.statistics.estimate import studentized_ends
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
 
 
@@ -181,7 +181,7 @@ def _differences(found: Mapping[str, PolicyEstimates]) -> tuple[Difference, ...]
             continue
         mine, theirs = found[one].estimates[headline], found[other].estimates[headline]
         draws = mine.draws[:, column] - theirs.draws[:, column]
-        low, high = percentile_interval(draws)
+        low, high = studentized_ends(draws)
         value = Estimated(value=float(mine.value[column] - theirs.value[column]), low=low, high=high)
         rows.append((one, other, headline, value, bootstrap_p_value(draws)))
     adjusted = holm([row[4] for row in rows])

@@ -35,7 +35,8 @@ from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.ope.diagnosis import OpeDiagnosis, diagnose
 from mtrouter_rl.ope.trajectory_arrays import TurnLog, Values, WeightedTurns, check_probabilities, importance_ratios
 from mtrouter_rl.records import FloatArray
-from mtrouter_rl.statistics.intervals import CONFIDENCE, N_RESAMPLES
+from mtrouter_rl.statistics.estimate import studentized_ends
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.statistics.studentized import RatioSum
 
 __all__ = [
@@ -73,9 +74,7 @@ class OpeEstimate:
 
     def interval(self, column: int) -> tuple[float, float]:
         """95% interval of a column."""
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(self.draws[:, column], [tail, 1 - tail])
-        return float(low), float(high)
+        return studentized_ends(self.draws[:, column])
 
 
 def estimate(
@@ -116,7 +115,7 @@ def estimate(
     found: dict[Estimator, OpeEstimate] = {}
     for name in wanted:
         sums = RatioSum.of_episodes(*_TERMS[name](turns), log.clusters)
-        draws = sums.draws(np.random.default_rng(seed), n_resamples)
+        draws = sums.draws(seed=seed, n_resamples=n_resamples)
         found[name] = OpeEstimate(estimator=name, value=sums.value(), draws=draws)
     return found
 

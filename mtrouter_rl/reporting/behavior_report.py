@@ -39,7 +39,7 @@ def _switching(rows: Sequence[BehaviorRow], where: str) -> Table:
             str(row.n_episodes),
             str(row.n_failed),
             str(row.n_turns),
-            _with_ends(row.switches_mean.mean, row.switches_mean.ends, decimals=2),
+            _with_ends(row.switches_mean.value, row.switches_mean.ends, decimals=2),
             format_number(row.run_length_mean, decimals=1),
             format_number(row.usage_entropy_bits, decimals=2),
             format_number(row.usage_entropy_within_episode_bits, decimals=2),

@@ -16,11 +16,11 @@ def calibration_figure(calibration: Calibration, *, title: str) -> Figure:
     figure, axes = new_figure(width=6.6, height=6.0)
     predicted = [one.predicted for one in calibration.bins]
     for one in calibration.bins:
-        ends = one.achieved.ends or (one.achieved.mean, one.achieved.mean)
+        ends = one.achieved.ends or (one.achieved.value, one.achieved.value)
         axes.plot([one.predicted] * 2, ends, color=LEARNED_COLOR, lw=1.6, alpha=0.6, solid_capstyle="butt")
     axes.plot(
         predicted,
-        [one.achieved.mean for one in calibration.bins],
+        [one.achieved.value for one in calibration.bins],
         color=LEARNED_COLOR,
         marker="o",
         ms=7,
@@ -48,6 +48,6 @@ def _summary(calibration: Calibration) -> str:
     gap = calibration.overestimation
     interval = "" if gap.ends is None else f" [{gap.ends[0]:+.3f}, {gap.ends[1]:+.3f}]"
     return (
-        f"predicted minus achieved {gap.mean:+.3f}{interval}, calibration error {calibration.error:.3f}\n"
+        f"predicted minus achieved {gap.value:+.3f}{interval}, calibration error {calibration.error:.3f}\n"
         f"discount {calibration.gamma:g} on both sides; {calibration.n_turns} turns of {calibration.n_episodes} episodes"
     )

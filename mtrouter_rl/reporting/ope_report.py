@@ -2,7 +2,7 @@
 
 from mtrouter_rl.ope.record import OPE_FILE, OpeReport, PolicyReport
 from mtrouter_rl.reporting.tables import format_usd
-from mtrouter_rl.statistics.intervals import N_RESAMPLES
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
 
 
 def format_report(report: OpeReport) -> str:

@@ -29,8 +29,8 @@ from mtrouter_rl.reporting.plot_style import (
     text_color,
 )
 from mtrouter_rl.reporting.tables import format_number
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.hull import CostScore, hull_value, upper_hull
-from mtrouter_rl.statistics.intervals import Interval
 
 _MIN_PRINTED_SHARE = 0.08
 _LOG_RATIO = 8.0
@@ -153,9 +153,9 @@ def paired_difference_figure(results: Results, split: str) -> Figure:
     axes.axvline(0.0, color="0.3", lw=1.0)
     for position, (_, interval) in enumerate(pairs):
         color, marker = _difference_style(interval)
-        low, high = interval.ends or (interval.mean, interval.mean)
+        low, high = interval.ends or (interval.value, interval.value)
         axes.plot([low, high], [position, position], color=color, lw=2.0, solid_capstyle="butt")
-        axes.plot([interval.mean], [position], color=color, marker=marker, ms=7)
+        axes.plot([interval.value], [position], color=color, marker=marker, ms=7)
     axes.set_yticks(range(len(pairs)), [name for name, _ in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.grid(visible=True, axis="x", color="0.92")
@@ -328,7 +328,7 @@ def stacked_bars(
     legend_below(axes, n_columns=4)
 
 
-def _difference_style(interval: Interval) -> tuple[str, str]:
+def _difference_style(interval: Estimate) -> tuple[str, str]:
     if interval.is_above_zero:
         return _DIFFERENCE_STYLES["interval above 0"]
     return _DIFFERENCE_STYLES["interval below 0" if interval.is_below_zero else "not distinguishable"]

@@ -15,7 +15,7 @@ from mtrouter_rl.reporting.verdict import first_learned
 
 SPLIT_NAMES = {"test": "test (tasks of the training kinds)", "ood": "ood (held-out kinds of task)"}
 FEW_CLUSTERS = 10
-"""With fewer (task, variation) pairs than this the page warns that intervals are too narrow."""
+"""With fewer (task, variation) pairs than this the page warns that intervals may be too narrow."""
 SIMULATED_NOTE = (
     "**The models are simulated.** The environment ran every action, but no LLM was called: each model's success, "
     "errors and output length are drawn from the numbers of the pool card. These results compare routing policies "
@@ -122,8 +122,9 @@ def _few_clusters(results: Results, split: str) -> str | None:
     if not counts or min(counts) >= FEW_CLUSTERS:
         return None
     return (
-        f"On {split}, intervals rest on {min(counts)} (task, variation) pairs: a bootstrap of so few is too narrow, and what "
-        f"it calls higher or lower may be chance. No p-value of this split is below {2.0 ** (1 - min(counts)):.2g}."
+        f"On {split}, intervals rest on {min(counts)} (task, variation) pairs: of so few they may hold the truth in less "
+        "than 95% of cases, and what they call higher or lower may be chance. "
+        f"No p-value of this split is below {2.0 ** (1 - min(counts)):.2g}."
     )
 
 

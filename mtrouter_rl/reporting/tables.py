@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mtrouter_rl.evaluation.results import ResultRow, Results
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 
 ABSENT = "-"
 """Stands for a number that does not exist, such as a hull gain without single models."""
@@ -174,7 +174,7 @@ def format_p_value(value: float | None) -> str:
     return "<0.001" if value < 0.0005 else format_number(value, decimals=3)
 
 
-def verdict_word(interval: Interval) -> str:
+def verdict_word(interval: Estimate) -> str:
     """What an interval of a difference says: "higher", "lower" or "not distinguishable"."""
     if interval.is_above_zero:
         return "higher"
@@ -204,23 +204,23 @@ def format_usd_mean(mean: float, ends: tuple[float, float] | None) -> str:
     return format_with_ends(mean, ends, decimals=_usd_decimals(mean, *(ends or ())))
 
 
-def format_interval(interval: Interval, *, decimals: int) -> str:
+def format_interval(interval: Estimate, *, decimals: int) -> str:
     """A difference with its interval, signed.
 
     Example:
-        >>> format_interval(Interval(mean=1.0, low=-0.5, high=2.5, n_episodes=8, n_clusters=4), decimals=1)
+        >>> format_interval(Estimate(value=1.0, low=-0.5, high=2.5, n_episodes=8, n_clusters=4), decimals=1)
         '+1.0 [-0.5, +2.5]'
     """
-    mean = format_number(interval.mean, decimals=decimals, sign=True)
+    mean = format_number(interval.value, decimals=decimals, sign=True)
     if interval.low is None:
         return f"{mean} [no interval]"
     low, high = (format_number(end, decimals=decimals, sign=True) for end in (interval.low, interval.high))
     return f"{mean} [{low}, {high}]"
 
 
-def format_usd_interval(interval: Interval) -> str:
+def format_usd_interval(interval: Estimate) -> str:
     """A difference in USD with its interval, signed."""
-    return format_interval(interval, decimals=_usd_decimals(interval.mean, *(interval.ends or ())))
+    return format_interval(interval, decimals=_usd_decimals(interval.value, *(interval.ends or ())))
 
 
 def caption(results: Results, split: str) -> str:

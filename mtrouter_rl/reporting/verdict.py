@@ -105,7 +105,7 @@ def _is_corrected(row: ResultRow) -> bool:
 def _corrected_word(difference: PairedDifference) -> str:
     if difference.p_value_holm is None or difference.p_value_holm >= ALPHA:
         return "not distinguishable"
-    return "higher" if difference.return_.mean > 0 else "lower"
+    return "higher" if difference.return_.value > 0 else "lower"
 
 
 def _groups(

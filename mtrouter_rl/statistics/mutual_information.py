@@ -49,7 +49,8 @@ from pydantic import Field
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FiniteRecord, FloatArray, IntArray, NonNegative, Share
-from mtrouter_rl.statistics.intervals import CONFIDENCE, N_RESAMPLES
+from mtrouter_rl.statistics.estimate import studentized_ends
+from mtrouter_rl.statistics.resamples import N_RESAMPLES, cluster_numbers, resample_counts
 
 
 class MutualInformation(FiniteRecord):
@@ -77,8 +78,8 @@ class MutualInformation(FiniteRecord):
 
 
 N_SHUFFLES = 999
-_MAX_CELLS = 4_000_000
-"""Resamples times cells that are held in memory at once."""
+_SHUFFLE_STREAM = 9
+"""Keeps the shuffles apart from other draws of the same seed."""
 _TOLERANCE = 1e-12
 """Rounding allowed when two estimates are compared."""
 
@@ -126,7 +127,7 @@ def mutual_information(
     episodes: Sequence[LabelledEpisode],
     *,
     shuffle: Shuffle,
-    rng: np.random.Generator,
+    seed: int,
     n_resamples: int = N_RESAMPLES,
     n_shuffles: int = N_SHUFFLES,
 ) -> MutualInformation | None:
@@ -135,7 +136,7 @@ def mutual_information(
     Args:
         episodes: Episodes with their labels.
         shuffle: What the p-value shuffles; "between clusters" needs a label that is constant within every cluster.
-        rng: Source of the bootstrap draws and of the shuffles.
+        seed: Seed of the resamples, which are those of all other intervals, and of the shuffles.
         n_resamples: Bootstrap resamples.
         n_shuffles: Shuffles.
 
@@ -151,7 +152,8 @@ def mutual_information(
     tables = np.bincount(cells, minlength=n_clusters * n_labels * n_models).reshape(turns.shape)
     table = tables.sum(axis=0)
     bits = float(information_bits(table))
-    low, high = _interval(tables, rng=rng, n_resamples=n_resamples)
+    low, high = _interval(tables, seed=seed, n_resamples=n_resamples)
+    rng = np.random.default_rng([_SHUFFLE_STREAM, seed])
     shuffled_table = _cluster_shuffles(tables) if shuffle == "between clusters" else _run_shuffles(turns)
     shuffled = np.array([information_bits(shuffled_table(rng)) for _ in range(n_shuffles)])
     is_informative = bool(np.abs(shuffled - bits).max() > _TOLERANCE)
@@ -216,7 +218,7 @@ def _turns(episodes: Sequence[LabelledEpisode]) -> _Turns | None:
     return _Turns(
         models=_codes(chain.from_iterable(episode.models for episode in episodes)),
         labels=_codes(chain.from_iterable(episode.labels for episode in episodes)),
-        clusters=_codes(episode.cluster for episode in episodes for _ in episode.models),
+        clusters=cluster_numbers([episode.cluster for episode in episodes for _ in episode.models]),
         lengths=lengths,
     )
 
@@ -227,21 +229,20 @@ def _codes(values: Iterable[Hashable]) -> IntArray:
     return np.array([known.setdefault(value, len(known)) for value in values], dtype=int)
 
 
-def _interval(tables: IntArray, *, rng: np.random.Generator, n_resamples: int) -> tuple[float | None, float | None]:
+def _interval(tables: IntArray, *, seed: int, n_resamples: int) -> tuple[float | None, float | None]:
     """Spread of the resampled estimates, around the lower and the higher of the two corrected estimates."""
     n_clusters, n_labels, n_models = tables.shape
     if n_clusters < 2:
         return None, None
-    uniform = np.full(n_clusters, 1 / n_clusters)
-    block = max(1, _MAX_CELLS // max(n_clusters, n_labels * n_models))
-    flat, found = tables.reshape(n_clusters, -1), []
-    for start in range(0, n_resamples, block):
-        drawn = rng.multinomial(n_clusters, uniform, size=min(block, n_resamples - start))
-        found.append(_corrected_bits((drawn @ flat).reshape(-1, n_labels, n_models)))
-    resampled = np.concatenate(found)
+    flat = tables.reshape(n_clusters, -1).astype(np.float64)
+    resampled = np.concatenate(
+        [
+            _corrected_bits((counts @ flat).reshape(-1, n_labels, n_models))
+            for counts in resample_counts(n_clusters, seed=seed, n_resamples=n_resamples)
+        ]
+    )
     estimates = float(_corrected_bits(tables.sum(axis=0))), _jackknifed_bits(tables)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = (float(end - resampled.mean()) for end in np.quantile(resampled, [tail, 1 - tail]))
+    low, high = (end - float(resampled.mean()) for end in studentized_ends(resampled))
     return min(estimates) + low, max(estimates) + high
 
 

@@ -1,7 +1,9 @@
 """Means of many policies over the same (task, variation) clusters, and all of them again in every bootstrap resample.
 
 Whatever is worked out from several policies' means (a hull, a difference, an area) is worked out once for every resample
-of the clusters, with all policies on the same draw: the interval is then paired, and holds what the working-out adds.
+of the clusters, with all policies on the same draw: the interval is then paired, and holds what the working-out adds. The
+draws are those of `mtrouter_rl.statistics.resamples`, so they are the same as behind the rows of a results file of the same
+clusters and seed. Plain differences of means have studentised ends as the rows have, all else percentile ends.
 
 Every (task, variation) counts once, however many seeds it was run with, so that policies with different numbers of seeds
 are compared on the same mixture of tasks. Where all clusters of a policy have equally many completed episodes, its mean
@@ -16,39 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtrouter_rl.cards import RewardCard
-from mtrouter_rl.errors import InvalidConfigError, ResultsError, unknown_name
+from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.records import SCORE_PER_UTILITY, Episode, FloatArray
-from mtrouter_rl.statistics.intervals import CONFIDENCE, N_RESAMPLES
-from mtrouter_rl.statistics.studentized import resample_counts
+from mtrouter_rl.statistics.cluster_bootstrap import bootstrap_means
+from mtrouter_rl.statistics.estimate import Estimate, percentile_ends
+from mtrouter_rl.statistics.resamples import N_RESAMPLES, all_counts, check_resamples
 
 Cluster = tuple[str, int]
 """(task, variation)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number worked out from several policies' means, and its 95% interval.
-
-    Attributes:
-        value: The number; -inf or inf where something is out of reach (a cost that no mixture is as low as, say), NaN where it
-            is not defined.
-        low: Lower end; -inf where resamples below it are out of reach, or with fewer than two clusters, from which no
-            spread can be told.
-        high: Upper end, inf likewise.
-        n_episodes: Completed episodes of the policy that has fewest of them.
-        n_clusters: (task, variation) clusters.
-    """
-
-    value: float
-    low: float
-    high: float
-    n_episodes: int
-    n_clusters: int
-
-    @property
-    def half_width(self) -> float:
-        """Half the width of the interval."""
-        return (self.high - self.low) / 2
+_WIDTH = 8
+"""Columns of the products of `_by_draw`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +93,8 @@ class Resamples:
 
     Attributes:
         means: Means by cluster.
+        seed: Seed of the resamples.
+        n_resamples: R.
         weights: Share of every cluster in every draw, shape (1 + R, C).
         scores_by_draw: Mean score of every policy, shape (1 + R, P).
         costs_usd_by_draw: Its mean cost of an episode, USD, shape (1 + R, P). Worked out once for all: a policy has to have the
@@ -121,27 +102,31 @@ class Resamples:
     """
 
     means: PairedMeans
+    seed: int
+    n_resamples: int
     weights: FloatArray
     scores_by_draw: FloatArray
     costs_usd_by_draw: FloatArray
 
     @classmethod
-    def of(cls, means: PairedMeans, *, rng: np.random.Generator, n_resamples: int = N_RESAMPLES) -> "Resamples":
-        """Draw resamples; equal states of `rng` give equal ones, whatever the order of episodes and policies.
+    def of(cls, means: PairedMeans, *, seed: int, n_resamples: int = N_RESAMPLES) -> "Resamples":
+        """Draw resamples; equal seeds give equal ones, whatever the order of episodes and whatever the policies.
 
         Raises:
             InvalidConfigError: If there are fewer than 100 resamples.
         """
-        if n_resamples < 100:
-            raise InvalidConfigError(f"n_resamples is {n_resamples}, must be at least 100 for a 95% percentile")
+        check_resamples(n_resamples)
         n_clusters = len(means.clusters)
-        counts = resample_counts(n_clusters, rng=rng, n_resamples=n_resamples)
-        weights = np.concatenate([np.ones((1, n_clusters)), *counts]) / n_clusters
+        counts = all_counts(n_clusters, seed=seed, n_resamples=n_resamples)
+        weights = np.concatenate([np.ones((1, n_clusters)), counts]) / n_clusters
+        by_draw = _by_draw(weights, means.scores, means.costs_usd)
         return cls(
             means=means,
+            seed=seed,
+            n_resamples=n_resamples,
             weights=weights,
-            scores_by_draw=weights @ means.scores,
-            costs_usd_by_draw=weights @ means.costs_usd,
+            scores_by_draw=by_draw[..., 0].T,
+            costs_usd_by_draw=by_draw[..., 1].T,
         )
 
     def mean(self, values: FloatArray) -> FloatArray:
@@ -174,27 +159,44 @@ class Resamples:
         return [known.index(policy) for policy in policies]
 
     def estimate(self, draws: FloatArray, policies: Iterable[str]) -> Estimate:
-        """Value and interval of a number that was worked out in every draw.
-
-        The interval is the percentile interval, and reaches farther by twice the bias of the resamples (median of the draws
-        minus value) on the side that the bias leads away from; the other end stays. The height of a hull is a maximum: where
-        points differ by chance alone, the sample's is too high, and a resample's is so once more.
-
-        A draw of NaN, where the number is not defined, counts as -inf for the lower end and as inf for the upper one.
+        """Value and percentile interval of a number that was worked out in every draw; see `percentile_ends`.
 
         Args:
             draws: Shape (1 + R,).
             policies: Whose means it was worked out from.
-
-        Source: Davison and Hinkley (1997), sections 2.2.1 (bias) and 5.3; extending one end alone is ours.
         """
-        value, low, high = float(draws[0]), -np.inf, np.inf
-        if len(self.means.clusters) >= 2:
-            tail, drawn = (1 - CONFIDENCE) / 2, draws[1:]
-            low = _quantile(np.where(np.isnan(drawn), -np.inf, drawn), tail, is_lower=True)
-            high = _quantile(np.where(np.isnan(drawn), np.inf, drawn), 1 - tail, is_lower=False)
-            bias = _bias(drawn, value)
-            low, high = low - 2 * max(bias, 0.0), high - 2 * min(bias, 0.0)
+        low, high = percentile_ends(float(draws[0]), draws[1:]) if len(self.means.clusters) >= 2 else (None, None)
+        return self._estimate(float(draws[0]), policies, low=low, high=high)
+
+    def score_difference(self, policy: str, other: str) -> Estimate:
+        """Mean score of a policy minus another's. Raises as `columns`."""
+        draws, places = self.scores([policy, other]), self.columns([policy, other])
+        return self._difference(draws[0], self.means.scores[:, places], (policy, other))
+
+    def return_difference(self, policy: str, other: str, reward: RewardCard) -> Estimate:
+        """Mean return of a policy minus another's, at a cost weight. Raises as `columns`."""
+        draws, places = self.returns([policy, other], reward), self.columns([policy, other])
+        scores, costs_usd = self.means.scores[:, places], self.means.costs_usd[:, places]
+        return self._difference(draws[0], reward.reward(scores / SCORE_PER_UTILITY, costs_usd), (policy, other))
+
+    def mean_estimate(self, by_cluster: FloatArray, policies: Iterable[str], *, value: float | None = None) -> Estimate:
+        """A mean over clusters with its studentised interval.
+
+        Args:
+            by_cluster: One number per cluster, shape (C,); differences of two policies make the interval paired.
+            policies: Whose numbers they are.
+            value: The mean, where it was worked out in another order, so that it may differ by a rounding.
+        """
+        found = bootstrap_means([by_cluster], self.means.clusters, seed=self.seed, n_resamples=self.n_resamples)
+        one = found.estimate()
+        mean = float(self.mean(by_cluster)[0]) if value is None else value
+        return self._estimate(mean, policies, low=one.low, high=one.high)
+
+    def _difference(self, means: FloatArray, by_cluster: FloatArray, policies: tuple[str, str]) -> Estimate:
+        """Of means of two policies, shape (2,), and their numbers by cluster, shape (C, 2)."""
+        return self.mean_estimate(by_cluster[:, 0] - by_cluster[:, 1], policies, value=float(means[0] - means[1]))
+
+    def _estimate(self, value: float, policies: Iterable[str], *, low: float | None, high: float | None) -> Estimate:
         return Estimate(
             value=value,
             low=low,
@@ -204,18 +206,18 @@ class Resamples:
         )
 
 
-def _quantile(draws: FloatArray, share: float, *, is_lower: bool) -> float:
-    """A quantile; where draws are infinite, one of them instead of a number between two."""
-    if np.isfinite(draws).all():
-        return float(np.quantile(draws, share))
-    index = share * (len(draws) - 1)
-    return float(np.sort(draws)[int(np.floor(index) if is_lower else np.ceil(index))])
+def _by_draw(weights: FloatArray, scores: FloatArray, costs_usd: FloatArray) -> FloatArray:
+    """Mean score and cost of every policy in every draw, shape (P, 1 + R, 2), of means by cluster, shape (C, P) each.
 
-
-def _bias(draws: FloatArray, value: float) -> float:
-    """Median of the finite draws minus the value; 0 where either is unknown."""
-    finite = draws[np.isfinite(draws)]
-    return float(np.median(finite)) - value if finite.size and np.isfinite(value) else 0.0
+    Every policy is multiplied alone, in a matrix of one fixed width: a product's last digit may hang on its width, and so a
+    policy's numbers would hang on how many others stand beside it.
+    """
+    means = []
+    for policy in range(scores.shape[1]):
+        padded = np.zeros((len(scores), _WIDTH))
+        padded[:, 0], padded[:, 1] = scores[:, policy], costs_usd[:, policy]
+        means.append((weights @ padded)[:, :2])
+    return np.stack(means)
 
 
 def _by_cluster(policy: str, episodes: Sequence[Episode]) -> dict[Cluster, list[tuple[float, float]]]:

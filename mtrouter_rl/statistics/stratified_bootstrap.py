@@ -25,8 +25,10 @@ import numpy.typing as npt
 from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 from mtrouter_rl.records import FloatArray
-from mtrouter_rl.statistics.studentized import LEAST_ERROR, t_widening
+from mtrouter_rl.statistics.studentized import distances, t_widening
 
+_STREAM = 8
+"""Keeps the draws apart from others of the same seed."""
 _RESAMPLES_PER_BLOCK = 500
 
 
@@ -65,10 +67,9 @@ class CellResamples:
     counts: npt.NDArray[np.float32]
 
     @classmethod
-    def of(
-        cls, cells: list[list[npt.NDArray[np.int64]]], *, rng: np.random.Generator, n_resamples: int
-    ) -> "CellResamples":
-        """Draw from cells of units, every unit as the indices of its episodes."""
+    def of(cls, cells: list[list[npt.NDArray[np.int64]]], *, seed: int, n_resamples: int) -> "CellResamples":
+        """Draw from cells of units, every unit as the indices of its episodes; equal seeds give equal resamples."""
+        rng = np.random.default_rng([_STREAM, seed])
         units = [unit for cell in cells for unit in cell]
         unit_of = np.zeros(sum(len(unit) for unit in units), dtype=np.int64)
         for number, unit in enumerate(units):
@@ -95,9 +96,7 @@ class CellResamples:
         draws = []
         for start in range(0, len(self.counts), _RESAMPLES_PER_BLOCK):
             drawn, errors = units.of_resamples(self.counts[start : start + _RESAMPLES_PER_BLOCK], by_cell)
-            errors = np.maximum(errors, LEAST_ERROR * error)
-            distances = np.divide(drawn - value, errors, out=np.zeros_like(drawn), where=errors > 0)
-            draws.append(estimate - scale * distances)
+            draws.append(estimate - scale * distances(drawn - value, errors, error))
         return np.concatenate(draws)
 
 

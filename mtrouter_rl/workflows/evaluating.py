@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.envs.factory import EnvConfig
@@ -98,7 +96,7 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
         roles=roles,
         cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
     )
-    rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
+    rows = build_rows(episodes, comparison, seed=request.seed)
     logs = sorted({dataset_id for one in contestants for dataset_id in one.dataset_ids})
     so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
     notes = dict.fromkeys(

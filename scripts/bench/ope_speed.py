@@ -18,7 +18,7 @@ from mtrouter_rl.agents.q.networks import HistoryLayout
 from mtrouter_rl.ope.fqe import FqeData, FqeParameters, fitted_q_evaluation
 from mtrouter_rl.ope.reward_memory import HISTORY_NAMES, PAIR_NAMES, RewardMemory
 from mtrouter_rl.ope.sequential import ESTIMATORS, TurnLog, Values, diagnose, estimate
-from mtrouter_rl.statistics.intervals import N_RESAMPLES
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.transitions.arrays import Transitions
 
 N_MODELS = 6

@@ -121,7 +121,7 @@ def make_traced(policies=POLICIES, *, split="test", tasks=("boil", "melt", "find
 def rows_of(traced, *, split="test", roles=ROLES, models=MODELS, **rest):
     comparison = Comparison(split=split, reward=REWARD, model_names=models, roles=roles, n_resamples=300, **rest)
     episodes = {policy: [one.episode for one in many] for policy, many in traced.items()}
-    return build_rows(episodes, comparison, rng=np.random.default_rng(1))
+    return build_rows(episodes, comparison, seed=1)
 
 
 def make_results(rows, *, roles=ROLES, models=MODELS, **changes):

@@ -1,7 +1,5 @@
 """Episodes whose scores and costs are given by hand, for the tests of frontiers and claims."""
 
-import numpy as np
-
 from mtrouter_rl.statistics.paired_means import PairedMeans, Resamples
 from tests.cases.evaluation_cases import make_episode, make_turn
 
@@ -38,4 +36,4 @@ def spread(score, cost, *, shifts=(-10.0, -5.0, 5.0, 10.0), n_seeds=1, **rest):
 
 
 def resamples_of(episodes, *, seed=0, n_resamples=400):
-    return Resamples.of(PairedMeans.of(episodes), rng=np.random.default_rng(seed), n_resamples=n_resamples)
+    return Resamples.of(PairedMeans.of(episodes), seed=seed, n_resamples=n_resamples)

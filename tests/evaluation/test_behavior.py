@@ -28,9 +28,9 @@ def test_failed_episodes_are_counted_and_left_out(row):
 
 
 def test_switches_and_runs(row):
-    assert row.switches_mean.mean == pytest.approx(2 / 5)
+    assert row.switches_mean.value == pytest.approx(2 / 5)
     assert (row.switches_mean.n_episodes, row.switches_mean.n_clusters) == (5, 5)
-    assert row.switches_mean.low < row.switches_mean.mean < row.switches_mean.high
+    assert row.switches_mean.low < row.switches_mean.value < row.switches_mean.high
     assert row.run_lengths == (2, 3, 1)
     assert row.run_length_mean == pytest.approx(11 / 6)
     assert row.switch_matrix == ((2, 0, 1), (0, 2, 0), (1, 0, 1))
@@ -72,7 +72,7 @@ def test_without_errors_and_without_turns_numbers_are_none():
 
 def test_one_turn_episodes():
     row = row_of(*(make_episode([make_turn("big", end="both")], task=task) for task in ("boil", "melt")))
-    assert row.switches_mean.mean == 0
+    assert row.switches_mean.value == 0
     assert (row.run_lengths, row.run_length_mean) == ((2,), 1)
     assert sum(map(sum, row.switch_matrix)) == 0
     assert row.mutual_information.phase is None
@@ -116,7 +116,7 @@ def test_same_seed_same_row_whatever_else_is_worked_out(traced):
     first, second = (behavior_row("random", episodes, SETTING) for _ in range(2))
     assert first == second
     other = behavior_row("random", episodes, replace(SETTING, seed=1))
-    assert other.switches_mean.mean == first.switches_mean.mean
+    assert other.switches_mean.value == first.switches_mean.value
     assert other.switches_mean != first.switches_mean
 
 

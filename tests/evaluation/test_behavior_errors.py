@@ -1,7 +1,7 @@
 import pytest
 
 from mtrouter_rl.evaluation.behavior_errors import bad_ends, error_behavior, first_errors
-from mtrouter_rl.statistics.intervals import wilson_interval
+from mtrouter_rl.statistics.wilson import wilson_interval
 from tests.cases.behavior_cases import flawless_episode, hand_episodes
 from tests.cases.evaluation_cases import MODELS, make_episode, make_turn
 

@@ -44,7 +44,7 @@ def test_evaluate_writes_a_row_beside_every_row_of_the_results(run_folder):
     assert [row.policy for row in behavior.rows] == ["random", "single:small", "cheapest"]
     for row, result in zip(behavior.rows, results["rows"], strict=True):
         assert row.n_episodes == result["n_episodes"]
-        assert row.switches_mean.mean == pytest.approx(result["switches_mean"])
+        assert row.switches_mean.value == pytest.approx(result["switches_mean"])
         assert row.turn_share == pytest.approx(result["model_share"])
 
 

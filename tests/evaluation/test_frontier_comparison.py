@@ -156,7 +156,7 @@ def one_side_errors(points, frontier, *, truth, n_trials=300, n_clusters=40):
             n_episodes=dict.fromkeys(points, n_clusters),
             left_out=(),
         )
-        resamples = Resamples.of(means, rng=np.random.default_rng(trial), n_resamples=400)
+        resamples = Resamples.of(means, seed=trial, n_resamples=400)
         found = score_at_equal_cost(resamples, frontier, ["other"])["other"]
         n_above += truth < found.low
         n_below += truth > found.high
@@ -193,7 +193,7 @@ def test_thirty_policies_take_far_less_than_a_second():
         left_out=(),
     )
     start = time.process_time()
-    resamples = Resamples.of(means, rng=rng, n_resamples=2000)
+    resamples = Resamples.of(means, seed=0, n_resamples=2000)
     score_at_equal_cost(resamples, Frontier(name="router", policies=names[:8]), names)
     assert time.process_time() - start < 1.0
 

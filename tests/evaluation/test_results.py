@@ -1,9 +1,9 @@
 import json
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.stats import norm, t
 
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.result_rows import Comparison, adjust_p_values, build_rows, merge, update_rows
@@ -25,7 +25,7 @@ def build(episodes, **roles):
     comparison = Comparison(
         split="test", reward=REWARD, model_names=MODELS, roles=PolicyRoles(**roles), n_resamples=200
     )
-    return {row.policy: row for row in build_rows(episodes, comparison, rng=np.random.default_rng(0))}
+    return {row.policy: row for row in build_rows(episodes, comparison, seed=0)}
 
 
 def hand_episodes(model, *, cost_usd, gains, status="completed"):
@@ -51,14 +51,16 @@ def test_rows_worked_by_hand():
     assert (router.n_episodes, router.score_mean, router.utility_mean) == (2, pytest.approx(60), pytest.approx(0.6))
     assert (router.cost_usd_mean, router.cost_usd_total) == (pytest.approx(0.3), pytest.approx(0.6))
     assert router.return_mean == pytest.approx(0.6 - 0.25 * 0.3)
-    assert router.score_ci95 == pytest.approx((50, 70))
+    # Of two clusters s is 10. A resample of one of them counts as s* = s / 3, so t* is 3; c is that of 2 degrees of freedom.
+    half_width = 3 * 10 * t.ppf(0.975, 2) / norm.ppf(0.975)
+    assert router.score_ci95 == pytest.approx((60 - half_width, 60 + half_width))
     # Hull at 0.3 USD lies half way between (0.1, 10) and (0.5, 50).
     assert router.hull_gain == pytest.approx(60 - 30)
     assert router.cost_saved_share == pytest.approx(1 - 0.3 / 0.5)
     assert list(router.paired) == ["tiny"]
-    assert router.paired["tiny"].score.mean == pytest.approx(50)
-    assert router.paired["tiny"].cost_usd.mean == pytest.approx(0.2)
-    assert router.paired["tiny"].return_.mean == pytest.approx(0.5 - 0.25 * 0.2)
+    assert router.paired["tiny"].score.value == pytest.approx(50)
+    assert router.paired["tiny"].cost_usd.value == pytest.approx(0.2)
+    assert router.paired["tiny"].return_.value == pytest.approx(0.5 - 0.25 * 0.2)
     assert rows["tiny"].paired == {}
     assert rows["big"].hull_gain == pytest.approx(0)
     assert rows["big"].cost_saved_share == pytest.approx(0)
@@ -76,7 +78,7 @@ def test_a_failed_episode_leaves_its_pair_out_and_is_counted():
     rows = build({"router": router, "tiny": broken}, learned=("router",), baselines=("tiny",))
     assert rows["tiny"].n_failed == 1
     assert rows["router"].paired["tiny"].score.n_episodes == 2
-    assert rows["router"].paired["tiny"].score.mean == pytest.approx(40)
+    assert rows["router"].paired["tiny"].score.value == pytest.approx(40)
 
 
 def test_policies_must_have_run_the_same_episodes():

@@ -30,7 +30,7 @@ def asked(episode, called_values):
 
 def calibration_of(traced, *, gamma, reward=UTILITY_ONLY):
     meaning = ValueMeaning(gamma=gamma, reward=reward)
-    return calibrate(traced, meaning, model_names=MODELS, rng=np.random.default_rng(0))
+    return calibrate(traced, meaning, model_names=MODELS, seed=0)
 
 
 @pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
@@ -45,7 +45,7 @@ def calibration_of(traced, *, gamma, reward=UTILITY_ONLY):
 )
 def test_predictions_that_come_true_are_calibrated(end, gamma, reward, achieved):
     found = calibration_of([asked(hand_made(end), achieved)], gamma=gamma, reward=reward)
-    assert found.overestimation.mean == pytest.approx(0.0, abs=1e-12)
+    assert found.overestimation.value == pytest.approx(0.0, abs=1e-12)
     assert found.error == pytest.approx(0.0, abs=1e-12)
     assert (found.gamma, found.n_turns, found.n_episodes) == (gamma, 3, 1)
 
@@ -53,11 +53,11 @@ def test_predictions_that_come_true_are_calibrated(end, gamma, reward, achieved)
 def test_over_estimation_is_the_mean_over_turns_of_episodes_of_unequal_length():
     short = make_episode([make_turn("tiny", gain=1.0, end="terminated")], variation=1)
     found = calibration_of([asked(hand_made(), [1.5, 1.0, 0.5]), asked(short, [0.5])], gamma=1.0)
-    assert found.overestimation.mean == pytest.approx((0.5 + 0 + 0 - 0.5) / 4)
+    assert found.overestimation.value == pytest.approx((0.5 + 0 + 0 - 0.5) / 4)
     assert found.overestimation.n_clusters == 2
     # Predictions 1.5, 1, 0.5 and 0.5 against 1, 1, 0.5 and 1: the two turns of 0.5 share a bin.
     assert [one.predicted for one in found.bins] == pytest.approx([0.5, 1.0, 1.5])
-    assert [one.achieved.mean for one in found.bins] == pytest.approx([0.75, 1.0, 1.0])
+    assert [one.achieved.value for one in found.bins] == pytest.approx([0.75, 1.0, 1.0])
     assert found.error == pytest.approx((2 * 0.25 + 0 + 0.5) / 4)
 
 
@@ -75,11 +75,11 @@ def drawn(bias, n_episodes=60):
 
 def test_a_constant_bias_is_found_and_its_interval_holds_it():
     found = calibration_of(drawn(0.3), gamma=1.0)
-    assert found.overestimation.mean == pytest.approx(0.3)
+    assert found.overestimation.value == pytest.approx(0.3)
     assert found.overestimation.ends == pytest.approx((0.3, 0.3))
     assert found.error == pytest.approx(0.3)
     assert len(found.bins) == N_BINS
-    assert all(one.achieved.low < one.achieved.mean < one.achieved.high for one in found.bins)
+    assert all(one.achieved.low < one.achieved.value < one.achieved.high for one in found.bins)
     predictions = [one.predicted for one in found.bins]
     assert predictions == sorted(predictions)
 
@@ -111,6 +111,6 @@ def test_the_figure_says_what_is_compared():
     assert "discount 0.9" in axes.get_xlabel()
     assert "discount 0.9" in axes.get_ylabel()
     points = next(line for line in axes.lines if len(line.get_xdata()) == len(found.bins))
-    assert list(points.get_ydata()) == [one.achieved.mean for one in found.bins]
+    assert list(points.get_ydata()) == [one.achieved.value for one in found.bins]
     identity = next(line for line in axes.lines if line.get_label() == "prediction comes true")
     assert list(identity.get_xdata()) == list(identity.get_ydata())

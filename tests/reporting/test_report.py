@@ -16,7 +16,7 @@ from mtrouter_rl.reporting.plots import save_plots
 from mtrouter_rl.reporting.report import write_report
 from mtrouter_rl.reporting.tables import Table
 from mtrouter_rl.reporting.verdict import short_verdict, verdict
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 from tests.cases.evaluation_cases import make_results
 
 
@@ -61,7 +61,7 @@ def test_no_note_on_simulation_for_real_models(results, tmp_path):
 
 
 def difference(low, high, like, *, p_value_holm=None):
-    interval = Interval(mean=(low + high) / 2, low=low, high=high, n_episodes=8, n_clusters=4)
+    interval = Estimate(value=(low + high) / 2, low=low, high=high, n_episodes=8, n_clusters=4)
     return like.model_copy(update={"return_": interval, "p_value": p_value_holm, "p_value_holm": p_value_holm})
 
 

@@ -106,7 +106,7 @@ def test_numbers_of_the_behaviour_are_those_of_its_rows(run_folder, behavior):
     row = behavior.row("fitted-q", "test")
     low, high = row.switches_mean.ends
     text = (run_folder / "report.md").read_text()
-    assert f"| fitted-q | 18 | 0 | {row.n_turns} | {row.switches_mean.mean:.2f} [{low:.2f}, {high:.2f}] |" in text
+    assert f"| fitted-q | 18 | 0 | {row.n_turns} | {row.switches_mean.value:.2f} [{low:.2f}, {high:.2f}] |" in text
     stay, (low, high) = row.errors.stay_after_transient, row.errors.stay_after_transient_ci95
     assert f"| {stay:.0%} [{100 * low:.0f}, {100 * high:.0f}] n={row.errors.n_transient} |" in text
 

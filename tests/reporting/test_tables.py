@@ -15,12 +15,12 @@ from mtrouter_rl.reporting.tables import (
     results_table,
     verdict_word,
 )
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 from tests.cases.evaluation_cases import MODELS, POLICIES, make_results
 
 
 def interval(mean, low, high):
-    return Interval(mean=mean, low=low, high=high, n_episodes=8, n_clusters=4)
+    return Estimate(value=mean, low=low, high=high, n_episodes=8, n_clusters=4)
 
 
 def test_terminal_table_shows_every_policy_best_return_first(results):
@@ -71,7 +71,7 @@ def test_paired_differences_of_the_learned_router(results):
         f"fitted-q - {name}" for name in ("random", "behavior-cloning", "big")
     ]
     difference = results.row("fitted-q", "test").paired["random"].return_
-    assert table.rows[0][1].startswith(f"{difference.mean:+.3f} [")
+    assert table.rows[0][1].startswith(f"{difference.value:+.3f} [")
     assert table.rows[0][4] == verdict_word(difference)
     assert "fitted-q - random" in markdown_table(results, "test")
     paired = results.row("fitted-q", "test").paired["random"]

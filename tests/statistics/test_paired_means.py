@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, UnknownNameError
-from mtrouter_rl.statistics.intervals import mean_interval, paired_difference
+from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
+from mtrouter_rl.statistics.estimate import percentile_ends
 from mtrouter_rl.statistics.paired_means import PairedMeans, Resamples
 from tests.cases.evaluation_cases import REWARD
 from tests.cases.frontier_cases import episodes_of, flat, resamples_of, spread
@@ -22,25 +23,28 @@ def test_a_variation_counts_once_however_many_seeds_it_has():
     assert means.clusters == (("boil", 0), ("boil", 1))
     assert means.scores.tolist() == pytest.approx(np.array([[15, 50], [60, 50]]))
     assert means.n_episodes == {"many": 5, "few": 2}
-    resamples = Resamples.of(means, rng=np.random.default_rng(0), n_resamples=100)
+    resamples = Resamples.of(means, seed=0, n_resamples=100)
     assert resamples.scores(["many", "few"])[0].tolist() == pytest.approx([37.5, 50])
     assert resamples.costs_usd(["many"])[0].tolist() == pytest.approx([2.0])
     assert resamples.returns(["many"], REWARD)[0].tolist() == pytest.approx([0.375 - 0.5 * 2.0 / 2.0])
 
 
-def test_intervals_agree_with_the_bootstrap_of_single_differences():
+def test_differences_have_the_ends_of_the_rows_of_results():
     first, second = drawn(0), drawn(1, shift=8)
-    resamples = resamples_of({"first": episodes_of(first), "second": episodes_of(second)}, n_resamples=4000)
-    scores = resamples.scores(["first", "second"])
-    found = resamples.estimate(scores[:, 1] - scores[:, 0], ["first", "second"])
-    expected = paired_difference(
-        {key: score for key, (score, _) in second.items()},
-        {key: score for key, (score, _) in first.items()},
-        rng=np.random.default_rng(7),
-    ).interval
-    assert found.value == pytest.approx(expected.mean)
-    assert (found.low, found.high) == pytest.approx(expected.ends, abs=0.6)
+    resamples = resamples_of({"first": episodes_of(first), "second": episodes_of(second)}, seed=7, n_resamples=4000)
+    found = resamples.score_difference("second", "first")
+    expected = paired_differences(
+        [{key: score for key, (score, _) in second.items()}],
+        [{key: score for key, (score, _) in first.items()}],
+        seed=7,
+    ).estimate()
+    assert found.value == pytest.approx(expected.value)
+    assert found.ends == pytest.approx(expected.ends)
     assert (found.n_episodes, found.n_clusters) == (48, 24)
+    scores = resamples.scores(["first", "second"])
+    percentile = resamples.estimate(scores[:, 1] - scores[:, 0], ["first", "second"])
+    assert percentile.value == found.value
+    assert percentile.ends == pytest.approx(found.ends, abs=1.5)
 
 
 def test_coverage_of_a_mean_difference():
@@ -54,8 +58,7 @@ def test_coverage_of_a_mean_difference():
             for name, true, n_seeds in (("better", 50.0, 1), ("worse", 45.0, 2))
         }
         resamples = resamples_of(values, seed=trial)
-        scores = resamples.scores(["better", "worse"])
-        estimate = resamples.estimate(scores[:, 0] - scores[:, 1], values)
+        estimate = resamples.score_difference("better", "worse")
         n_held += estimate.low <= 5.0 <= estimate.high
         assert estimate.half_width < 6  # pairing: the spread of 20 that both share is no part of it
     assert 180 <= n_held <= 199
@@ -72,27 +75,24 @@ def test_order_changes_nothing():
 def test_one_cluster_gives_no_interval():
     resamples = resamples_of({"only": flat(50, 1, n_variations=1, n_seeds=5)})
     estimate = resamples.estimate(resamples.scores(["only"])[:, 0], ["only"])
-    assert (estimate.value, estimate.low, estimate.high) == (pytest.approx(50), -np.inf, np.inf)
+    assert (estimate.value, estimate.low, estimate.high) == (pytest.approx(50), None, None)
 
 
-def test_draws_that_are_not_defined_widen_both_ends():
-    resamples = resamples_of({"only": spread(50, 1)}, n_resamples=200)
-    draws = np.linspace(0.0, 1.0, 201)
-    few, many = draws.copy(), draws.copy()
-    few[1:4] = np.nan  # 1.5% of the draws: less than either tail
-    many[1:11] = np.nan
-    narrow, wide = resamples.estimate(few, ["only"]), resamples.estimate(many, ["only"])
-    assert np.isfinite([narrow.low, narrow.high]).all()
-    assert (wide.low, wide.high) == (-np.inf, np.inf)
-
-
-def test_an_interval_reaches_farther_against_the_bias_of_its_resamples():
-    """Resamples from 1 to 3 around a value of 1.5: their median, 2, is 0.5 too high, so the lower end falls by 1."""
+def test_a_number_of_every_draw_has_percentile_ends():
     resamples = resamples_of({"only": spread(50, 1)}, n_resamples=201)
-    estimate = resamples.estimate(np.append(1.5, np.linspace(1, 3, 201)), ["only"])
-    assert (estimate.low, estimate.high) == (pytest.approx(1.05 - 1), pytest.approx(2.95))
-    other = resamples.estimate(np.append(2.5, np.linspace(1, 3, 201)), ["only"])
-    assert (other.low, other.high) == (pytest.approx(1.05), pytest.approx(2.95 + 1))
+    draws = np.append(1.5, np.linspace(1, 3, 201))
+    assert resamples.estimate(draws, ["only"]).ends == percentile_ends(1.5, draws[1:])
+
+
+@pytest.mark.parametrize("n_others", [0, 1, 20])
+def test_company_changes_no_digit(n_others):
+    alone = resamples_of({name: episodes_of(drawn(seed)) for seed, name in enumerate(("a", "b"))})
+    others = {f"other{i}": episodes_of(drawn(10 + i)) for i in range(n_others)}
+    among = resamples_of(others | {name: episodes_of(drawn(seed)) for seed, name in enumerate(("a", "b"))})
+    for draws in (Resamples.scores, Resamples.costs_usd):
+        assert (draws(among, ["a", "b"]) == draws(alone, ["a", "b"])).all()
+    assert among.score_difference("a", "b") == alone.score_difference("a", "b")
+    assert among.return_difference("a", "b", REWARD) == alone.return_difference("a", "b", REWARD)
 
 
 def test_failed_variations_are_left_out_for_all_and_counted():
@@ -106,8 +106,8 @@ def test_failed_variations_are_left_out_for_all_and_counted():
 def test_a_mean_is_that_of_the_results_file_where_seeds_are_even():
     values = drawn(5)
     resamples = resamples_of({"one": episodes_of(values)})
-    expected = mean_interval({key: score for key, (score, _) in values.items()}, rng=np.random.default_rng(0))
-    assert resamples.scores(["one"])[0, 0] == pytest.approx(expected.mean)
+    expected = episode_means([{key: score for key, (score, _) in values.items()}], seed=0).values
+    assert resamples.scores(["one"])[0, 0] == pytest.approx(expected[0])
 
 
 @pytest.mark.parametrize(

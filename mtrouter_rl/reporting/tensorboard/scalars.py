@@ -61,7 +61,7 @@ def row_scalars(row: ResultRow) -> dict[str, float]:
         values[evaluation_name("model_share/{name}", split=split, name=model)] = share
     for baseline, difference in row.paired.items():
         name = evaluation_name("return_difference/{name}", split=split, name=baseline)
-        values[name] = difference.return_.mean
+        values[name] = difference.return_.value
     return _present(values)
 
 
@@ -91,7 +91,7 @@ def behavior_scalars(row: BehaviorRow) -> dict[str, float]:
 def calibration_scalars(calibration: Calibration, *, split: str) -> dict[str, float]:
     """Over-estimation with its interval, and calibration error."""
     values: dict[str, float | int | None] = {
-        evaluation_name("q/overestimation_mean", split=split): calibration.overestimation.mean,
+        evaluation_name("q/overestimation_mean", split=split): calibration.overestimation.value,
         evaluation_name("q/calibration_error", split=split): calibration.error,
     }
     return _present(values | _ends("q/overestimation_ci95", calibration.overestimation.ends, split=split))

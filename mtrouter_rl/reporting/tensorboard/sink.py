@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from mtrouter_rl.cards.pool import PoolCard
@@ -264,8 +263,7 @@ def _calibrations(
             meaning = routers[label].value_meaning if label in routers else None
             if meaning is None:
                 continue
-            rng = np.random.default_rng(results.seed)
-            calibration = calibrate(episodes, meaning, model_names=results.model_names, rng=rng)
+            calibration = calibrate(episodes, meaning, model_names=results.model_names, seed=results.seed)
             if calibration is not None:
                 found[label, split] = calibration
     return found

@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue
 
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.metrics import PolicyMetrics
-from mtrouter_rl.evaluation.result_rows import difference_p_value
+from mtrouter_rl.evaluation.result_rows import QUANTITIES, paired_difference_of
 from mtrouter_rl.evaluation.results import PairedDifference
 from mtrouter_rl.files import SavedRecord, write_atomically
 from mtrouter_rl.records import EpisodeKey, FiniteRecord, NonNegative, Split
@@ -30,7 +30,8 @@ from mtrouter_rl.reporting.tables import (
     to_plain,
     verdict_word,
 )
-from mtrouter_rl.statistics.intervals import Interval, mean_interval, paired_difference
+from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.rank_agreement import holm
 
 ABLATIONS_FILE = "ablations.json"
@@ -82,9 +83,9 @@ class AblationRow(FiniteRecord):
     """
 
     trained: VariantRecord
-    score: Interval
-    cost_usd: Interval
-    return_: Interval = Field(validation_alias="return", serialization_alias="return")
+    score: Estimate
+    cost_usd: Estimate
+    return_: Estimate = Field(validation_alias="return", serialization_alias="return")
     return_by_training: tuple[float, ...]
     n_failed: Annotated[int, Field(ge=0)]
     difference: PairedDifference | None
@@ -191,7 +192,7 @@ def compare_variants(
     metrics: Mapping[str, PolicyMetrics],
     setting: AblationSetting,
     *,
-    rng: np.random.Generator,
+    seed: int,
 ) -> Ablations:
     """Compare every variant with the full router, and logs of several sizes with the second agent's whole log.
 
@@ -199,7 +200,7 @@ def compare_variants(
         variants: What was trained, the full router first.
         metrics: Policy -> what it did on the split.
         setting: What they have in common.
-        rng: Source of the bootstrap draws.
+        seed: Seed of the resamples.
     """
     trainings = {one.policies: [metrics[policy] for policy in one.policies] for one in variants}
     full = trainings[variants[0].policies]
@@ -208,17 +209,20 @@ def compare_variants(
     for one in variants:
         own = trainings[one.policies]
         is_size = one.group == LOG_SIZE or one.variant == FULL
+        score, cost_usd, return_ = episode_means([_averaged(own, name) for name in QUANTITIES], seed=seed).estimates()
         has_rival = compared is not None and is_size and one.agent != setting.compared
         rows.append(
             AblationRow(
                 trained=one,
-                score=mean_interval(_averaged(own, "score"), rng=rng),
-                cost_usd=mean_interval(_averaged(own, "cost_usd"), rng=rng),
-                return_=mean_interval(_averaged(own, "return_"), rng=rng),
+                score=score,
+                cost_usd=cost_usd,
+                return_=return_,
                 return_by_training=tuple(training.mean("return_") for training in own),
                 n_failed=sum(training.n_failed for training in own),
-                difference=None if one.variant == FULL else _difference(own, full, rng=rng),
-                to_compared=_difference(own, trainings[compared.policies], rng=rng) if has_rival and compared else None,
+                difference=None if one.variant == FULL else _difference(own, full, seed=seed),
+                to_compared=_difference(own, trainings[compared.policies], seed=seed)
+                if has_rival and compared
+                else None,
             )
         )
     return Ablations(setting=setting, rows=_adjusted(rows))
@@ -233,21 +237,12 @@ def _averaged(trainings: Sequence[PolicyMetrics], name: str) -> dict[EpisodeKey,
     return {key: float(np.mean([one[key] for one in values])) for key in keys}
 
 
-def _difference(
-    own: Sequence[PolicyMetrics], other: Sequence[PolicyMetrics], *, rng: np.random.Generator
-) -> PairedDifference:
+def _difference(own: Sequence[PolicyMetrics], other: Sequence[PolicyMetrics], *, seed: int) -> PairedDifference:
     """Paired over the episodes that both completed in all trainings."""
-
-    def of(name: str) -> tuple[Interval, float | None]:
-        values, others = _averaged(own, name), _averaged(other, name)
-        both = [key for key in values if key in others]
-        found = paired_difference({key: values[key] for key in both}, {key: others[key] for key in both}, rng=rng)
-        return found.interval, difference_p_value(found)
-
-    return_, p_value = of("return_")
-    return PairedDifference(
-        score=of("score")[0], cost_usd=of("cost_usd")[0], return_=return_, p_value=p_value, p_value_holm=None
-    )
+    mine, theirs = ([_averaged(one, name) for name in QUANTITIES] for one in (own, other))
+    both = [key for key in mine[0] if key in theirs[0]]
+    values, others = ([{key: column[key] for key in both} for column in columns] for columns in (mine, theirs))
+    return paired_difference_of(paired_differences(values, others, seed=seed))
 
 
 def _adjusted(rows: Sequence[AblationRow]) -> tuple[AblationRow, ...]:
@@ -320,9 +315,9 @@ def _value_cells(row: AblationRow) -> tuple[str, ...]:
     trainings = row.return_by_training
     spread = ABSENT if len(trainings) == 1 else ", ".join(format_number(value, decimals=3) for value in trainings)
     return (
-        format_with_ends(row.score.mean, row.score.ends, decimals=1),
-        format_usd_mean(row.cost_usd.mean, row.cost_usd.ends),
-        format_with_ends(row.return_.mean, row.return_.ends, decimals=3),
+        format_with_ends(row.score.value, row.score.ends, decimals=1),
+        format_usd_mean(row.cost_usd.value, row.cost_usd.ends),
+        format_with_ends(row.return_.value, row.return_.ends, decimals=3),
         spread,
     )
 

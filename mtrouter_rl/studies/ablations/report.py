@@ -15,7 +15,7 @@ from mtrouter_rl.reporting.plot_style import (
     legend_below,
     new_figure,
 )
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.ablations.record import AblationRow, Ablations
 
 Quantity = Literal["return", "score"]
@@ -69,7 +69,7 @@ def log_size_figure(ablations: Ablations, quantity: Quantity) -> Figure:
         # Beside each other, so that neither agent's intervals lie under the other's.
         episodes = [row.trained.n_logged_episodes * _SHIFT**number for row in own]
         intervals = [_value(row, quantity) for row in own]
-        axes.plot(episodes, [one.mean for one in intervals], color=color, marker=marker, ls=style, label=agent)
+        axes.plot(episodes, [one.value for one in intervals], color=color, marker=marker, ls=style, label=agent)
         for place, interval in zip(episodes, intervals, strict=True):
             if interval.ends is not None:
                 axes.plot([place, place], interval.ends, color=color, lw=1.2, alpha=0.5)
@@ -86,17 +86,17 @@ def log_size_figure(ablations: Ablations, quantity: Quantity) -> Figure:
     return figure
 
 
-def _value(row: AblationRow, quantity: Quantity) -> Interval:
+def _value(row: AblationRow, quantity: Quantity) -> Estimate:
     return row.return_ if quantity == "return" else row.score
 
 
-def _draw_difference(axes: Axes, interval: Interval, place: int) -> None:
+def _draw_difference(axes: Axes, interval: Estimate, place: int) -> None:
     is_told = interval.is_above_zero or interval.is_below_zero
     color = LEARNED_COLOR if is_told else OTHER_COLOR
     if interval.ends is not None:
         axes.plot(interval.ends, [place, place], color=color, lw=1.6)
     # Filled where the interval excludes 0, so that it is seen without color as well.
-    axes.plot([interval.mean], [place], color=color, marker="o", ms=7, mfc=color if is_told else "white")
+    axes.plot([interval.value], [place], color=color, marker="o", ms=7, mfc=color if is_told else "white")
 
 
 def _title(figure: Figure, ablations: Ablations, text: str) -> None:

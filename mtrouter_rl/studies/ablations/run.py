@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
 from mtrouter_rl import __version__
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard
@@ -407,7 +405,7 @@ def _compare(request: AblationRequest, trials: Sequence[Trial]) -> Ablations:
         config=request.describe(),
     )
     metrics = {trial.card.name: _metrics(request, trial.card.name) for trial in trials}
-    return compare_variants(records, metrics, setting, rng=np.random.default_rng(request.seed))
+    return compare_variants(records, metrics, setting, seed=request.seed)
 
 
 def _metrics(request: AblationRequest, policy: str) -> PolicyMetrics:

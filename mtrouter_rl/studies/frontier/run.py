@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from mtrouter_rl.agents.resolve import RouterRef, split_cost_weight
 from mtrouter_rl.cards.policy import AT, name_at
 from mtrouter_rl.cards.splits import episode_specs
@@ -137,8 +135,7 @@ def compare_frontier(
             roles=PolicyRoles(learned=names[:1], baselines=names[1:]),
             cost_weight=weight,
         )
-        rng = np.random.default_rng(request.seed)
-        one, single = build_rows({name: episodes[name] for name in names}, comparison, rng=rng)
+        one, single = build_rows({name: episodes[name] for name in names}, comparison, seed=request.seed)
         pairs.append(FrontierPair(cost_weight=weight, frontier=one, separate=single))
     made = FrontierComparison(
         **header(config),

@@ -1,7 +1,6 @@
 """The claims about how the learned router behaves: switches, errors, and which model for which skill."""
 
 from collections.abc import Callable, Sequence
-from math import inf
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from mtrouter_rl.evaluation.behavior_errors import error_behavior
 from mtrouter_rl.evaluation.metrics import episode_metrics
 from mtrouter_rl.records import Episode, FloatArray
 from mtrouter_rl.reporting.verdict import ALPHA
-from mtrouter_rl.statistics.paired_means import Estimate
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.full.claim_evidence import ABOVE_ZERO, Evidence
 from mtrouter_rl.studies.full.claims import Claim, claim_of, joint_claim, not_measured
 
@@ -30,10 +29,14 @@ def fewer_switches(evidence: Evidence) -> Claim:
         def mean(episodes: Sequence[Episode]) -> float:
             return float(np.mean([episode_metrics(one, evidence.reward).n_switches for one in episodes]))
 
-        return evidence.resamples.mean(_by_cluster(evidence, policy, mean))
+        return _by_cluster(evidence, policy, mean)
 
-    own = switches(roles.default)
-    parts = {name: evidence.estimate(switches(name) - own, (name, roles.default)) for name in roles.multi_turn}
+    own, resamples = switches(roles.default), evidence.resamples
+    parts = {}
+    for name in roles.multi_turn:
+        other = switches(name)
+        difference = float(resamples.mean(other)[0] - resamples.mean(own)[0])
+        parts[name] = resamples.mean_estimate(other - own, (name, roles.default), value=difference)
     return joint_claim(key, text, "switches", goal=ABOVE_ZERO, parts=parts)
 
 
@@ -81,8 +84,8 @@ def models_by_skill(evidence: Evidence) -> Claim:
     means = evidence.resamples.means
     estimate = Estimate(
         value=found.bits_corrected,
-        low=-inf if found.low is None else found.low,
-        high=inf if found.high is None else found.high,
+        low=found.low,
+        high=found.high,
         n_episodes=means.n_episodes[evidence.roles.default],
         n_clusters=len(means.clusters),
     )

@@ -1,6 +1,6 @@
 """What the claims of a study are judged by: the episodes of one split, the roles of policies, and all means resampled."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +9,10 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.evaluation.frontier_comparison import Frontier, hulls_of
 from mtrouter_rl.records import Episode, FloatArray, Split
-from mtrouter_rl.statistics.intervals import N_RESAMPLES
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.mutual_information import MutualInformation
-from mtrouter_rl.statistics.paired_means import Estimate, PairedMeans, Resamples
+from mtrouter_rl.statistics.paired_means import PairedMeans, Resamples
+from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.studies.full.claims import ClaimRoles, ClaimTargets, Goal, TrainingTimes
 
 ABOVE_ZERO = Goal(kind="above", target=0.0)
@@ -49,7 +50,7 @@ class Evidence:
         *,
         roles: ClaimRoles,
         reward: RewardCard,
-        rng: np.random.Generator,
+        seed: int,
         targets: ClaimTargets | None = None,
         n_resamples: int = N_RESAMPLES,
     ) -> "Evidence":
@@ -59,7 +60,7 @@ class Evidence:
             episodes: Policy -> its episodes, completed and failed, all on the same (task, variation).
             roles: Which policies the claims are about.
             reward: Default cost weight, and cost unit.
-            rng: Source of the bootstrap draws.
+            seed: Seed of the resamples.
             targets: What they are held against; None takes those of the split.
             n_resamples: Bootstrap resamples.
 
@@ -83,7 +84,7 @@ class Evidence:
             targets=targets or ClaimTargets.of_split(split),
             reward=reward,
             episodes=named,
-            resamples=Resamples.of(means, rng=rng, n_resamples=n_resamples),
+            resamples=Resamples.of(means, seed=seed, n_resamples=n_resamples),
         )
 
     @property
@@ -111,11 +112,6 @@ class Evidence:
         """The estimate of what was worked out from policies' means in every draw."""
         return self.resamples.estimate(draws, policies)
 
-    def difference(self, draws: Callable[[Sequence[str]], FloatArray], policy: str, other: str) -> Estimate:
-        """A policy's mean minus another's."""
-        both = draws([policy, other])
-        return self.estimate(both[:, 0] - both[:, 1], (policy, other))
-
-    def returns(self, policies: Sequence[str]) -> FloatArray:
-        """Returns at the default cost weight, shape (1 + R, K)."""
-        return self.resamples.returns(policies, self.reward)
+    def return_difference(self, policy: str, other: str) -> Estimate:
+        """A policy's mean return at the default cost weight minus another's."""
+        return self.resamples.return_difference(policy, other, self.reward)

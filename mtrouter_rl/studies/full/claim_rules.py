@@ -18,7 +18,7 @@ from mtrouter_rl.evaluation.frontier_comparison import (
     share_of_headroom,
 )
 from mtrouter_rl.reporting.tables import format_number, format_percent, format_usd
-from mtrouter_rl.statistics.paired_means import Estimate
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.full.claim_behavior import fewer_switches, models_by_skill, stays_after_transient_errors
 from mtrouter_rl.studies.full.claim_evidence import ABOVE_ZERO, Evidence
 from mtrouter_rl.studies.full.claims import Claim, Goal, SplitClaims, claim_of, joint_claim, not_measured
@@ -31,7 +31,7 @@ def study_claims(evidence: Evidence) -> SplitClaims:
         split=evidence.split,
         n_clusters=len(means.clusters),
         n_left_out=len(means.left_out),
-        n_resamples=len(evidence.resamples.weights) - 1,
+        n_resamples=evidence.resamples.n_resamples,
         roles=evidence.roles,
         targets=evidence.targets,
         claims=tuple(rule(evidence) for rule in CLAIM_RULES),
@@ -244,7 +244,7 @@ def quarter_of_the_log(evidence: Evidence) -> Claim:
     if roles.quarter is None or roles.monte_carlo_default is None:
         why = "both routers at the default cost weight"
         return not_measured(key, text, "return", goal=ABOVE_ZERO, why=why)
-    estimate = evidence.difference(evidence.returns, roles.quarter, roles.monte_carlo_default)
+    estimate = evidence.return_difference(roles.quarter, roles.monte_carlo_default)
     return claim_of(key, text, "return", goal=ABOVE_ZERO, estimate=estimate)
 
 
@@ -260,7 +260,7 @@ def interval_half_widths(evidence: Evidence) -> Claim:
     if roles.monte_carlo_default is None:
         return not_measured(key, text, "points", goal=goal, why="the Monte-Carlo router at the default cost weight")
     names = (roles.strongest, roles.monte_carlo_default)
-    found = {name: evidence.difference(evidence.resamples.scores, roles.default, name) for name in names}
+    found = {name: evidence.resamples.score_difference(roles.default, name) for name in names}
     notes = (
         "Differences of score: "
         + ", ".join(f"{roles.default} - {name} {_interval(one, decimals=1)}" for name, one in found.items())
@@ -300,7 +300,7 @@ def _signed(value: float) -> str:
 def _interval(estimate: Estimate, *, decimals: int) -> str:
     value, low, high = (
         format_number(one, decimals=decimals) if np.isfinite(one) else "unbounded"
-        for one in (estimate.value, estimate.low, estimate.high)
+        for one in (estimate.value, *estimate.bounds)
     )
     return f"{value} [{low}, {high}]"
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from mtrouter_rl.files import ResultFile
 from mtrouter_rl.records import Count, FiniteRecord, NonNegative, Share, Split
-from mtrouter_rl.statistics.paired_means import Estimate
+from mtrouter_rl.statistics.estimate import Estimate
 
 CLAIMS_FILE = "claims.json"
 
@@ -136,7 +136,8 @@ class Goal(FiniteRecord):
             >>> Goal(kind="above", target=0.0).verdict(Estimate(value=1.0, low=-0.5, high=2.5, n_episodes=8, n_clusters=4))
             'not distinguishable'
         """
-        worst, best = (estimate.high, estimate.low) if self.kind == "at most" else (estimate.low, estimate.high)
+        low, high = estimate.bounds
+        worst, best = (high, low) if self.kind == "at most" else (low, high)
         if self.is_reached(worst):
             return "holds"
         # a limit that is only touched does not rule a claim out: two policies that are one are not distinguishable
@@ -171,9 +172,7 @@ class Measured(FiniteRecord):
     @classmethod
     def of(cls, estimate: Estimate) -> "Measured":
         """The finite numbers of an estimate."""
-        value, low, high = (
-            one if math.isfinite(one) else None for one in (estimate.value, estimate.low, estimate.high)
-        )
+        value, low, high = (one if math.isfinite(one) else None for one in (estimate.value, *estimate.bounds))
         return cls(value=value, low=low, high=high, n_episodes=estimate.n_episodes, n_clusters=estimate.n_clusters)
 
     @classmethod

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from mtrouter_rl.cards.policy import name_at, single_policy
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
@@ -114,7 +112,7 @@ class _SplitJudge:
             split=self._split,
             n_clusters=len(chosen.resamples.means.clusters),
             n_left_out=len(chosen.resamples.means.left_out),
-            n_resamples=len(curve.resamples.weights) - 1,
+            n_resamples=curve.resamples.n_resamples,
             roles=curve.roles,
             targets=curve.targets,
             claims=tuple(self._claim(rule, curve=curve, chosen=chosen) for rule in CLAIM_RULES),
@@ -146,7 +144,7 @@ class _SplitJudge:
             named = {
                 name: [one for one in logged if (one.task, one.variation) in common] for name, logged in named.items()
             }
-        return Evidence.of(named, roles=roles, reward=self._config.reward, rng=np.random.default_rng(self._seed))
+        return Evidence.of(named, roles=roles, reward=self._config.reward, seed=self._seed)
 
     def _key_roles(self) -> ClaimRoles:
         """Roles of what was run on every variation."""

@@ -10,7 +10,8 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.records import Episode
-from mtrouter_rl.statistics.paired_means import Estimate, PairedMeans, Resamples
+from mtrouter_rl.statistics.estimate import Estimate
+from mtrouter_rl.statistics.paired_means import PairedMeans, Resamples
 from mtrouter_rl.studies.budgets.record import BUDGET_FILE, BudgetSweep
 from mtrouter_rl.studies.full.claim_evidence import ABOVE_ZERO
 from mtrouter_rl.studies.full.claims import Claim, Goal, joint_claim, not_measured
@@ -116,13 +117,11 @@ class _Paired:
         common = set.intersection(*ran)
         both = {name: [one for one in played[name] if (one.task, one.variation) in common] for name in names}
         self._names = names
-        self._resamples = Resamples.of(PairedMeans.of(both), rng=np.random.default_rng(seed))
+        self._resamples = Resamples.of(PairedMeans.of(both), seed=seed)
 
     @property
     def score(self) -> Estimate:
-        draws = self._resamples.scores(self._names)
-        return self._resamples.estimate(draws[:, 0] - draws[:, 1], self._names)
+        return self._resamples.score_difference(*self._names)
 
     def return_(self, reward: RewardCard) -> Estimate:
-        draws = self._resamples.returns(self._names, reward)
-        return self._resamples.estimate(draws[:, 0] - draws[:, 1], self._names)
+        return self._resamples.return_difference(*self._names, reward)

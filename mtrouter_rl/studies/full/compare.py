@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
 from mtrouter_rl.evaluation.results import PolicyRoles, Results
@@ -34,7 +32,7 @@ def compare_all(request: FullStudyRequest, texts: Sequence[str], split: Split) -
         cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
         on_common=True,
     )
-    rows = build_rows(episodes, comparison, rng=np.random.default_rng(request.seed))
+    rows = build_rows(episodes, comparison, seed=request.seed)
     _without_far_comparisons(update_rows(results, rows, roles=roles), episodes, split).save(request.out / RESULTS_FILE)
 
 

@@ -20,8 +20,9 @@ from mtrouter_rl.reporting.plot_style import (
     new_figure,
 )
 from mtrouter_rl.reporting.plots import format_cost_axis, uses_log_costs
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.hull import CostScore, hull_value
-from mtrouter_rl.statistics.paired_means import Estimate, Resamples
+from mtrouter_rl.statistics.paired_means import Resamples
 
 _FAMILY_COLORS = (LEARNED_COLOR, *(color for color in MODEL_COLORS[1:] if color != MODEL_COLORS[5]))
 """The first family has the color of learned routers; single models keep blue, and grey is for the others."""
@@ -133,7 +134,9 @@ def _point(resamples: Resamples, name: str) -> CostScore:
 def _draw_point(axes: Axes, resamples: Resamples, name: str, kind: _Kind) -> list[CostScore]:
     """Draw a point with its bars; gives samples of the bars, for labels to keep clear of."""
     x, y = _point(resamples, name)
-    cost, score = (resamples.estimate(draws([name])[:, 0], [name]) for draws in (resamples.costs_usd, resamples.scores))
+    column = resamples.columns([name])[0]
+    numbers = (resamples.means.costs_usd, resamples.means.scores)
+    cost, score = (resamples.mean_estimate(by_cluster[:, column], [name]) for by_cluster in numbers)
     across, along = np.linspace(*_ends(cost), 15), np.linspace(*_ends(score), 15)
     axes.plot(across, [y] * len(across), color=kind.color, lw=1.0, alpha=0.3)
     axes.plot([x] * len(along), along, color=kind.color, lw=1.0, alpha=0.3)
@@ -151,8 +154,7 @@ def _draw_point(axes: Axes, resamples: Resamples, name: str, kind: _Kind) -> lis
 
 def _ends(estimate: Estimate) -> tuple[float, float]:
     """The interval, or the number itself twice where there is none."""
-    is_known = bool(np.isfinite([estimate.low, estimate.high]).all())
-    return (estimate.low, estimate.high) if is_known else (estimate.value, estimate.value)
+    return estimate.ends or (estimate.value, estimate.value)
 
 
 def _draw_hull(axes: Axes, resamples: Resamples, names: Sequence[str], *, color: str, style: str) -> list[CostScore]:

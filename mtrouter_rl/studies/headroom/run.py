@@ -21,6 +21,7 @@ from mtrouter_rl.errors import InvalidConfigError, ResultsError
 from mtrouter_rl.evaluation.closed_loop import Contestant, EvaluationPlan, run_policies
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
+from mtrouter_rl.evaluation.result_rows import QUANTITIES
 from mtrouter_rl.evaluation.results import LIKELIEST_REFERENCE, header
 from mtrouter_rl.files import ResultFile, write_atomically
 from mtrouter_rl.records import Episode, FiniteRecord, Split
@@ -34,7 +35,8 @@ from mtrouter_rl.reporting.tables import (
     to_plain,
 )
 from mtrouter_rl.rollout import RolloutPool
-from mtrouter_rl.statistics.intervals import Interval, mean_interval, paired_difference
+from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.workflows import EPISODES_FOLDER, describe
 
 HEADROOM_FILE = "headroom.json"
@@ -95,10 +97,10 @@ class HeadroomRow(FiniteRecord):
     cost_weight: Annotated[float, Field(ge=0)]
     policy: str
     parts: tuple[Part, ...]
-    score: Interval
-    cost_usd: Interval
-    return_: Interval = Field(validation_alias="return", serialization_alias="return")
-    reference_gain: Interval | None
+    score: Estimate
+    cost_usd: Estimate
+    return_: Estimate = Field(validation_alias="return", serialization_alias="return")
+    reference_gain: Estimate | None
     n_failed: Annotated[int, Field(ge=0)]
 
 
@@ -222,24 +224,24 @@ class _Weighed:
             name: policy_metrics(logged, self.reward, model_names=model_names, policy=name)
             for name, logged in episodes.items()
         }
-        rng = np.random.default_rng(seed)
         parts = self._parts(metrics)
+        means = {name: _means(one, seed=seed) for name, one in metrics.items()}
         rows = [
             HeadroomRow(
                 cost_weight=self.reward.cost_weight,
                 policy=name,
                 parts=parts[name],
-                score=mean_interval(one.values("score"), rng=rng),
-                cost_usd=mean_interval(one.values("cost_usd"), rng=rng),
-                return_=mean_interval(one.values("return_"), rng=rng),
-                reference_gain=self._gain(metrics, name, rng=rng),
+                score=means[name][0],
+                cost_usd=means[name][1],
+                return_=means[name][2],
+                reference_gain=self._gain(metrics, name, seed=seed),
                 n_failed=one.n_failed,
             )
             for name, one in metrics.items()
         ]
-        return sorted(rows, key=lambda row: (row.policy != self.reference, -row.return_.mean, row.policy))
+        return sorted(rows, key=lambda row: (row.policy != self.reference, -row.return_.value, row.policy))
 
-    def _gain(self, metrics: Mapping[str, PolicyMetrics], name: str, *, rng: np.random.Generator) -> Interval | None:
+    def _gain(self, metrics: Mapping[str, PolicyMetrics], name: str, *, seed: int) -> Estimate | None:
         """Return of the reference minus that of a policy, over the episodes that both completed."""
         if name == self.reference:
             return None
@@ -249,11 +251,11 @@ class _Weighed:
             raise ResultsError(
                 f"policies '{self.reference}' and '{name}' completed no episode together; run them again"
             )
-        return paired_difference(
-            {key: value for key, value in mine.items() if key in both},
-            {key: value for key, value in theirs.items() if key in both},
-            rng=rng,
-        ).interval
+        return paired_differences(
+            [{key: value for key, value in mine.items() if key in both}],
+            [{key: value for key, value in theirs.items() if key in both}],
+            seed=seed,
+        ).estimate()
 
     def _parts(self, metrics: Mapping[str, PolicyMetrics]) -> dict[str, tuple[Part, ...]]:
         singles = [name for name in metrics if single_model(name) is not None]
@@ -269,6 +271,10 @@ class _Weighed:
         return {name: tuple(part for part, holder in holders if holder == name) for name in metrics}
 
 
+def _means(metrics: PolicyMetrics, *, seed: int) -> tuple[Estimate, ...]:
+    return episode_means([metrics.values(name) for name in QUANTITIES], seed=seed).estimates()
+
+
 def headroom_table(found: Headroom) -> Table:
     """Table of what plays a part; the other single models are in the file alone."""
     shown = [row for row in found.rows if row.parts]
@@ -279,9 +285,9 @@ def headroom_table(found: Headroom) -> Table:
         (
             f"{row.policy.partition('@')[0]} ({', '.join(row.parts)})",
             f"{row.cost_weight:g}",
-            format_with_ends(row.score.mean, row.score.ends, decimals=1),
-            format_usd_mean(row.cost_usd.mean, row.cost_usd.ends),
-            format_with_ends(row.return_.mean, row.return_.ends, decimals=3),
+            format_with_ends(row.score.value, row.score.ends, decimals=1),
+            format_usd_mean(row.cost_usd.value, row.cost_usd.ends),
+            format_with_ends(row.return_.value, row.return_.ends, decimals=3),
             ABSENT if row.reference_gain is None else format_interval(row.reference_gain, decimals=3),
         )
         for row in shown

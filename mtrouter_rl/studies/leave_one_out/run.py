@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from mtrouter_rl.agents.q.extension import extend_router
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import read_record
@@ -216,7 +214,7 @@ class _Run:
         config, request = self.config, self.request
         names = config.pool.model_names
         shown = {name: episodes[name] for name in (_RANDOM, *(single_policy(model) for model in names))}
-        references = build_rows(shown, self._comparison(PolicyRoles()), rng=np.random.default_rng(request.seed))
+        references = build_rows(shown, self._comparison(PolicyRoles()), seed=request.seed)
         log = Dataset.load(request.dataset)
         return LeaveOneOut(
             **header(config),
@@ -252,7 +250,7 @@ class _Run:
         best = max(singles, key=lambda row: row.return_mean).policy
         shown = {arm: episodes[_name(model, arm)] for arm in ARMS} | {name: episodes[name] for name in (_RANDOM, best)}
         roles = PolicyRoles(learned=ARMS, baselines=(*ARMS, _RANDOM, best))
-        compared = build_rows(shown, self._comparison(roles), rng=np.random.default_rng(self.request.seed))
+        compared = build_rows(shown, self._comparison(roles), seed=self.request.seed)
         rows = {row.policy: row for row in compared if row.policy in ARMS}
         provenance = read_record(self.folder(model, METADATA)).provenance
         assert provenance is not None  # a training writes it

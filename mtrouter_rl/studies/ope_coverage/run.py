@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.ope.bandit import percentile_interval
 from mtrouter_rl.ope.estimates import training_noise
 from mtrouter_rl.ope.sequential import ESTIMATORS, Estimator, Values, diagnose, estimate
 from mtrouter_rl.records import FloatArray
+from mtrouter_rl.statistics.estimate import studentized_ends
 from mtrouter_rl.studies.ope_coverage.tabular import COLUMNS, TabularLogs, TabularTask
 
 UNBIASED: tuple[Estimator, ...] = ("is", "pdis", "dr")
@@ -138,7 +138,7 @@ def difference_coverage(
             )[estimator]
             for each in (design, other)
         )
-        ends = [percentile_interval(column) for column in (one.draws - two.draws).T]
+        ends = [studentized_ends(column) for column in (one.draws - two.draws).T]
         inside += [low <= value <= high for (low, high), value in zip(ends, truth, strict=True)]
     return inside / design.logs.n_logs
 
@@ -170,7 +170,7 @@ def fitted_dm_coverage(design: Design, *, seed: int, n_resamples: int, n_repeats
         values = Values(logged=np.zeros_like(states), states=states)
         one = estimate(log, pi, values=values, seed=seed + number, estimators=("dm",), n_resamples=n_resamples)["dm"]
         draws = one.draws + training_noise(gaps, n_resamples=n_resamples, seed=seed + number)
-        ends = [percentile_interval(column) for column in draws.T]
+        ends = [studentized_ends(column) for column in draws.T]
         inside += [low <= value <= high for (low, high), value in zip(ends, truth, strict=True)]
     return inside / design.logs.n_logs
 

@@ -175,8 +175,7 @@ def _row(router: Router, episodes: Path, results: Results, *, show_progress: boo
     completed = [one for one in dataset.completed if one.turns]
     shown = track(completed, title, total=len(completed), is_shown=show_progress, stays=False)
     traced = [ask(router, one, pool) for one in shown]
-    rng = np.random.default_rng(results.seed)
-    found = calibrate(traced, meaning, model_names=results.model_names, rng=rng)
+    found = calibrate(traced, meaning, model_names=results.model_names, seed=results.seed)
     if found is None:
         return None
     predicted, achieved = _means(found)
@@ -188,7 +187,7 @@ def _row(router: Router, episodes: Path, results: Results, *, show_progress: boo
         cost_weight=meaning.reward.cost_weight,
         predicted=predicted,
         achieved=achieved,
-        overestimation=found.overestimation.mean,
+        overestimation=found.overestimation.value,
         overestimation_ci95=found.overestimation.ends,
         calibration_error=found.error,
         n_episodes=found.n_episodes,
@@ -199,7 +198,7 @@ def _row(router: Router, episodes: Path, results: Results, *, show_progress: boo
 def _means(found: Calibration) -> tuple[float, float]:
     """Mean prediction and mean achievement over all turns, from the bins."""
     weights = [one.achieved.n_episodes for one in found.bins]
-    predicted, achieved = ([one.predicted for one in found.bins], [one.achieved.mean for one in found.bins])
+    predicted, achieved = ([one.predicted for one in found.bins], [one.achieved.value for one in found.bins])
     return float(np.average(predicted, weights=weights)), float(np.average(achieved, weights=weights))
 
 

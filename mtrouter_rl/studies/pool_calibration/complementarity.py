@@ -6,8 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.cards.splits import evaluation_specs
 from mtrouter_rl.datasets.store import Dataset
@@ -55,7 +53,7 @@ def gap_of_log(folder: Path, *, seed: int, kind: str = ".*") -> tuple[HindsightG
         InvalidConfigError: If the log cannot tell.
     """
     rows, n_left_out = played_alone(Dataset.load(folder).episodes, kind=kind)
-    return hindsight_gap(ModelScores.of(rows), rng=np.random.default_rng(seed)), n_left_out
+    return hindsight_gap(ModelScores.of(rows), seed=seed), n_left_out
 
 
 def gaps_of_pool(request: GapRequest) -> Iterator[tuple[float, HindsightGap]]:
@@ -72,7 +70,7 @@ def gaps_of_pool(request: GapRequest) -> Iterator[tuple[float, HindsightGap]]:
                 for played in [plays.play(pool, single_policy(model), specs)]
                 for (task, variation), utility in zip(played.clusters, played.utilities, strict=True)
             ]
-            yield complementarity, hindsight_gap(ModelScores.of(rows), rng=np.random.default_rng(request.seed))
+            yield complementarity, hindsight_gap(ModelScores.of(rows), seed=request.seed)
 
 
 def matching(gaps: Mapping[float, HindsightGap], target: float) -> float | None:

@@ -19,10 +19,9 @@ import numpy as np
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import BoolArray, Episode, FloatArray, IntArray
 from mtrouter_rl.reporting.tables import format_with_ends
-from mtrouter_rl.statistics.intervals import clustered_mean_interval
+from mtrouter_rl.statistics.cluster_bootstrap import mean_estimate
 
 N_SPLITS = 200
-N_RESAMPLES = 4000
 
 ScoredEpisode = tuple[str, Hashable, str, float]
 """Task, instance of the task (its variation), model that played it alone, utility."""
@@ -116,13 +115,13 @@ class HindsightGap:
     split_half_ci95: tuple[float, float] | None
 
 
-def hindsight_gap(scores: ModelScores, *, rng: np.random.Generator, n_splits: int = N_SPLITS) -> HindsightGap:
+def hindsight_gap(scores: ModelScores, *, seed: int, n_splits: int = N_SPLITS) -> HindsightGap:
     """Raw and split-half gap.
 
     Args:
         scores: Scores of models that played alone. A task on which a model did not play cannot be given to it; only models that
             played every task can be the best single one.
-        rng: Source of splits and resamples.
+        seed: Seed of the splits and of the resamples.
         n_splits: Random splits into halves, each used both ways.
 
     Raises:
@@ -135,7 +134,7 @@ def hindsight_gap(scores: ModelScores, *, rng: np.random.Generator, n_splits: in
         raise InvalidConfigError(
             f"no model played all of the {len(scores.tasks)} tasks, so none can be the best single one"
         )
-    raw, halves = _gaps_by_task(means, means), _split_half_gaps(scores, rng=rng, n_splits=n_splits)
+    raw, halves = _gaps_by_task(means, means), _split_half_gaps(scores, seed=seed, n_splits=n_splits)
     if np.isnan(halves).all():
         raise InvalidConfigError(
             "no half of the log has an episode of one model on every task; more episodes are needed"
@@ -147,20 +146,21 @@ def hindsight_gap(scores: ModelScores, *, rng: np.random.Generator, n_splits: in
         best_single=scores.models[single],
         best_single_utility=float(means[:, single].mean()),
         raw=float(raw.mean()),
-        raw_ci95=_interval(raw, rng),
+        raw_ci95=_interval(raw, seed),
         split_half=float(np.nanmean(halves)),
-        split_half_ci95=_interval(halves, rng),
+        split_half_ci95=_interval(halves, seed),
     )
 
 
-def _interval(by_task: FloatArray, rng: np.random.Generator) -> tuple[float, float] | None:
+def _interval(by_task: FloatArray, seed: int) -> tuple[float, float] | None:
     """Bootstrap interval of a mean over tasks; tasks of which nothing is known are left out."""
     known = by_task[~np.isnan(by_task)]
-    return clustered_mean_interval(known, range(len(known)), rng=rng, n_resamples=N_RESAMPLES).ends
+    return mean_estimate(known, range(len(known)), seed=seed).ends
 
 
-def _split_half_gaps(scores: ModelScores, *, rng: np.random.Generator, n_splits: int) -> FloatArray:
+def _split_half_gaps(scores: ModelScores, *, seed: int, n_splits: int) -> FloatArray:
     """Gap of every task, averaged over splits in which it can be told, shape (T,); NaN where it never can."""
+    rng = np.random.default_rng(seed)
     total, count = np.zeros(len(scores.tasks)), np.zeros(len(scores.tasks))
     for _ in range(n_splits):
         first = _half(scores, rng)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self, cast
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from mtrouter_rl.cards import parse_card
@@ -27,7 +26,8 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.simulated.model import OutputTokens, expected_length
 from mtrouter_rl.records import EpisodeSpec, Frozen, Split
-from mtrouter_rl.statistics.intervals import Interval, clustered_mean_interval
+from mtrouter_rl.statistics.cluster_bootstrap import mean_estimate
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.pool_calibration.plays import Plays
 
 RANDOM = "uniform"
@@ -321,7 +321,7 @@ class CalibrationRow:
 
     split: Split
     policy: str
-    utility: Interval
+    utility: Estimate
     target_utility: float
     relative_cost: float
     target_relative_cost: float
@@ -334,12 +334,11 @@ def compare(
     policies = [single_policy(model) for model in pool.model_names] + ([RANDOM] if target.random else [])
     played = {policy: plays.play(pool, policy, specs) for policy in policies}
     reference_usd = played[single_policy(target.reference)].cost_usd
-    rng = np.random.default_rng(0)
     return [
         CalibrationRow(
             split=split,
             policy=policy,
-            utility=clustered_mean_interval(one.utilities, one.clusters, rng=rng),
+            utility=mean_estimate(one.utilities, one.clusters, seed=0),
             target_utility=target.row(policy).utility,
             relative_cost=one.cost_usd / reference_usd,
             target_relative_cost=target.relative_cost(policy),
@@ -355,7 +354,7 @@ def format_rows(rows: Sequence[CalibrationRow]) -> str:
     ]
     for row in rows:
         low, high = row.utility.ends or (math.nan, math.nan)
-        score = f"{100 * row.utility.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        score = f"{100 * row.utility.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         lines.append(
             f"{row.split:<11}{row.policy:<30}{score:>22}{100 * row.target_utility:>8.1f}{row.relative_cost:>11.3f}"
             f"{row.target_relative_cost:>8.3f}{row.utility.n_episodes:>10}"

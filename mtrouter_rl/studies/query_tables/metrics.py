@@ -17,8 +17,9 @@ import numpy as np
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import BoolArray, FloatArray
+from mtrouter_rl.statistics.cluster_bootstrap import mean_estimate
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.hull import CostScore, hull_gain, upper_hull
-from mtrouter_rl.statistics.intervals import Interval, clustered_mean_interval
 from mtrouter_rl.studies.query_tables.routings import check_routing
 from mtrouter_rl.studies.query_tables.table import SCORE_TOLERANCE, SOLVED_SCORE, OneTurnTable
 
@@ -217,30 +218,28 @@ def default_hard_k(table: OneTurnTable) -> int:
     return max(1, min(DEFAULT_HARD_K, len(table.models) - 1))
 
 
-def accuracy_interval(
-    table: OneTurnTable, routing: FloatArray, *, rng: np.random.Generator, n_resamples: int
-) -> Interval:
+def accuracy_interval(table: OneTurnTable, routing: FloatArray, *, seed: int, n_resamples: int) -> Estimate:
     """Bootstrap interval of A over queries.
 
     Raises:
-        InvalidConfigError: As `one_turn_metrics` and `clustered_mean_interval`.
+        InvalidConfigError: As `one_turn_metrics` and `mean_estimate`.
     """
     check_routing(table, routing)
     values = (routing * table.scores).sum(axis=1)
-    return clustered_mean_interval(values, range(table.n_queries), rng=rng, n_resamples=n_resamples)
+    return mean_estimate(values, range(table.n_queries), seed=seed, n_resamples=n_resamples)
 
 
-def gain_interval(table: OneTurnTable, routing: FloatArray, *, rng: np.random.Generator, n_resamples: int) -> Interval:
+def gain_interval(table: OneTurnTable, routing: FloatArray, *, seed: int, n_resamples: int) -> Estimate:
     """Bootstrap interval of A - A_best over queries, paired.
 
     The best single model is that of the whole sample; that another would be best in a resample is not part of it.
 
     Raises:
-        InvalidConfigError: As `one_turn_metrics` and `clustered_mean_interval`.
+        InvalidConfigError: As `one_turn_metrics` and `mean_estimate`.
     """
     check_routing(table, routing)
     values = (routing * table.scores).sum(axis=1) - table.scores[:, table.best_single]
-    return clustered_mean_interval(values, range(table.n_queries), rng=rng, n_resamples=n_resamples)
+    return mean_estimate(values, range(table.n_queries), seed=seed, n_resamples=n_resamples)
 
 
 def _recall(solved: BoolArray, routing: FloatArray, hard: BoolArray) -> float | None:

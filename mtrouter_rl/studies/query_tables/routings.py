@@ -67,7 +67,7 @@ def cheapest_correct_routing(table: OneTurnTable, *, solved_score: float = SOLVE
 
 
 def task_table_routing(
-    table: OneTurnTable, *, rng: np.random.Generator, n_folds: int = DEFAULT_FOLDS, usd_weight: float = 0.0
+    table: OneTurnTable, *, seed: int, n_folds: int = DEFAULT_FOLDS, usd_weight: float = 0.0
 ) -> FloatArray:
     """Per task the model that was best on the other folds: what knowing the task alone is worth, out of sample.
 
@@ -77,7 +77,7 @@ def task_table_routing(
 
     Args:
         table: Scores and costs.
-        rng: Deals the queries.
+        seed: Deals the queries.
         n_folds: From 2 to N.
         usd_weight: Score that one USD is worth, at least 0; 0 looks at scores alone.
 
@@ -94,7 +94,7 @@ def task_table_routing(
         raise InvalidConfigError(f"n_folds is {n_folds}, must be from 2 to the number of queries, {table.n_queries}")
     if not 0 <= usd_weight < np.inf:
         raise InvalidConfigError(f"usd_weight is {usd_weight}, must be a finite number of at least 0")
-    folds = rng.permutation(table.n_queries) % n_folds
+    folds = np.random.default_rng(seed).permutation(table.n_queries) % n_folds
     tasks = np.unique(np.array(table.tasks), return_inverse=True)[1]
     choices = np.zeros(table.n_queries, dtype=np.int64)
     for fold in range(n_folds):

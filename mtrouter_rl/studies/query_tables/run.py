@@ -7,11 +7,9 @@ The table, the ways to route and the metrics have modules of their own: `one_tur
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.records import FloatArray
-from mtrouter_rl.statistics.intervals import Interval
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.query_tables.metrics import (
     DEFAULT_HARD_K,
     OneTurnMetrics,
@@ -46,8 +44,8 @@ class OneTurnRow:
 
     name: str
     metrics: OneTurnMetrics
-    accuracy_interval: Interval
-    gain_interval: Interval
+    accuracy_interval: Estimate
+    gain_interval: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +79,10 @@ def baseline_routings(table: OneTurnTable, settings: CompareSettings) -> dict[st
     Raises:
         InvalidConfigError: As `task_table_routing`.
     """
-    rng = np.random.default_rng(settings.seed)
     routings = {single_policy(name): single_routing(table, index) for index, name in enumerate(table.models)}
     routings["random"] = random_routing(table)
     routings["task table (cross-validated)"] = task_table_routing(
-        table, rng=rng, n_folds=settings.n_folds, usd_weight=settings.usd_weight
+        table, seed=settings.seed, n_folds=settings.n_folds, usd_weight=settings.usd_weight
     )
     oracles = (oracle_routing(table), cheapest_correct_routing(table, solved_score=settings.solved_score))
     return routings | dict(zip(ORACLES, oracles, strict=True))
@@ -113,13 +110,14 @@ def compare(
             table, routing, hard_k=settings.hard_k, solved_score=settings.solved_score, rivals=rivals
         )
         # The same draws for every policy, so that their intervals are comparable.
-        draws = [np.random.default_rng([settings.seed, stream]) for stream in (1, 2)]
         rows.append(
             OneTurnRow(
                 name=name,
                 metrics=metrics,
-                accuracy_interval=accuracy_interval(table, routing, rng=draws[0], n_resamples=settings.n_resamples),
-                gain_interval=gain_interval(table, routing, rng=draws[1], n_resamples=settings.n_resamples),
+                accuracy_interval=accuracy_interval(
+                    table, routing, seed=settings.seed, n_resamples=settings.n_resamples
+                ),
+                gain_interval=gain_interval(table, routing, seed=settings.seed, n_resamples=settings.n_resamples),
             )
         )
     return tuple(rows)

@@ -14,11 +14,11 @@ from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.evaluation.result_rows import adjust_p_values
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
-from mtrouter_rl.ope.bandit import OUTCOMES, EpisodeLog, Estimate, percentile_interval
+from mtrouter_rl.ope.bandit import OUTCOMES, BanditEstimate, EpisodeLog
 from mtrouter_rl.records import Episode, FloatArray, JsonValue
 from mtrouter_rl.reporting.tables import verdict_word
+from mtrouter_rl.statistics.estimate import Estimate, studentized_ends
 from mtrouter_rl.statistics.hull import hull_value
-from mtrouter_rl.statistics.intervals import Interval
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class Kept:
     policy: str
     promised_cost_saved: float
     promised_score: float
-    cost_saved: Interval
-    score: Interval
+    cost_saved: Estimate
+    score: Estimate
     score_unconfounded: float
     n_promises: int
     n_reached: int
@@ -78,10 +78,10 @@ class Kept:
         """As JSON values."""
         return {
             "promised_cost_saved": self.promised_cost_saved,
-            "cost_saved": self.cost_saved.mean,
+            "cost_saved": self.cost_saved.value,
             "cost_saved_ci95": list(self.cost_saved.ends or ()),
             "promised_score_difference": self.promised_score,
-            "score_difference": self.score.mean,
+            "score_difference": self.score.value,
             "score_difference_ci95": list(self.score.ends or ()),
             "score_difference_without_confounded": self.score_unconfounded,
             "folds": self.n_promises,
@@ -94,7 +94,7 @@ class Kept:
         return (
             f"'{self.policy}': the training folds promise {100 * self.promised_cost_saved:.0f}% of the strongest model's "
             f"cost saved at {self.promised_score:+.1f} score; on the fold that they do not hold it is "
-            f"{100 * self.cost_saved.mean:.0f}% [{100 * low:.0f}, {100 * high:.0f}] at {self.score.mean:+.1f} "
+            f"{100 * self.cost_saved.value:.0f}% [{100 * low:.0f}, {100 * high:.0f}] at {self.score.value:+.1f} "
             f"[{score_low:+.1f}, {score_high:+.1f}] ({self.score_unconfounded:+.1f} without confounded tasks)."
             + (
                 f" In {self.n_promises - self.n_reached} of {self.n_promises} folds no cost weight promised to keep it."
@@ -123,13 +123,13 @@ class LogOutcome:
     episodes: tuple[Episode, ...]
     log: EpisodeLog
     reward: RewardCard
-    estimates: dict[str, Estimate]
+    estimates: dict[str, BanditEstimate]
     weights: dict[str, float]
     promises: dict[str, list[Promise]]
     confounded: dict[str, float]
 
     @property
-    def believed(self) -> dict[str, Estimate]:
+    def believed(self) -> dict[str, BanditEstimate]:
         """Estimates of the policies that the log can tell of."""
         return {name: one for name, one in self.estimates.items() if not one.diagnosis.refusals}
 
@@ -158,7 +158,7 @@ class LogOutcome:
             return ()
         return tuple(_kept(self, name, known[name], strongest) for name in self.promises if name in known)
 
-    def score_unconfounded(self, one: Estimate) -> float:
+    def score_unconfounded(self, one: BanditEstimate) -> float:
         """Score of an estimate over the tasks that are not flagged as confounded."""
         is_sound = np.array([stratum not in self.confounded for stratum in self.log.strata])
         return _score(self, one.weights * is_sound)
@@ -201,17 +201,17 @@ def log_results(outcome: LogOutcome, *, seed: int, config: dict[str, JsonValue])
     )
 
 
-def _kept(outcome: LogOutcome, name: str, one: Estimate, strongest: Estimate) -> Kept:
+def _kept(outcome: LogOutcome, name: str, one: BanditEstimate, strongest: BanditEstimate) -> Kept:
     promises = outcome.promises[name]
     shares = [promise.n_episodes for promise in promises]
-    low, high = percentile_interval(1 - one.draws[:, 1] / strongest.draws[:, 1])
+    low, high = studentized_ends(1 - one.draws[:, 1] / strongest.draws[:, 1])
     saved = 1 - float(one.snips[1] / strongest.snips[1])
     n = len(one.weights)
     return Kept(
         policy=name,
         promised_cost_saved=float(np.average([promise.cost_saved for promise in promises], weights=shares)),
         promised_score=float(np.average([promise.score_difference for promise in promises], weights=shares)),
-        cost_saved=Interval(mean=saved, low=low, high=high, n_episodes=n, n_clusters=n),
+        cost_saved=Estimate(value=saved, low=low, high=high, n_episodes=n, n_clusters=n),
         score=_difference(one, strongest).score,
         score_unconfounded=outcome.score_unconfounded(one) - outcome.score_unconfounded(strongest),
         n_promises=len(promises),
@@ -241,7 +241,7 @@ def _warnings(outcome: LogOutcome) -> list[str]:
     return [*notes, *(f"Assumed in the log: {text.rstrip('.')}." for text in outcome.info.assumptions)]
 
 
-def _diagnostics(one: Estimate) -> JsonValue:
+def _diagnostics(one: BanditEstimate) -> JsonValue:
     diagnosis = one.diagnosis
     return {
         "effective_sample_size": diagnosis.effective_sample_size,
@@ -303,7 +303,7 @@ def _by_task(outcome: LogOutcome, of: Callable[[npt.NDArray[np.bool_]], ValueT])
     return {str(task): of(strata == task) for task in np.unique(strata)}
 
 
-def _paired(name: str, estimates: dict[str, Estimate], roles: PolicyRoles) -> dict[str, PairedDifference]:
+def _paired(name: str, estimates: dict[str, BanditEstimate], roles: PolicyRoles) -> dict[str, PairedDifference]:
     if name not in roles.learned:
         return {}
     return {
@@ -311,13 +311,13 @@ def _paired(name: str, estimates: dict[str, Estimate], roles: PolicyRoles) -> di
     }
 
 
-def _difference(one: Estimate, other: Estimate) -> PairedDifference:
-    def interval(outcome: str, scale: float = 1.0) -> Interval:
+def _difference(one: BanditEstimate, other: BanditEstimate) -> PairedDifference:
+    def interval(outcome: str, scale: float = 1.0) -> Estimate:
         column = OUTCOMES.index(outcome)
-        low, high = percentile_interval(scale * (one.draws[:, column] - other.draws[:, column]))
+        low, high = studentized_ends(scale * (one.draws[:, column] - other.draws[:, column]))
         n = len(one.weights)
-        mean = scale * float(one.snips[column] - other.snips[column])
-        return Interval(mean=mean, low=low, high=high, n_episodes=n, n_clusters=n)
+        value = scale * float(one.snips[column] - other.snips[column])
+        return Estimate(value=value, low=low, high=high, n_episodes=n, n_clusters=n)
 
     column = OUTCOMES.index("return")
     return PairedDifference(

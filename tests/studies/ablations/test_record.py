@@ -78,7 +78,7 @@ def compare(returns):
         for one, both in zip(variants, returns.values(), strict=True)
         for policy, values in zip(one.policies, both, strict=True)
     }
-    return compare_variants(variants, by_policy, SETTING, rng=np.random.default_rng(0))
+    return compare_variants(variants, by_policy, SETTING, seed=0)
 
 
 FULL = ("full", None, "q", 100)
@@ -94,15 +94,15 @@ def test_trainings_are_averaged_and_differences_are_over_what_all_completed():
         }
     )
     full, task_only, small, rival = found.rows
-    assert full.return_.mean == pytest.approx((0.6 + 0.4 + 0.4) / 3)
+    assert full.return_.value == pytest.approx((0.6 + 0.4 + 0.4) / 3)
     assert full.return_by_training == pytest.approx((0.6, 1 / 3))
     # Episode (a, 1) failed once, so it counts in neither: (0.1 - 0.6 + 0.2 - 0.4) / 2.
-    assert task_only.difference.return_.mean == pytest.approx(-0.35)
-    assert task_only.difference.score.mean == pytest.approx(-35)
-    assert task_only.difference.cost_usd.mean == pytest.approx(-0.035)
+    assert task_only.difference.return_.value == pytest.approx(-0.35)
+    assert task_only.difference.score.value == pytest.approx(-35)
+    assert task_only.difference.cost_usd.value == pytest.approx(-0.035)
     assert (task_only.difference.return_.n_episodes, task_only.n_failed) == (2, 1)
-    assert small.to_compared.return_.mean == pytest.approx(0.3)
-    assert full.to_compared.return_.mean == pytest.approx(14 / 30 - 0.1)
+    assert small.to_compared.return_.value == pytest.approx(0.3)
+    assert full.to_compared.return_.value == pytest.approx(14 / 30 - 0.1)
     assert (task_only.to_compared, rival.to_compared) == (None, None)
     # Three clusters can say no more than a sign test of them: 2^(1 - 3), times the five differences of the file.
     assert (small.to_compared.p_value, small.to_compared.p_value_holm) == (0.25, 1.0)

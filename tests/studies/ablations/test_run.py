@@ -205,13 +205,13 @@ def test_every_variant_is_compared_with_the_full_router(finished):
     full, *others = ablations.rows
     assert full.difference is None
     for row in others:
-        assert row.difference.return_.mean == pytest.approx(row.return_.mean - full.return_.mean)
+        assert row.difference.return_.value == pytest.approx(row.return_.value - full.return_.value)
         assert row.difference.score.n_episodes == full.score.n_episodes == 6
         assert row.difference.p_value_holm >= row.difference.p_value
     rivals = {row.trained.policies[0]: row.to_compared for row in ablations.rows if row.to_compared is not None}
     assert set(rivals) == {"tiny", "tiny-log-10", "tiny-log-50"}
     whole = ablations.rows[-1]
-    assert rivals["tiny"].return_.mean == pytest.approx(full.return_.mean - whole.return_.mean)
+    assert rivals["tiny"].return_.value == pytest.approx(full.return_.value - whole.return_.value)
     assert Ablations.load(request.out / "ablations.json") == ablations
 
 
@@ -221,7 +221,8 @@ def test_the_rows_are_those_of_results_json(finished):
     for row in ablations.rows:
         (policy,) = row.trained.policies
         there = results.row(policy, "test")
-        assert (row.score.mean, row.cost_usd.mean) == pytest.approx((there.score_mean, there.cost_usd_mean))
+        assert (row.score.value, row.cost_usd.value) == pytest.approx((there.score_mean, there.cost_usd_mean))
+        assert (row.score.ends, row.return_.ends) == (there.score_ci95, there.return_ci95)
         assert row.return_by_training == pytest.approx([there.return_mean])
     assert len(list((request.out / "plots").glob("*_test.png"))) == 3
 
@@ -269,8 +270,8 @@ def test_further_trainings_are_averaged_episode_by_episode(finished):
     full, history_only, _ = found.rows
     assert full.trained.policies == ("tiny", "tiny-s1")
     assert history_only.trained.policies == ("tiny-history-only", "tiny-history-only-s1")
-    assert full.return_by_training[0] == pytest.approx(ablations.rows[0].return_.mean)
-    assert full.return_.mean == pytest.approx(np.mean(full.return_by_training))
+    assert full.return_by_training[0] == pytest.approx(ablations.rows[0].return_.value)
+    assert full.return_.value == pytest.approx(np.mean(full.return_by_training))
     assert full.return_.n_episodes == 6
     assert "trained 2 times and averaged" in found.to_text()
     with pytest.raises(InvalidConfigError, match=r"is of another setting \(differs in: seed\); choose another --out"):

@@ -113,7 +113,7 @@ def test_numbers_are_those_of_the_results(done):
         assert len(pairs) == 3 + 3 * 3
         for (policy, baseline), difference in pairs.items():
             expected = by_policy[policy].return_mean - by_policy[baseline].return_mean
-            assert difference.return_.mean == pytest.approx(expected)
+            assert difference.return_.value == pytest.approx(expected)
             assert difference.p_value_holm >= difference.p_value
         assert min(one.p_value_holm for one in pairs.values()) <= len(pairs) * min(
             one.p_value for one in pairs.values()

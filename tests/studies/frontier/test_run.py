@@ -212,7 +212,7 @@ def test_one_router_beside_one_trained_for_the_weight(pool, routers, tmp_path):
     for row in (pair.frontier, pair.separate):
         assert row.return_mean == pytest.approx(row.utility_mean - 2.0 * row.cost_usd_mean / 0.01)
     difference = pair.frontier.paired["fitted-q"].return_
-    assert difference.mean == pytest.approx(pair.frontier.return_mean - pair.separate.return_mean)
+    assert difference.value == pytest.approx(pair.frontier.return_mean - pair.separate.return_mean)
     written = json.loads((tmp_path / "frontier.json").read_text())
     assert written["returns"] == "at the cost weight of each pair"
     table = comparison.table()

@@ -66,7 +66,8 @@ def test_points_are_named_but_for_baselines_and_the_reference_is_a_star(figure):
 
 def test_every_point_has_the_bar_of_its_interval(figure):
     resamples = resamples_of({name: spread(*point) for name, point in POINTS.items()})
-    expected = resamples.estimate(resamples.scores(["random"])[:, 0], ["random"])
+    (column,) = resamples.columns(["random"])
+    expected = resamples.mean_estimate(resamples.means.scores[:, column], ["random"])
     bars = [line for line in figure.axes[0].lines if line.get_alpha() == 0.3 and np.allclose(line.get_xdata(), 0.5)]
     assert any(np.allclose(line.get_ydata()[[0, -1]], [expected.low, expected.high]) for line in bars)
 

@@ -151,7 +151,10 @@ def test_every_claim_is_judged_on_both_splits(done):
     market = Results.load(request.out / "markets" / "corridor-three" / "results.json")
     over = {part.name: part.measured for part in by_key["other-markets"].parts}
     known = market.row("fitted-q", "test").paired["monte-carlo-q"].return_
-    assert over["corridor-three: monte-carlo-q"].value == pytest.approx(known.mean)
+    assert over["corridor-three: monte-carlo-q"].value == pytest.approx(known.value)
+    assert (over["corridor-three: monte-carlo-q"].low, over["corridor-three: monte-carlo-q"].high) == pytest.approx(
+        known.ends
+    )
     assert over["corridor-three: monte-carlo-q"].n_episodes == known.n_episodes == 8
     assert any(name.startswith("corridor-three: single:") for name in over)
     budgets = BudgetSweep.load(request.out / "budgets" / BUDGET_FILE)

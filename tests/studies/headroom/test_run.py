@@ -29,7 +29,7 @@ def test_the_reference_is_first_and_every_policy_is_there_at_every_weight(run):
         assert found.part("strongest", weight).policy == "single:large"
         for part in ("believing", "best single", "random", "likeliest success"):
             row = found.part(part, weight)
-            assert row.reference_gain.mean == pytest.approx(reference.return_.mean - row.return_.mean)
+            assert row.reference_gain.value == pytest.approx(reference.return_.value - row.return_.value)
 
 
 def test_money_decides_who_is_the_best_single_model(run):
@@ -37,8 +37,8 @@ def test_money_decides_who_is_the_best_single_model(run):
     assert found.part("best single", 0.0).policy == "single:large"
     assert found.part("best single", 1.0).policy == "single:middle"
     free, dear = found.part("strongest", 0.0), found.part("strongest", 1.0)
-    assert free.cost_usd.mean == dear.cost_usd.mean  # the same episodes, weighed otherwise
-    assert dear.return_.mean == pytest.approx(free.return_.mean - free.cost_usd.mean / 0.01)
+    assert free.cost_usd.value == dear.cost_usd.value  # the same episodes, weighed otherwise
+    assert dear.return_.value == pytest.approx(free.return_.value - free.cost_usd.value / 0.01)
 
 
 def test_the_file_says_that_no_router_was_trained_and_is_read_back(run):

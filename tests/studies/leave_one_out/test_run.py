@@ -65,7 +65,7 @@ def test_every_arm_runs_the_same_episodes_and_only_the_smaller_pool_lacks_the_mo
         assert {row.n_episodes for row in (*one.rows, *found.references)} == {8}
         assert one.share_of_turns["without"] == 0 == one.row("without").model_share[one.model]
         difference = one.difference("without", "full")
-        assert difference.return_.mean == pytest.approx(one.row("without").return_mean - one.row("full").return_mean)
+        assert difference.return_.value == pytest.approx(one.row("without").return_mean - one.row("full").return_mean)
         assert difference.score.n_episodes == 8
         assert difference.return_.n_clusters == 8
         assert "random" in one.row("few episodes").paired

@@ -88,7 +88,7 @@ def test_numbers_are_those_of_tensorboard(run, found, corridor_config):
     episodes = Dataset.load(run / "episodes" / "ood" / "monte-carlo-q").episodes
     traced = revisit({"monte-carlo-q": episodes}, {"monte-carlo-q": router}, corridor_config.pool)["monte-carlo-q"]
     meaning = value_meaning(router, env="corridor")
-    shown = calibrate(traced, meaning, model_names=router.model_names, rng=np.random.default_rng(found.seed))
+    shown = calibrate(traced, meaning, model_names=router.model_names, seed=found.seed)
     assert row.overestimation_ci95 == shown.overestimation.ends
     assert row.calibration_error == shown.error
 

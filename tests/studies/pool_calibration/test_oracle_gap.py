@@ -22,7 +22,7 @@ def rows_of(means, *, n_variations, seed=0, is_shared=True):
 
 
 def gap_of(rows, *, seed=0):
-    return hindsight_gap(ModelScores.of(rows), rng=np.random.default_rng(seed), n_splits=40)
+    return hindsight_gap(ModelScores.of(rows), seed=seed, n_splits=40)
 
 
 def test_a_gap_by_hand():

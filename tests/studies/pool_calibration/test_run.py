@@ -76,7 +76,7 @@ def test_a_toy_pool_is_fitted(write):
     assert {split for split, _ in by_key} == {"train", "validation", "test", "ood"}
     for model, row in TARGET["models"].items():
         both = [by_key[split, f"single:{model}"] for split in ("train", "validation")]
-        fitted = sum(one.utility.mean * one.utility.n_episodes for one in both) / sum(
+        fitted = sum(one.utility.value * one.utility.n_episodes for one in both) / sum(
             one.utility.n_episodes for one in both
         )
         assert fitted == pytest.approx(row["utility"], abs=0.04)
@@ -101,7 +101,7 @@ def test_a_pool_is_fitted_on_the_splits_that_its_table_is_of(write):
     assert "fitting on 48 episodes of test" in said[0]
     assert {row.split for row in rows} == {"test"}
     for row in rows:
-        assert row.utility.mean == pytest.approx(row.target_utility, abs=0.05)
+        assert row.utility.value == pytest.approx(row.target_utility, abs=0.05)
 
 
 def test_costs_are_compared_with_the_reference():
@@ -190,7 +190,7 @@ def test_a_score_below_0_can_be_fitted(fitted):
             both.setdefault(row.policy, []).append(row.utility)
     for model, wanted in PUNISHING["models"].items():
         total = sum(one.n_episodes for one in both[f"single:{model}"])
-        mean = sum(one.mean * one.n_episodes for one in both[f"single:{model}"]) / total
+        mean = sum(one.value * one.n_episodes for one in both[f"single:{model}"]) / total
         assert mean == pytest.approx(wanted["utility"], abs=0.1)
     assert len({entry["stuck"] for entry in pool.backend.settings["models"].values()}) == 1
 
