@@ -20,8 +20,11 @@ from mtrouter_rl.statistics.estimate import percentile_ends, studentized_ends
 from mtrouter_rl.statistics.resamples import all_counts
 
 N_CLUSTERS = (12, 24, 73)
-BETWEEN, WITHIN = 0.9, 0.436
-"""Standard deviations of the hidden difficulty of a cluster and of an episode in it; their squares sum to 1."""
+BETWEEN, WITHIN = 0.9, 0.19**0.5
+"""Standard deviations of the hidden difficulty of a cluster and of an episode in it.
+
+Their squares sum to 1, so that a hidden number is standard normal.
+"""
 COST_SPREAD = 0.8
 COST_WEIGHT = 0.4
 BOTTOM, TOP = -1.2, 0.9
