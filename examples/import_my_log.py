@@ -2,8 +2,10 @@
 
 The lines stand for what a gateway or your own code logs, one a call. The format is described in docs/import-my-logs.md. Run
 it with: python examples/import_my_log.py
+With --write FOLDER it writes the log and the pool card there and stops, so that the commands can be tried on them.
 """
 
+import argparse
 import json
 import random
 import tempfile
@@ -77,19 +79,28 @@ def my_calls(n_tickets: int) -> Iterator[dict[str, Any]]:
             messages = [*messages, answer, {"role": "user", "content": "The customer asks again."}]
 
 
+def write_log(folder: Path) -> None:
+    """Write `calls.jsonl`, of which two lines are no good, and `my-pool.yaml`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "my-pool.yaml").write_text(POOL, encoding="utf-8")
+    lines = [json.dumps(line) for line in my_calls(60)]
+    lines += ['{"session_id": "cut', json.dumps(next(my_calls(1)) | {"session_id": "no-end"})]
+    (folder / "calls.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Write a log and a pool card, import, inspect, train, ask."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the log and the pool card there and stop")
+    write_only = parser.parse_args().write
+    if write_only is not None:
+        write_log(write_only)
+        print(f"{write_only / 'calls.jsonl'} and {write_only / 'my-pool.yaml'} are written")
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "my-pool.yaml").write_text(POOL, encoding="utf-8")
+        write_log(folder)
         pool = load_pool_card(folder / "my-pool.yaml")
-        lines = [json.dumps(line) for line in my_calls(60)]
-        lines += [
-            '{"session_id": "cut',
-            json.dumps(next(my_calls(1)) | {"session_id": "no-end"}),
-        ]  # two that are no good
-        (folder / "calls.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
         request = ImportRequest(
             format="openai-jsonl",
             paths=(folder / "calls.jsonl",),

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -129,3 +131,15 @@ def test_yaml_blocks_are_valid_cards(page, code, tmp_path):
         return
     model = EnvCard if "family" in card else PoolCard if "models" in card else AgentCard
     model.model_validate(card)
+
+
+def test_tables_are_those_of_the_results_files():
+    checked = subprocess.run(
+        [sys.executable, "scripts/site/tables.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "<!-- table: docs/results/quick-results.json test -->" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200

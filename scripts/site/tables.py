@@ -1,0 +1,48 @@
+"""Fills tables of README and docs from results files, so that no number of theirs is typed.
+
+A table stands between two comments, `<!-- table: FILE SPLIT -->` and `<!-- end of table -->`; FILE is named from the root.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.reporting.tables import results_table, to_markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+_TABLE = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Every page that may hold a table."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """The text with its tables drawn anew."""
+
+    def draw(found: re.Match[str]) -> str:
+        table = to_markdown(results_table(Results.load(ROOT / found[2]), found[3]))
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        return found[1] + "\n".join(rows) + "\n" + found[4]
+
+    return _TABLE.sub(draw, text)
+
+
+def main() -> int:
+    """Fill, or with --check say which pages are stale."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is stale")
+    check = parser.parse_args().check
+    stale = [page for page in pages() if filled(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
+    for page in stale:
+        print(f"{page.relative_to(ROOT)}: {'stale; run ./scripts/fill-tables' if check else 'filled'}")
+        if not check:
+            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
