@@ -3,9 +3,9 @@
 `moved.txt` beside this file has a line a module: its old name and its new one, both below `mtrouter_rl`.
 """
 
+import ast
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -35,7 +35,7 @@ class _Signpost(importlib.abc.MetaPathFinder):
         Raises:
             MovedNameError: If the module has moved.
         """
-        if fullname.startswith(f"{_PACKAGE}.") and fullname in moved_modules():
+        if fullname in moved_modules() and not _path_of(fullname).is_dir():
             raise MovedNameError(f"module '{fullname}' is now '{moved_modules()[fullname]}'; import it from there")
         return None
 
@@ -46,14 +46,33 @@ def install() -> None:
         sys.meta_path.append(_Signpost())
 
 
+def _path_of(module: str) -> Path:
+    """Where a module lies, without its ending."""
+    return Path(__file__).parents[1].joinpath(*module.split("."))
+
+
+@cache
+def _names_of(module: str) -> frozenset[str]:
+    """Names that a module defines or imports, read off its text: nothing is imported for them."""
+    path = _path_of(module).with_suffix(".py")
+    defined: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            defined.add(node.name)
+        if isinstance(node, ast.ImportFrom):
+            defined.update(alias.asname or alias.name for alias in node.names)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        defined.update(target.id for target in targets if isinstance(target, ast.Name))
+    return frozenset(defined)
+
+
 def signpost(old: str) -> Callable[[str], object]:
-    """A `__getattr__` for a package that used to be a module and holds none of its names any more."""
+    """A `__getattr__` for a package that used to be a module: names that it held give an error that names the new place."""
 
     def missing(name: str) -> object:
         new = moved_modules()[old]
-        is_submodule = not name.startswith("_") and importlib.util.find_spec(f"{old}.{name}") is not None
-        if name.startswith("__") or is_submodule:  # the interpreter then imports the submodule
-            raise AttributeError(f"module '{old}' has no attribute '{name}'")
-        raise MovedNameError(f"'{old}.{name}' is now '{new}.{name}'; import it from there")
+        if name in _names_of(new):
+            raise MovedNameError(f"'{old}.{name}' is now '{new}.{name}'; import it from there")
+        raise AttributeError(f"module '{old}' has no attribute '{name}'")
 
     return missing

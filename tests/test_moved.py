@@ -28,12 +28,25 @@ def test_every_old_name_tells_the_new_place(old):
         importlib.import_module(old)
 
 
+NAMES = {
+    "pools.simulated": "make_backend",
+    "envs.babyai": "make_task",
+    "envs.scienceworld": "make_task",
+    "envs.textworld": "make_task",
+    "envs.gymnasium_text": "make_task",
+    "scaffold": "write_plugin",
+    "cli": "build_parser",
+}
+
+
 @pytest.mark.parametrize("package", STILL_THERE)
 def test_a_name_of_a_module_that_became_a_folder_tells_the_new_place(package):
-    with pytest.raises(
-        MovedNameError, match=rf"'mtrouter_rl\.{package}\.make' is now 'mtrouter_rl\.{package}\.\w+\.make'"
-    ):
-        exec(f"from mtrouter_rl.{package} import make")
+    old = rf"mtrouter_rl\.{package}"
+    name = NAMES[package]
+    with pytest.raises(MovedNameError, match=rf"'{old}\.{name}' is now '{old}\.\w+\.{name}'"):
+        exec(f"from mtrouter_rl.{package} import {name}")
+    with pytest.raises(AttributeError):
+        importlib.import_module(f"mtrouter_rl.{package}").pytest_plugins  # noqa: B018
 
 
 def test_the_error_is_ours_and_an_import_error():

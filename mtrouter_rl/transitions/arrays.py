@@ -101,6 +101,10 @@ class MiniBatch:
     next_observations: npt.NDArray[np.float32]
     terminals: npt.NDArray[np.float32]
 
+    def __len__(self) -> int:
+        """B."""
+        return len(self.actions)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transitions:

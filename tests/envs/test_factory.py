@@ -61,7 +61,7 @@ def test_unknown_names():
     card = resolve_env("corridor")
     bad = card.card.model_copy(update={"family": "scienceword"})
     with pytest.raises(UnknownNameError, match="unknown environment family 'scienceword'; did you mean 'scienceworld'"):
-        build_env(type(card)(card=bad, pool=card.pool, limits=card.limits, cost_weight=0.0))
+        build_env(type(card)(card=bad, pool=card.pool, limits=card.limits, reward=card.reward))
 
 
 def test_a_pool_for_another_environment_is_refused():
@@ -73,7 +73,7 @@ def test_a_split_without_tasks_is_refused():
     config = resolve_env("corridor")
     bare = config.card.model_copy(update={"ood_tasks": {}})
     with pytest.raises(InvalidConfigError, match="specs is empty, must hold at least one episode"):
-        build_env(type(config)(card=bare, pool=config.pool, limits=config.limits, cost_weight=0.0), split="ood")
+        build_env(type(config)(card=bare, pool=config.pool, limits=config.limits, reward=config.reward), split="ood")
 
 
 def test_a_relative_pool_is_looked_up_beside_the_card(tmp_path, monkeypatch):
