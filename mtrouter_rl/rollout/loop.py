@@ -183,13 +183,20 @@ _worker: _Worker | None = None
 
 def _start_worker(config: EnvConfig) -> None:
     global _worker
-    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
+    end_with_parent()
     _worker = _Worker(config)
     multiprocessing.util.Finalize(None, _worker.close, exitpriority=10)
 
 
 def end_with_parent() -> None:
-    """Without it, the workers of a command that was killed would play on, with their simulators, for nobody."""
+    """To be called in a worker process: it ends when its parent does.
+
+    Without it, the workers of a command that was killed would go on for nobody, and write beside those of the next one.
+    """
+    threading.Thread(target=_end_after_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_after_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

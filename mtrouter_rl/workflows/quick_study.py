@@ -20,6 +20,7 @@ from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.records import Frozen, JsonValue, PositiveInt, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.rollout.loop import end_with_parent
 from mtrouter_rl.rollout.collection import fingerprint_cards
 from mtrouter_rl.workflows import (
     RESULTS_FILE,
@@ -321,7 +322,7 @@ def train_side_by_side(trainings: Sequence[TrainRequest], *, n_workers: int, sho
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with concurrent.futures.ProcessPoolExecutor(
-        max_workers=n_workers, mp_context=multiprocessing.get_context("spawn")
+        max_workers=n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
     ) as executor:
         futures = [
             executor.submit(_train_one, training, show_progress and index == 0)

@@ -1,4 +1,8 @@
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from shutil import copytree
 
 import pytest
@@ -109,3 +113,42 @@ def test_rules_take_the_validation_that_found_the_strongest_model(request_of_stu
         router = resolve_router(str(request.router(agent)), request.config.pool)
         assert router.settings.roles.rungs == ("small", strongest.settings.order[0])
         assert router.settings.roles.validation_utilities == strongest.settings.validation_utilities
+
+
+def test_workers_of_a_killed_training_end(tmp_path, corridor_log):
+    """They would train on for nobody, and write beside those of the next run."""
+    code = f"""
+from pathlib import Path
+from mtrouter_rl.envs.factory import resolve_env
+from mtrouter_rl.workflows import TrainRequest, load_agent
+from mtrouter_rl.workflows.quick_study import train_side_by_side
+
+card = load_agent("fitted-q")
+card = card.model_copy(update={{"parameters": card.parameters | {{"n_iterations": 10000}}}})
+log, out = Path({str(corridor_log)!r}), Path({str(tmp_path)!r})
+trainings = [
+    TrainRequest(agent=card, config=resolve_env("corridor"), seed=seed, out=out / str(seed), dataset=log) for seed in (0, 1)
+]
+if __name__ == "__main__":
+    train_side_by_side(trainings, n_workers=2, show_progress=False)
+"""
+    script = tmp_path / "train.py"
+    script.write_text(code)
+    parent = subprocess.Popen([sys.executable, str(script)])
+
+    def workers():
+        return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
+
+    wait_for(lambda: len(list(tmp_path.glob("*/checkpoints/iteration-*"))) >= 2)
+    started = workers()
+    parent.kill()
+    parent.wait()
+    assert len(started) >= 2
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in started))
+
+
+def wait_for(is_true, *, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

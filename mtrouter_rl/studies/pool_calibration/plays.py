@@ -4,7 +4,6 @@ import concurrent.futures
 import hashlib
 import json
 import multiprocessing
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -120,7 +119,7 @@ _player: _Player | None = None
 
 def _start(config: EnvConfig) -> None:
     global _player
-    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
+    end_with_parent()
     _player = _Player(config)
     multiprocessing.util.Finalize(None, _player.close, exitpriority=10)
 
