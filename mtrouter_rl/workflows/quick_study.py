@@ -20,8 +20,8 @@ from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.records import Frozen, JsonValue, PositiveInt, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
-from mtrouter_rl.rollout.loop import end_with_parent
 from mtrouter_rl.rollout.collection import fingerprint_cards
+from mtrouter_rl.rollout.loop import end_with_parent
 from mtrouter_rl.workflows import (
     RESULTS_FILE,
     VALIDATION_FOLDER,
