@@ -1,13 +1,12 @@
 """Logged turns as arrays: what estimates from logs start from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
-from mtrouter_rl.records import BoolArray, Episode, FloatArray
+from mtrouter_rl.records import BoolArray, FloatArray
 
 _SUM_TOLERANCE = 1e-6
 
@@ -59,46 +58,6 @@ class TurnLog:
                 "the direct method (dm) can be had"
             )
         check_finite("rewards", self.rewards)
-
-    @classmethod
-    def of_episodes(
-        cls, episodes: Sequence[Episode], model_names: Sequence[str], rewards: npt.NDArray[np.float64]
-    ) -> "TurnLog":
-        """Arrays of logged episodes, all with at least one turn and known propensities.
-
-        Args:
-            episodes: The E episodes.
-            model_names: Names of the pool, length M.
-            rewards: One row for every turn of them, in order, shape (N, K).
-
-        Raises:
-            InvalidConfigError: If there is no episode, a propensity is unknown, or a shape is wrong.
-            PoolMismatchError: If a logged model is not in the pool.
-        """
-        turns = [turn for episode in episodes for turn in episode.turns]
-        unknown = sum(turn.propensity is None for turn in turns)
-        if unknown:
-            raise InvalidConfigError(
-                f"{unknown} of {len(turns)} turns have no propensity; estimate the behaviour policy first, or use the "
-                "direct method alone"
-            )
-        index = {name: number for number, name in enumerate(model_names)}
-        strange = next((turn.model for turn in turns if turn.model not in index), None)
-        if strange is not None:
-            raise PoolMismatchError(
-                f"the log was played by '{strange}', which is not in the pool ({', '.join(model_names)}); give the pool of "
-                "the log"
-            )
-        pairs = [(episode.task, episode.variation) for episode in episodes]
-        numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
-        return cls(
-            lengths=np.array([len(episode.turns) for episode in episodes], dtype=np.int64),
-            actions=np.array([index[turn.model] for turn in turns], dtype=np.int64),
-            propensities=np.array([turn.propensity for turn in turns], dtype=np.float64),
-            rewards=rewards,
-            clusters=np.array([numbers[pair] for pair in pairs], dtype=np.int64),
-            n_models=len(model_names),
-        )
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:

@@ -1,11 +1,9 @@
 """Estimators against hand-worked numbers and plain loops; test_exact_values.py holds them against exact values."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
+from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope.sequential import ESTIMATORS, TurnLog, Values, estimate
 from mtrouter_rl.studies.ope_coverage.tabular import TabularTask
 
@@ -191,12 +189,3 @@ def test_numbers_of_clusters_need_not_be_gapless():
         for clusters in ([0, 1], [4, 9])
     )
     np.testing.assert_array_equal(one.draws, other.draws)
-
-
-def test_a_log_of_another_pool_is_told_by_the_name_of_its_model():
-    turn = SimpleNamespace(model="big", propensity=0.5)
-    episode = SimpleNamespace(task="boil", variation=0, turns=[turn])
-    with pytest.raises(PoolMismatchError, match=r"played by 'big', which is not in the pool \(small, medium\)"):
-        TurnLog.of_episodes([episode], ["small", "medium"], np.zeros((1, 1)))
-    with pytest.raises(InvalidConfigError, match=r"the log has no episode"):
-        TurnLog.of_episodes([], ["small", "medium"], np.zeros((0, 1)))

@@ -21,21 +21,7 @@ from mtrouter_rl.reporting.tables import format_number, format_percent, format_u
 from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.full.claim_behavior import fewer_switches, models_by_skill, stays_after_transient_errors
 from mtrouter_rl.studies.full.claim_evidence import ABOVE_ZERO, Evidence
-from mtrouter_rl.studies.full.claims import Claim, Goal, SplitClaims, claim_of, joint_claim, not_measured
-
-
-def study_claims(evidence: Evidence) -> SplitClaims:
-    """All claims on a split."""
-    means = evidence.resamples.means
-    return SplitClaims(
-        split=evidence.split,
-        n_clusters=len(means.clusters),
-        n_left_out=len(means.left_out),
-        n_resamples=evidence.resamples.n_resamples,
-        roles=evidence.roles,
-        targets=evidence.targets,
-        claims=tuple(rule(evidence) for rule in CLAIM_RULES),
-    )
+from mtrouter_rl.studies.full.claims import Claim, Goal, claim_of, joint_claim, not_measured
 
 
 def cheaper_and_better(evidence: Evidence) -> Claim:
