@@ -128,7 +128,7 @@ def main() -> None:
             warm=np.zeros(2, dtype=np.int8),
             action_mask=np.ones(2, dtype=np.int8),
         )
-        chances = router.propensities([observation])[0]
+        chances = router.action_probabilities([observation])[0]
         shares = ", ".join(f"{model} {share:.2f}" for model, share in zip(router.model_names, chances, strict=True))
         print(f"the clone's first choice: {shares}")
 

@@ -240,7 +240,7 @@ class HiddenStatePolicy(Protocol):
     name: str
     model_names: tuple[str, ...]
 
-    def privileged_propensities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
+    def privileged_action_probabilities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
         """Probability of every model, shape (M,); sums to 1, and masked models have probability 0."""
 
 
@@ -274,7 +274,7 @@ class Router(Protocol):
     name: str
     model_names: tuple[str, ...]
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model for a batch of B observations, shape (B, M).
 
         Rows sum to 1; masked models have probability 0. Greedy routers are one-hot.

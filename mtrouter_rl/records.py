@@ -248,13 +248,13 @@ class TracedEpisode:
     Attributes:
         episode: The log.
         hidden: Per turn, what only a simulator knows (why a simulated model failed); stored apart from the log.
-        propensities: Probability of every model at every turn, shape (T, M).
+        action_probabilities: Probability of every model at every turn, shape (T, M).
         q_values: Action values at every turn if the router has any, shape (T, M), else None.
     """
 
     episode: Episode
     hidden: tuple[Mapping[str, JsonValue], ...] = ()
-    propensities: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+    action_probabilities: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     q_values: FloatArray | None = None
 
 

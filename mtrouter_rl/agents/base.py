@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from mtrouter_rl.cards import AgentCard, RewardCard
 from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.protocols import MetricSink, Router
 from mtrouter_rl.transitions.arrays import LogShares, TrainingLog
 from mtrouter_rl.transitions.hold_out import HoldOut
@@ -111,3 +112,16 @@ class Algorithm(Protocol):
         Raises:
             InvalidConfigError: If the context lacks what the algorithm needs.
         """
+
+
+def check_router(router: Router) -> Router:
+    """The router itself, unless it has the method that a router had before 0.2.
+
+    Raises:
+        InvalidConfigError: If it has `propensities` in the place of `action_probabilities`.
+    """
+    if hasattr(router, "propensities") and not hasattr(router, "action_probabilities"):
+        raise InvalidConfigError(
+            f"router '{router.name}': its method 'propensities' is now 'action_probabilities'; rename it in its class"
+        )
+    return router

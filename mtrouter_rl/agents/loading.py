@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Protocol, cast
 
+from mtrouter_rl.agents.base import check_router
 from mtrouter_rl.agents.saving import MakeFeatures, SavedRouter, check_pool, read_record
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import RouterError, UnknownNameError
@@ -70,4 +71,6 @@ def load_router(folder: Path, *, pool: PoolCard, make_features: MakeFeatures) ->
         kind = cast(LoadableRouter, ROUTER_KINDS.load(record.kind))
     except UnknownNameError as error:
         raise RouterError(f"router {folder}: {error}") from error
-    return kind.from_saved(SavedRouter(folder=folder, record=record, pool=pool, make_features=make_features))
+    return check_router(
+        kind.from_saved(SavedRouter(folder=folder, record=record, pool=pool, make_features=make_features))
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mtrouter_rl.agents.base import Algorithm, TrainingContext
+from mtrouter_rl.agents.base import Algorithm, TrainingContext, check_router
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.rules.behavior_policies import parse_policy
 from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE
@@ -133,7 +133,8 @@ def _untrained(text: str, pool: PoolCard) -> Router:
     # These agents maximise nothing, so the reward of the context is not read.
     from mtrouter_rl.cards import RewardCard
 
-    return algorithm.train(TrainingContext(pool=pool, reward=RewardCard(cost_weight=0.0, cost_unit_usd=1.0), seed=0))
+    context = TrainingContext(pool=pool, reward=RewardCard(cost_weight=0.0, cost_unit_usd=1.0), seed=0)
+    return check_router(algorithm.train(context))
 
 
 @dataclass(frozen=True, kw_only=True)

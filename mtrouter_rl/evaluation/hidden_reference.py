@@ -67,7 +67,7 @@ class PlanningReference:
         )
         return action_values(problem)
 
-    def privileged_propensities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
+    def privileged_action_probabilities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
         """Probability 1 for the model with the highest planned value, shape (M,). Raises as `distributions.action_masks`."""
         return _greedy(self.values(observation, hidden), observation, pool=self._pool)
 
@@ -109,7 +109,7 @@ class LikeliestSuccess:
         self.model_names = pool.model_names
         self._pool = pool
 
-    def privileged_propensities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
+    def privileged_action_probabilities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
         """Probability 1 for the likeliest model, shape (M,). Raises as `distributions.action_masks`."""
         likely = np.where(hidden.stuck[0], 0.0, hidden.success[0])
         return _greedy(likely, observation, pool=self._pool)

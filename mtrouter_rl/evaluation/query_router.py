@@ -115,7 +115,9 @@ def ask(router: Router, episode: Episode, pool: PoolCard) -> TracedEpisode:
     """
     observations = observations_of(episode, pool)
     q_values = router.q_values(observations) if isinstance(router, ValueRouter) else None
-    return TracedEpisode(episode=episode, propensities=router.propensities(observations), q_values=q_values)
+    return TracedEpisode(
+        episode=episode, action_probabilities=router.action_probabilities(observations), q_values=q_values
+    )
 
 
 def history_states(
@@ -138,7 +140,7 @@ def history_states(
     Returns:
         None if it was asked about no state.
     """
-    asked = [(split, one) for split, episodes in traced.items() for one in episodes if one.propensities.size]
+    asked = [(split, one) for split, episodes in traced.items() for one in episodes if one.action_probabilities.size]
     owners = np.repeat(np.arange(len(asked)), [len(one.episode.turns) for _, one in asked])
     if not len(owners):
         return None
@@ -169,7 +171,7 @@ def _asked(one: TracedEpisode, router: Router, keys: Collection[EpisodeKey], poo
 def _metadata(one: TracedEpisode, turn: int, *, split: str, model_names: Sequence[str]) -> tuple[str, ...]:
     """Texts in the order of `STATE_COLUMNS`."""
     episode = one.episode
-    opinions = one.propensities if one.q_values is None else one.q_values
+    opinions = one.action_probabilities if one.q_values is None else one.q_values
     called = episode.turns[turn]
     phase = 1 + PHASES * turn // episode.max_turns
     texts = (

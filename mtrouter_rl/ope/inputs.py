@@ -202,7 +202,7 @@ def _routers(request: OpeRequest) -> tuple[dict[str, Router], dict[str, str]]:
 
 def _ask(router: Router, observations: Sequence[Observation]) -> FloatArray:
     """Probabilities at every logged state, shape (N, M)."""
-    parts = [router.propensities(observations[i : i + _BATCH]) for i in range(0, len(observations), _BATCH)]
+    parts = [router.action_probabilities(observations[i : i + _BATCH]) for i in range(0, len(observations), _BATCH)]
     probabilities = np.concatenate(parts)
     masks = np.array([one["action_mask"] for one in observations], dtype=bool)
     try:

@@ -28,7 +28,7 @@ def transcript_markdown(traced: TracedEpisode, model_names: Sequence[str]) -> st
     """
     episode = traced.episode
     shape = (len(episode.turns), len(model_names))
-    for name, array in (("propensities", traced.propensities), ("q_values", traced.q_values)):
+    for name, array in (("action_probabilities", traced.action_probabilities), ("q_values", traced.q_values)):
         if array is not None and array.size and array.shape != shape:
             raise ResultsError(
                 f"episode '{episode.episode_id}': {name} have shape {array.shape}, must be {shape} (turns, models); "
@@ -102,6 +102,6 @@ def _opinion(turn: int, model: int, traced: TracedEpisode, model_names: Sequence
     name = _cell(model_names[model])
     if traced.q_values is not None and traced.q_values.size:
         name += f" {traced.q_values[turn, model]:.3f}"
-    if traced.propensities.size:
-        name += f" ({traced.propensities[turn, model]:.0%})"
+    if traced.action_probabilities.size:
+        name += f" ({traced.action_probabilities[turn, model]:.0%})"
     return f"**{name}**" if traced.episode.turns[turn].model == model_names[model] else name

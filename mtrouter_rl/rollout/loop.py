@@ -46,23 +46,23 @@ class _Log:
 
     turns: list[Turn] = field(default_factory=list)
     hidden: list[dict[str, JsonValue]] = field(default_factory=list)
-    propensities: list[FloatArray] = field(default_factory=list)
+    probabilities: list[FloatArray] = field(default_factory=list)
 
 
-def choose(propensities: FloatArray, rng: np.random.Generator) -> int:
-    """Draw an action from one row of propensities, shape (M,).
+def choose(probabilities: FloatArray, rng: np.random.Generator) -> int:
+    """Draw an action from one row of probabilities, shape (M,).
 
     Raises:
         InvalidConfigError: If they are no distribution: the log would hold a wrong propensity.
     """
-    is_valid = np.isfinite(propensities).all() and (propensities >= 0).all()
-    if not is_valid or abs(float(propensities.sum()) - 1.0) > _PROPENSITY_TOLERANCE:
+    is_valid = np.isfinite(probabilities).all() and (probabilities >= 0).all()
+    if not is_valid or abs(float(probabilities.sum()) - 1.0) > _PROPENSITY_TOLERANCE:
         raise InvalidConfigError(
-            f"router gave propensities {propensities.tolist()}, must be finite, non-negative and sum to 1; fix the router"
+            f"router gave probabilities {probabilities.tolist()}, must be finite, non-negative and sum to 1; fix the router"
         )
-    edges = np.cumsum(propensities)
+    edges = np.cumsum(probabilities)
     drawn = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
-    return min(drawn, int(np.flatnonzero(propensities)[-1]))
+    return min(drawn, int(np.flatnonzero(probabilities)[-1]))
 
 
 def run_episode(env: RoutingEnv, router: Policy, spec: EpisodeSpec) -> TracedEpisode:
@@ -103,8 +103,8 @@ def run_episode(env: RoutingEnv, router: Policy, spec: EpisodeSpec) -> TracedEpi
         status="failed" if status_detail else "completed",
         status_detail=status_detail,
     )
-    propensities = np.stack(log.propensities) if log.propensities else np.zeros((0, len(env.pool.models)))
-    return TracedEpisode(episode=episode, hidden=tuple(log.hidden), propensities=propensities)
+    probabilities = np.stack(log.probabilities) if log.probabilities else np.zeros((0, len(env.pool.models)))
+    return TracedEpisode(episode=episode, hidden=tuple(log.hidden), action_probabilities=probabilities)
 
 
 def _unlogged_spend(env: RoutingEnv, log: _Log) -> str:
@@ -115,11 +115,11 @@ def _unlogged_spend(env: RoutingEnv, log: _Log) -> str:
     return f" (and {spent_usd:.6f} USD were spent on a call that has no turn)"
 
 
-def _propensities(env: RoutingEnv, policy: Policy, observation: Observation) -> FloatArray:
+def _action_probabilities(env: RoutingEnv, policy: Policy, observation: Observation) -> FloatArray:
     """What a policy makes of a state. The hidden state is shown to those alone that are declared to see it."""
     if isinstance(policy, HiddenStatePolicy):
-        return policy.privileged_propensities(observation, env.hidden_state())
-    row: FloatArray = policy.propensities([observation])[0]
+        return policy.privileged_action_probabilities(observation, env.hidden_state())
+    row: FloatArray = policy.action_probabilities([observation])[0]
     return row
 
 
@@ -128,13 +128,13 @@ def _run_turns(env: RoutingEnv, router: Policy, spec: EpisodeSpec, observation: 
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
     is_over = not observation["action_mask"].any()
     while not is_over:
-        propensities = _propensities(env, router, observation)
-        action = choose(propensities, rng)
+        probabilities = _action_probabilities(env, router, observation)
+        action = choose(probabilities, rng)
         before = observation
         observation, _, terminated, truncated, info = env.step(action)
-        log.turns.append(_turn(before, info, float(propensities[action]), terminated=terminated, truncated=truncated))
+        log.turns.append(_turn(before, info, float(probabilities[action]), terminated=terminated, truncated=truncated))
         log.hidden.append(info["hidden"])
-        log.propensities.append(np.asarray(propensities, dtype=np.float64))
+        log.probabilities.append(np.asarray(probabilities, dtype=np.float64))
         is_over = terminated or truncated
 
 

@@ -148,6 +148,6 @@ class ScriptedRouter:
     model_names: tuple[str, ...]
     decide: Callable[[Observation], Sequence[float]]
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M); given on unchecked."""
         return np.array([self.decide(observation) for observation in observations], dtype=np.float64)

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from mtrouter_rl import __version__
-from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate
+from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate, check_router
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import load_algorithm
@@ -163,7 +163,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         )
         if algorithm.needs_features:
             context = _with_features(context, request, datasets)
-        router = algorithm.train(context)
+        router = check_router(algorithm.train(context))
     _save(router, request)
     took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
     write_atomically(request.out / TRAINING_FILE, (json.dumps(took) + "\n").encode())

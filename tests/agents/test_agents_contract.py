@@ -49,7 +49,7 @@ def test_probabilities_are_valid_and_masked_models_get_none(name, routers):
     assert isinstance(router, Router)
     assert router.name == f"test-{name}"
     assert router.model_names == POOL.model_names
-    probabilities = router.propensities(OBSERVATIONS)
+    probabilities = router.action_probabilities(OBSERVATIONS)
     masks = np.array([observation["action_mask"] for observation in OBSERVATIONS])
     assert probabilities.shape == (len(OBSERVATIONS), 3)
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-12)
@@ -60,8 +60,8 @@ def test_probabilities_are_valid_and_masked_models_get_none(name, routers):
 @pytest.mark.parametrize("name", NAMES)
 def test_one_observation_is_a_batch_of_one(name, routers):
     router = routers[name]
-    alone = np.concatenate([router.propensities([observation]) for observation in OBSERVATIONS])
-    np.testing.assert_allclose(alone, router.propensities(OBSERVATIONS), atol=1e-6)
+    alone = np.concatenate([router.action_probabilities([observation]) for observation in OBSERVATIONS])
+    np.testing.assert_allclose(alone, router.action_probabilities(OBSERVATIONS), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,7 +71,7 @@ def test_saved_routers_act_alike(name, routers, tmp_path):
     loaded = load_router(tmp_path, pool=POOL, make_features=lambda config: features_of(name)(config["scripted"]))
     assert type(loaded) is type(router)
     assert loaded.name == router.name
-    np.testing.assert_array_equal(loaded.propensities(OBSERVATIONS), router.propensities(OBSERVATIONS))
+    np.testing.assert_array_equal(loaded.action_probabilities(OBSERVATIONS), router.action_probabilities(OBSERVATIONS))
     assert loaded.provenance == router.provenance
     assert loaded.provenance.card.algorithm == name
     if isinstance(router, ValueRouter):
@@ -90,9 +90,9 @@ def test_another_pool_is_refused_by_its_models_names(name, routers, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_allowed_model_and_a_mask_of_another_length_are_errors(name, routers):
     with pytest.raises(MaskedActionError, match=r"observation 1: action_mask allows no model"):
-        routers[name].propensities([make_observation(), make_observation(mask=(0, 0, 0))])
+        routers[name].action_probabilities([make_observation(), make_observation(mask=(0, 0, 0))])
     with pytest.raises(InvalidConfigError, match=r"action_mask has shape \(2,\), must be \(3,\)"):
-        routers[name].propensities([make_observation(mask=(1, 1))])
+        routers[name].action_probabilities([make_observation(mask=(1, 1))])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if ALGORITHMS.load(name).needs_dataset])

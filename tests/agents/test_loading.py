@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from mtrouter_rl.agents.base import check_router
 from mtrouter_rl.agents.loading import load_router, save_router
 from mtrouter_rl.agents.q.fitted_q import FittedQ
 from mtrouter_rl.agents.q.q_router import QRouter
@@ -9,7 +10,7 @@ from mtrouter_rl.agents.rules.behavior_policies import EpsilonGreedy, Sticky
 from mtrouter_rl.agents.rules.heuristics import UniformRouter
 from mtrouter_rl.embeddings.encoders import make_hashing
 from mtrouter_rl.embeddings.history import HistoryFeatures
-from mtrouter_rl.errors import RouterError
+from mtrouter_rl.errors import InvalidConfigError, RouterError
 from tests.cases.routing_toy import POOL, TINY, StateFeatures, make_card, make_context, make_observation
 
 
@@ -116,7 +117,7 @@ def test_a_router_on_real_history_features_trains_loads_and_acts(small_log, tmp_
     )
     observations = [make_observation(0), make_observation(1, mask=(1, 0, 1), models=(0, 2))]
     assert (loaded.q_values(observations) == router.q_values(observations)).all()
-    assert loaded.propensities(observations).sum(axis=1).tolist() == [1.0, 1.0]
+    assert loaded.action_probabilities(observations).sum(axis=1).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -141,3 +142,17 @@ def test_logs_of_one_name_have_fingerprints_of_their_own(small_log):
     other = info.model_copy(update={"created_by": {"seed": 1000}})
     assert info.fingerprint != other.fingerprint
     assert info.fingerprint == info.model_copy().fingerprint
+
+
+def test_a_router_of_a_plug_in_with_the_old_method_is_told_the_new_name():
+    class Old:
+        name = "mine"
+        model_names = ("a", "b")
+
+        def propensities(self, observations):
+            raise AssertionError
+
+    with pytest.raises(
+        InvalidConfigError, match=r"router 'mine': its method 'propensities' is now 'action_probabilities'"
+    ):
+        check_router(Old())

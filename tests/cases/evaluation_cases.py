@@ -89,7 +89,7 @@ def drawn_episode(weights, *, key, split, policy, has_q_values=False, skill=SKIL
     shape = (len(turns), len(names))
     return TracedEpisode(
         episode=episode,
-        propensities=np.broadcast_to(probabilities, shape).copy(),
+        action_probabilities=np.broadcast_to(probabilities, shape).copy(),
         q_values=rng.normal(size=shape) if has_q_values else None,
     )
 

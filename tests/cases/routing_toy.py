@@ -161,7 +161,7 @@ def optimal_values(cost_weight=REWARD.cost_weight):
 
 def policy_value(router, cost_weight=REWARD.cost_weight):
     """Exact value at the start of a router that looks at the state only."""
-    policy = router.propensities([make_observation(state) for state in range(N_STATES)])
+    policy = router.action_probabilities([make_observation(state) for state in range(N_STATES)])
     values = np.zeros(N_STATES + 1)
     for _ in range(500):
         for state in range(N_STATES):
@@ -300,7 +300,9 @@ def make_context(dataset, *, seed=0, folder=None, sink=None, features=None):
         seed=seed,
         dataset=dataset,
         features=features or StateFeatures(),
-        validate=lambda routers: [router.propensities([make_observation()])[0].argmax() / 2 for router in routers],
+        validate=lambda routers: [
+            router.action_probabilities([make_observation()])[0].argmax() / 2 for router in routers
+        ],
         checkpoint_folder=folder,
         **extra,
     )

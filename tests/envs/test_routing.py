@@ -516,7 +516,7 @@ def test_a_backend_that_uses_more_than_it_was_allowed(env_of, lie, message):
     episode = traced.episode
     assert episode.status == "failed"
     assert episode.status_detail.startswith("BackendError: model '")
-    assert len(episode.turns) == len(traced.hidden) == len(traced.propensities) == 2
+    assert len(episode.turns) == len(traced.hidden) == len(traced.action_probabilities) == 2
     assert episode.cost_usd == pytest.approx(sum(turn.cost_usd for turn in episode.turns))
     assert episode.cost_usd > 0
     assert not any(turn.terminated or turn.truncated for turn in episode.turns)

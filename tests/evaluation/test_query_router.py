@@ -61,7 +61,7 @@ def test_discount_is_the_routers_own(routers):
 
 
 def test_learned_routers_are_asked_about_every_episode_and_others_about_transcripts(traced):
-    asked = {name: sum(bool(one.propensities.size) for one in episodes) for name, episodes in traced.items()}
+    asked = {name: sum(bool(one.action_probabilities.size) for one in episodes) for name, episodes in traced.items()}
     assert asked == {
         "fitted-q": 20,
         "monte-carlo-q": 20,
@@ -75,7 +75,7 @@ def test_learned_routers_are_asked_about_every_episode_and_others_about_transcri
 def test_at_most_so_many_episodes_are_asked_about(policies, routers, corridor_config, monkeypatch):
     monkeypatch.setattr(module, "N_EPISODES", 5)
     few = revisit({"myopic": policies["myopic"]}, routers, corridor_config.pool)["myopic"]
-    assert 5 <= sum(bool(one.propensities.size) for one in few) <= 5 + N_TRANSCRIPTS
+    assert 5 <= sum(bool(one.action_probabilities.size) for one in few) <= 5 + N_TRANSCRIPTS
 
 
 def test_answers_are_those_of_the_router(traced, routers, corridor_config):
@@ -92,11 +92,13 @@ def test_sampled_states_are_embedded_and_described(name, traced, routers, corrid
     states = history_states(router, {"test": traced[name]}, pool, rng=np.random.default_rng(0), n_states=30)
     assert len(states.embeddings) == len(states.metadata) == 30
     everything = history_states(router, {"test": traced[name]}, pool, rng=np.random.default_rng(1), n_states=10**6)
-    flat = [(one, turn) for one in traced[name] if one.propensities.size for turn in range(len(one.episode.turns))]
+    flat = [
+        (one, turn) for one in traced[name] if one.action_probabilities.size for turn in range(len(one.episode.turns))
+    ]
     assert len(everything.metadata) == len(flat)
     for (one, turn), texts in list(zip(flat, everything.metadata, strict=True))[::17]:
         told = dict(zip(STATE_COLUMNS, texts, strict=True))
-        opinions = (one.propensities if one.q_values is None else one.q_values)[turn]
+        opinions = (one.action_probabilities if one.q_values is None else one.q_values)[turn]
         before = one.episode.turns[turn - 1].error if turn else ""
         assert told == {
             "best_model": pool.model_names[int(np.argmax(opinions))],
@@ -115,6 +117,6 @@ def test_sampled_states_are_embedded_and_described(name, traced, routers, corrid
 
 
 def test_no_state_no_sample(traced, routers, corridor_config):
-    plain = [replace(one, propensities=np.zeros((0, 0))) for one in traced["fitted-q"]]
+    plain = [replace(one, action_probabilities=np.zeros((0, 0))) for one in traced["fitted-q"]]
     rng = np.random.default_rng(0)
     assert history_states(routers["fitted-q"], {"test": plain}, corridor_config.pool, rng=rng) is None

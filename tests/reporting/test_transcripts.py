@@ -17,7 +17,7 @@ def example():
     ]
     return TracedEpisode(
         episode=make_episode(turns, variation=3, seed=8),
-        propensities=np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]]),
+        action_probabilities=np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]]),
         q_values=np.array([[0.125, 0.5, 0.25], [0.1, 0.2, 0.3]]),
     )
 
@@ -47,7 +47,7 @@ def test_many_models_are_listed_in_lines():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ResultsError, match=r"propensities have shape \(2, 3\), must be \(2, 2\)"):
+    with pytest.raises(ResultsError, match=r"action_probabilities have shape \(2, 3\), must be \(2, 2\)"):
         transcript_markdown(example(), MODELS[:2])
 
 

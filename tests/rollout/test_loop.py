@@ -58,7 +58,7 @@ def always(action, name="always"):
     ],
 )
 def test_choose_refuses_what_is_no_distribution(row):
-    with pytest.raises(InvalidConfigError, match=r"router gave propensities .*finite, non-negative and sum to 1; fix"):
+    with pytest.raises(InvalidConfigError, match=r"router gave probabilities .*finite, non-negative and sum to 1; fix"):
         choose(np.array(row), np.random.default_rng(0))
 
 
@@ -108,8 +108,8 @@ def test_propensities_are_logged_exactly(config):
         given.clear()
         traced = run_episode(env, router_of(decide), dataclasses.replace(SPEC, seed=seed))
         turns = traced.episode.turns
-        assert len(turns) == len(given) == len(traced.propensities) == len(traced.hidden)
-        for turn, (row, mask, warm), logged in zip(turns, given, traced.propensities, strict=True):
+        assert len(turns) == len(given) == len(traced.action_probabilities) == len(traced.hidden)
+        for turn, (row, mask, warm), logged in zip(turns, given, traced.action_probabilities, strict=True):
             assert turn.propensity == row[NAMES.index(turn.model)]
             assert logged.tolist() == row.tolist()
             assert turn.action_mask == tuple(mask.astype(bool))
@@ -202,7 +202,7 @@ def test_an_episode_that_breaks_keeps_its_turns_and_the_next_one_runs(config, wh
     expected = "BackendError: 503 overloaded" if where == "backend" else "SimulatorError: engine died"
     assert traced.episode.status_detail.startswith(expected)
     assert [turn.action_text for turn in traced.episode.turns] == ["act 0", "act 1"]
-    assert (len(traced.hidden), traced.propensities.shape) == (2, (2, 3))
+    assert (len(traced.hidden), traced.action_probabilities.shape) == (2, (2, 3))
     assert traced.episode.cost_usd > 0
     assert env._task.n_closed == 1
     again = run_episode(env, always(0), SPEC).episode
@@ -222,7 +222,7 @@ def test_an_episode_that_cannot_start_is_failed_and_owes_nothing(config):
     run_episode(env, always(0), SPEC)  # spends money that the next episode must not be charged with
     traced = run_episode(env, always(0), SPEC)
     assert (traced.episode.status, traced.episode.status_detail) == ("failed", "SimulatorError: no memory")
-    assert (traced.episode.turns, traced.episode.task_text, traced.propensities.shape) == ((), "", (0, 3))
+    assert (traced.episode.turns, traced.episode.task_text, traced.action_probabilities.shape) == ((), "", (0, 3))
 
 
 def test_a_router_that_chooses_what_is_masked_is_no_failed_episode(config):
@@ -257,7 +257,7 @@ def test_the_number_of_workers_changes_nothing(config):
     one, two = (run_all(config, jobs, n_workers=n) for n in (1, 2))
     assert [traced.episode for traced in one] == [traced.episode for traced in two]
     assert [traced.hidden for traced in one] == [traced.hidden for traced in two]
-    assert all((a.propensities == b.propensities).all() for a, b in zip(one, two, strict=True))
+    assert all((a.action_probabilities == b.action_probabilities).all() for a, b in zip(one, two, strict=True))
     assert len(one) == 20
 
 

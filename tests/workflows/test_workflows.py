@@ -236,7 +236,9 @@ def test_every_agent_card_trains_and_acts(name, tmp_path, pool, tiny_agent, corr
     episodes = Dataset.load(corridor_log).completed[:2]
     from mtrouter_rl.embeddings.history_sources import observations_of
 
-    rows = router.propensities([one for episode in episodes for one in observations_of(episode, pool.config.pool)])
+    rows = router.action_probabilities(
+        [one for episode in episodes for one in observations_of(episode, pool.config.pool)]
+    )
     np.testing.assert_allclose(rows.sum(axis=1), 1.0)
 
 

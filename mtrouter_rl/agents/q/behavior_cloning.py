@@ -78,7 +78,7 @@ class CloneRouter(LearnedRouter[CloneSettings]):
     def _ensemble(self) -> Ensemble:
         return Ensemble(self.settings.make_network(len(self.model_names)), self.weights)
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M).
 
         Raises:

@@ -81,7 +81,7 @@ class ConstrainedQRouter(QRouter):
             weights=_imitator_weights(self.weights),
         )
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability 1 for the model of highest Q-value among those that are allowed and likely, shape (B, M).
 
         Raises:
@@ -89,7 +89,7 @@ class ConstrainedQRouter(QRouter):
             MaskedActionError: If an observation allows no model.
         """
         masks = distributions.action_masks(observations, len(self.model_names))
-        logged = self.imitator.propensities(observations)
+        logged = self.imitator.action_probabilities(observations)
         likely = logged > self.settings.action_flexibility * logged.max(axis=1, keepdims=True)
         return distributions.greedy(self._values(observations, masks), masks & likely)
 

@@ -86,7 +86,7 @@ class QRouter(LearnedRouter[QNetworkSettings]):
         """
         return self._values(observations, distributions.action_masks(observations, len(self.model_names)))
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability 1 for the allowed model of highest Q-value, shape (B, M).
 
         Raises:

@@ -88,7 +88,7 @@ class CascadeRouter(LearnedRouter[CascadeSettings]):
         rungs[at] += scores <= np.array(self.settings.thresholds)[rungs[at]]
         return rungs.astype(np.int64)
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability 1 for one model a row, shape (B, M). Raises as `distributions.action_masks`."""
         masks = distributions.action_masks(observations, len(self.model_names))
         return distributions.greedy(self._preferences[self.rungs(observations)], masks)

@@ -79,7 +79,7 @@ class OutcomeRouter(LearnedRouter[OutcomeSettingsT]):
         values: FloatArray = self.settings.reward.reward(outcomes[..., 0], outcomes[..., 1])
         return values
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability 1 for one model a row, shape (B, M). Raises as `distributions.action_masks`."""
         masks = distributions.action_masks(observations, len(self.model_names))
         return distributions.greedy(self.q_values(observations), masks)

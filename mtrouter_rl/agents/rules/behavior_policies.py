@@ -41,7 +41,7 @@ class _Staying(ABC):
     def settings(self) -> Frozen:
         """What it is made of."""
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
         masks = distributions.action_masks(observations, len(self.model_names))
         probabilities = distributions.uniform(masks)
@@ -185,10 +185,10 @@ class EpsilonGreedy:
         self.router = router
         self.epsilon = epsilon
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M). Raises as `distributions.action_masks` and the router."""
         masks = distributions.action_masks(observations, len(self.model_names))
-        followed = np.asarray(self.router.propensities(observations), dtype=np.float64)
+        followed = np.asarray(self.router.action_probabilities(observations), dtype=np.float64)
         mixed: FloatArray = (1 - self.epsilon) * followed + self.epsilon * distributions.uniform(masks)
         return mixed
 

@@ -67,7 +67,7 @@ class UniformRouter:
         self.model_names = model_names
         self.provenance = provenance
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
         return distributions.uniform(distributions.action_masks(observations, len(self.model_names)))
 
@@ -89,7 +89,7 @@ class FixedOrderRouter(RuleRouter[OrderSettings]):
     KIND: ClassVar[str] = "fixed_order"
     SETTINGS: ClassVar[type[Frozen]] = OrderSettings
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability 1 for one model a row, shape (B, M). Raises as `distributions.action_masks`."""
         masks = distributions.action_masks(observations, len(self.model_names))
         return distributions.greedy(np.broadcast_to(self._preferences, masks.shape), masks)

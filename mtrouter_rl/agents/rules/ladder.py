@@ -49,7 +49,7 @@ class LadderRouter(RuleRouter[LadderSettingsT], ABC, Generic[LadderSettingsT]):
     def rungs(self, observations: Sequence[Observation]) -> npt.NDArray[np.int64]:
         """Rung that the rule names for each of B observations, from 0 to `top`, shape (B,)."""
 
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability 1 for one model a row, shape (B, M). Raises as `distributions.action_masks`."""
         masks = distributions.action_masks(observations, len(self.model_names))
         return distributions.greedy(self._preferences[self.rungs(observations)], masks)

@@ -40,7 +40,7 @@ class RuleRouter(ABC, Generic[SettingsT]):
         self.provenance = provenance
 
     @abstractmethod
-    def propensities(self, observations: Sequence[Observation]) -> FloatArray:
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
         """Probability of every model, shape (B, M). Raises as `distributions.action_masks`."""
 
     def save(self, folder: Path) -> None:

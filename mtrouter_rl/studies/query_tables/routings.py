@@ -130,7 +130,7 @@ def router_routing(table: OneTurnTable, router: Router, observations: Iterable[O
     """
     seen = list(observations)
     batches = [
-        np.asarray(router.propensities(seen[start : start + _ROUTER_BATCH]), dtype=np.float64)
+        np.asarray(router.action_probabilities(seen[start : start + _ROUTER_BATCH]), dtype=np.float64)
         for start in range(0, len(seen), _ROUTER_BATCH)
     ]
     routing = np.concatenate(batches) if batches else np.zeros((0, len(table.models)))

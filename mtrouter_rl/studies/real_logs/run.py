@@ -281,12 +281,12 @@ def _run_fold(study: _Study, fold: int) -> None:
         if isinstance(router, TaskValueRouter):
             equal_score = _equal_score_weight(study, card, outside)
             for label, one, weight in _reweighted(study, router, equal_score):
-                study.put(label, inside, one.propensities(observations))
+                study.put(label, inside, one.action_probabilities(observations))
                 study.chosen.setdefault(label, []).append(weight)
             if card.name == BASELINE:
                 _keep_q_values(study, inside, router.outcomes(observations))
         else:
-            study.put(card.name, inside, router.propensities(observations))
+            study.put(card.name, inside, router.action_probabilities(observations))
     _put_single_choices(study, inside, outside)
 
 

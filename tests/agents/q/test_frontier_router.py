@@ -57,7 +57,7 @@ def test_values_are_those_of_value_iteration(router, weight):
 
 def test_the_weights_ask_for_different_models(router):
     """Else a network that overlooks the weight would pass: the first state wants the dear model only while it pays."""
-    first = {weight: int(router.at(weight).propensities(STATES)[0].argmax()) for weight in WEIGHTS}
+    first = {weight: int(router.at(weight).action_probabilities(STATES)[0].argmax()) for weight in WEIGHTS}
     assert (first[0.0], first[1.0], first[4.0]) == (2, 2, 0)
 
 

@@ -116,8 +116,8 @@ def test_a_saved_router_decides_alike_and_keeps_to_the_mask(learner, small_log, 
     save_router(router, tmp_path)
     loaded = load_router(tmp_path, pool=POOL, make_features=lambda _: StateFeatures())
     assert type(loaded) is type(router)
-    chosen = router.propensities(OBSERVATIONS)
-    np.testing.assert_array_equal(loaded.propensities(OBSERVATIONS), chosen)
+    chosen = router.action_probabilities(OBSERVATIONS)
+    np.testing.assert_array_equal(loaded.action_probabilities(OBSERVATIONS), chosen)
     np.testing.assert_array_equal(loaded.q_values(OBSERVATIONS), router.q_values(OBSERVATIONS))
     masks = np.array([observation["action_mask"] for observation in OBSERVATIONS])
     assert (chosen[masks == 0] == 0).all()
@@ -221,7 +221,7 @@ def test_a_bcq_router_acts_as_d3rlpy_would(small_log):
     router = ConstrainedQRouter.of(trained, [weights], action_flexibility=0.8)
     masks = np.array([observation["action_mask"] for observation in OBSERVATIONS])
     rows = np.concatenate([router.features.of_observations(OBSERVATIONS), masks], axis=1, dtype=np.float32)
-    chosen = router.propensities(OBSERVATIONS)
+    chosen = router.action_probabilities(OBSERVATIONS)
     np.testing.assert_array_equal(chosen.argmax(axis=1), algorithm.predict(rows))
     greedy = np.where(masks, router.q_values(OBSERVATIONS), -np.inf).argmax(axis=1)
     assert (greedy != chosen.argmax(axis=1)).any()  # the imitator made a difference
@@ -233,11 +233,11 @@ def test_bcq_leaves_out_what_the_log_hardly_ever_did():
     free = train("double_dqn", log, **JOINT, **LOOP)
     bound = train("discrete_bcq", log, **JOINT, **LOOP)
     start = [make_observation(0)]
-    assert free.propensities(start)[0, 2] == 1
-    assert bound.propensities(start)[0, 2] == 0
-    assert bound.imitator.propensities(start)[0] == pytest.approx([0.6, 0.35, 0.05], abs=0.06)
+    assert free.action_probabilities(start)[0, 2] == 1
+    assert bound.action_probabilities(start)[0, 2] == 0
+    assert bound.imitator.action_probabilities(start)[0] == pytest.approx([0.6, 0.35, 0.05], abs=0.06)
     # Where the mask leaves nothing else, it is called all the same.
-    assert bound.propensities([make_observation(0, mask=(0, 0, 1))])[0, 2] == 1
+    assert bound.action_probabilities([make_observation(0, mask=(0, 0, 1))])[0, 2] == 1
 
 
 def test_losses_of_both_networks_are_written_apart(small_log):
@@ -252,7 +252,7 @@ def test_value_curve_of_bcq_is_of_the_model_that_it_would_choose(small_log):
     sink = ListSink()
     router = train("discrete_bcq", small_log, sink=sink, **(TINY["fitted_q"] | {"keep_last": 1}), n_critics=2)
     rows = [make_observation(0)]
-    chosen = (router.propensities(rows) * router.q_values(rows)).sum()
+    chosen = (router.action_probabilities(rows) * router.q_values(rows)).sum()
     assert {name: value for name, value, _ in sink.points}[trainer.Q_MEAN] == pytest.approx(chosen, abs=1e-5)
 
 

@@ -159,7 +159,7 @@ def test_rungs_have_scores_of_their_own():
 def test_a_ladder_of_one_model_calls_it_throughout(tmp_path):
     router = train(played_by(0, 10, np.random.default_rng(0)), ladder=[], validate=lambda routers: [1.0] + [0.0] * 2)
     observation = make_observation() | {"first_observation": "-99"}
-    assert router.propensities([observation]).tolist() == [[1, 0, 0]]
+    assert router.action_probabilities([observation]).tolist() == [[1, 0, 0]]
     router.save(tmp_path)
 
 

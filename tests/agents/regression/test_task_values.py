@@ -43,7 +43,7 @@ def train(name, log=None, **parameters):
 def test_each_task_gets_the_model_that_is_best_at_it(name):
     parameters = {"n_neighbors": 40} if name == "task_neighbors" else {}
     router = train(name, **parameters).with_cost_weight(0.0, name="free")
-    assert router.propensities([observe(0), observe(1)]).argmax(axis=1).tolist() == [2, 0]
+    assert router.action_probabilities([observe(0), observe(1)]).argmax(axis=1).tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("name", ["task_table", "task_clusters"])
@@ -80,17 +80,17 @@ def test_a_task_of_an_unknown_kind_gets_the_mean_over_all():
 def test_a_large_cost_weight_chooses_the_cheapest():
     router = train("task_table")
     cheapest = router.outcomes([observe(0)])[0, :, 1].argmin()
-    assert router.with_cost_weight(1e6, name="miser").propensities([observe(0)])[0, cheapest] == 1.0
+    assert router.with_cost_weight(1e6, name="miser").action_probabilities([observe(0)])[0, cheapest] == 1.0
 
 
 def test_the_choice_stays_the_same_over_an_episode():
     router = train("task_ridge")
     later = observe(0) | {"history": ({"model": 1, "action": "x", "observation": "state 1", "error": ""},)}
-    first = router.propensities([observe(0)])
+    first = router.action_probabilities([observe(0)])
     later["turn"] = np.int64(1)
     # The scripted features read the last state, as a task block never would: the real one reads the task text alone.
     router.features.of_observations = lambda observations: TaskFeatures()._rows(["state 0"] * len(observations))
-    assert (router.propensities([later]) == first).all()
+    assert (router.action_probabilities([later]) == first).all()
 
 
 def test_episodes_of_several_models_are_left_out_and_said(caplog):
@@ -129,7 +129,7 @@ def test_a_log_of_changing_models_teaches_which_call_is_worth_most(name):
         episodes.append(make_episode(turns, index=index, start=start, task=f"toy\ntask: start {start}"))
     parameters = {"n_neighbors": 100} if name == "task_neighbors" else {}
     router = train(name, make_dataset(episodes), learns_from="turns", **parameters)
-    assert router.propensities([observe(0), observe(1)]).argmax(axis=1).tolist() == [2, 1]
+    assert router.action_probabilities([observe(0), observe(1)]).argmax(axis=1).tolist() == [2, 1]
     outcomes = router.outcomes([observe(0)])[0]
     assert outcomes[2, 0] - outcomes[0, 0] == pytest.approx(0.2, abs=0.06)
     assert outcomes[:, 0].mean() == pytest.approx(4 * 0.2 / 3, abs=0.06)

@@ -27,7 +27,7 @@ def parse(text, router=None):
     ],
 )
 def test_sticky_propensities_are_exact(models, mask, expected):
-    found = Sticky(0.3, model_names=NAMES).propensities([make_observation(mask=mask, models=models)])
+    found = Sticky(0.3, model_names=NAMES).action_probabilities([make_observation(mask=mask, models=models)])
     assert found[0] == pytest.approx(expected)
 
 
@@ -36,7 +36,7 @@ def test_mixed_episodes_are_distributed_as_if_their_kind_were_drawn_first(share)
     router = Mixed(share, model_names=NAMES)
     for models in product(range(3), repeat=4):
         observations = [make_observation(models=models[:turn]) for turn in range(4)]
-        found = router.propensities(observations)[range(4), models].prod()
+        found = router.action_probabilities(observations)[range(4), models].prod()
         assert found == pytest.approx((1 - share) / 3**4 + (share / 3 if len(set(models)) == 1 else 0))
 
 
@@ -45,12 +45,12 @@ def test_mixed_episodes_are_distributed_as_if_their_kind_were_drawn_first(share)
     [((0, 0), (0, 1, 1), [0, 0.5, 0.5]), ((0, 1, 1), (1, 1, 0), [0.5, 0.5, 0]), ((1,), (1, 1, 0), [0.25, 0.75, 0])],
 )
 def test_mixed_keeps_to_the_mask(models, mask, expected):
-    found = Mixed(0.5, model_names=NAMES).propensities([make_observation(mask=mask, models=models)])
+    found = Mixed(0.5, model_names=NAMES).action_probabilities([make_observation(mask=mask, models=models)])
     assert found[0] == pytest.approx(expected)
 
 
 def test_mixed_never_rules_a_model_out_however_long_one_was_called():
-    found = Mixed(0.375, model_names=NAMES).propensities([make_observation(models=(0,) * 49)])
+    found = Mixed(0.375, model_names=NAMES).action_probabilities([make_observation(models=(0,) * 49)])
     assert (found > 0).all()
     assert found.sum() == pytest.approx(1)
 
@@ -66,7 +66,7 @@ def test_epsilon_greedy_mixes_over_the_allowed_models():
     router = EpsilonGreedy(single_router("large", POOL), 0.3)
     observations = [make_observation(), make_observation(mask=(1, 0, 1)), make_observation(mask=(1, 1, 0))]
     expected = [[0.1, 0.1, 0.8], [0.15, 0, 0.85], [0.85, 0.15, 0]]
-    np.testing.assert_allclose(router.propensities(observations), expected)
+    np.testing.assert_allclose(router.action_probabilities(observations), expected)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_epsilon_greedy_mixes_over_the_allowed_models():
 def test_policies_are_named_as_they_are_written(text):
     router = parse(text)
     assert router.name == text
-    assert router.propensities([make_observation()]).sum() == pytest.approx(1)
+    assert router.action_probabilities([make_observation()]).sum() == pytest.approx(1)
 
 
 def test_the_router_of_an_epsilon_greedy_policy_is_loaded_by_the_rest_of_the_text():

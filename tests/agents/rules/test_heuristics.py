@@ -10,7 +10,7 @@ from tests.cases.routing_toy import POOL, make_card, make_context, make_observat
 
 
 def chosen(router, mask=(1, 1, 1)):
-    return POOL.model_names[router.propensities([make_observation(mask=mask)])[0].argmax()]
+    return POOL.model_names[router.action_probabilities([make_observation(mask=mask)])[0].argmax()]
 
 
 def test_single_falls_back_to_the_cheapest_allowed_model():

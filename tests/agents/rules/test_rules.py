@@ -29,7 +29,7 @@ def observe(errors, mask=(1, 1, 1)):
 
 
 def names(router, observations):
-    return [POOL.model_names[index] for index in router.propensities(observations).argmax(axis=1)]
+    return [POOL.model_names[index] for index in router.action_probabilities(observations).argmax(axis=1)]
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_without_model_embedding_every_model_has_an_output_of_its_own(trained, s
 
 def test_behavior_cloning_can_be_shown_less_too(trained, states, corridor_config):
     router = resolve_router(str(trained("behavior-cloning", history_inputs=["task"])), corridor_config.pool)
-    shares = router.propensities(states[0])
+    shares = router.action_probabilities(states[0])
     np.testing.assert_allclose(shares, np.tile(shares[0], (len(shares), 1)), atol=1e-6)
 
 
