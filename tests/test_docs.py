@@ -58,8 +58,14 @@ def names_in_yaml_blocks():
     return {yaml.safe_load(code)["name"] for _, code in blocks("yaml")}
 
 
+def names_of_new_plugins():
+    """Environments that the pages themselves tell the reader to make."""
+    return {arguments.split()[1] for _, arguments in commands() if arguments.startswith("new-env ")}
+
+
 def is_card(kind, name):
-    return name.endswith(".yaml") or name in list_cards(kind) or name in names_in_yaml_blocks()
+    known = {*list_cards(kind), *names_in_yaml_blocks(), *names_of_new_plugins()}
+    return name.endswith(".yaml") or name in known
 
 
 def check_policy(policy, args):
