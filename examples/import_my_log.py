@@ -51,7 +51,7 @@ def my_calls(n_tickets: int) -> Iterator[dict[str, Any]]:
     for ticket in range(n_tickets):
         messages = [
             {"role": "system", "content": "You solve tickets."},
-            {"role": "user", "content": f"A customer wants a refund for order {ticket % 20}."},
+            {"role": "user", "content": f"A customer wants a refund for order {ticket % 60}."},
         ]
         for call in range(3):
             model = rng.choice(["vendor/quick-2025-01-15", "careful"])
@@ -59,7 +59,7 @@ def my_calls(n_tickets: int) -> Iterator[dict[str, Any]]:
             line = {
                 "session_id": f"ticket-{ticket}",
                 "task": "refund",
-                "instance": f"order-{ticket % 20}",
+                "instance": f"order-{ticket % 60}",
                 "max_turns": 3,
                 "messages": messages,
                 "response": f"Attempt {call}",
@@ -83,7 +83,7 @@ def write_log(folder: Path) -> None:
     """Write `calls.jsonl`, of which two lines are no good, and `my-pool.yaml`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "my-pool.yaml").write_text(POOL, encoding="utf-8")
-    lines = [json.dumps(line) for line in my_calls(60)]
+    lines = [json.dumps(line) for line in my_calls(1000)]
     lines += ['{"session_id": "cut', json.dumps(next(my_calls(1)) | {"session_id": "no-end"})]
     (folder / "calls.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -6,7 +6,9 @@ the copy that travels inside the wheel; a third party adds folders through the e
 
 import importlib.metadata
 import importlib.util
+import logging
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -19,6 +21,8 @@ from mtrouter_rl.cards.env import EnvCard
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.records import Frozen
+
+logger = logging.getLogger(__name__)
 
 CardKind = Literal["envs", "pools", "agents", "datasets"]
 _FOLDERS: dict[CardKind, str] = {"envs": "envs", "pools": "envs/pools", "agents": "agents", "datasets": "datasets"}
@@ -50,6 +54,11 @@ def card_root() -> Path:
     raise CardError(f"no card folders beside or inside {_PACKAGE_ROOT}; reinstall mtrouter_rl")
 
 
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
 def _plugin_roots() -> Iterable[Path]:
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
@@ -57,10 +66,11 @@ def _plugin_roots() -> Iterable[Path]:
         except ImportError:  # a package above it is missing or broken
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise CardError(
-                f"entry point '{entry.name}' of group {ENTRY_POINT_GROUP}: no package '{entry.value}'; "
-                "name the package that holds envs/, agents/ or datasets/, or reinstall the plug-in"
+            _warn_once(
+                f"entry point '{entry.name}' of group {ENTRY_POINT_GROUP}: no package '{entry.value}', so its cards are left "
+                "out; name the package that holds envs/, agents/ or datasets/, or reinstall the plug-in, or uninstall it"
             )
+            continue
         yield from (Path(location) for location in spec.submodule_search_locations)
 
 

@@ -50,7 +50,11 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         folder = train_router(request, pool=pool)
     output.show(f"router saved in {folder}", {"router": folder, "env": config.card.name, "agent": request.agent.name})
     if config.card.family == LOG_ONLY:
-        output.say("it was trained on a log that cannot be run: see mtrouter-rl study-log --help")
+        output.say(
+            "it was trained on a log that cannot be run; estimate what it would earn, best on another part of the log, with:\n"
+            f"mtrouter-rl ope {folder} random --dataset {args.dataset[0]} --cost-weight {config.cost_weight:g} "
+            f"--cost-unit-usd {config.reward.cost_unit_usd:g} --out OPE"
+        )
     else:
         output.say(
             "evaluate it with:\n"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mtrouter_rl.evaluation.results import ResultRow, Results
-from mtrouter_rl.statistics.estimate import Estimate
+from mtrouter_rl.statistics.estimate import FEWEST_CLUSTERS, Estimate
 
 ABSENT = "-"
 """Stands for a number that does not exist, such as a hull gain without single models."""
@@ -175,7 +175,12 @@ def format_p_value(value: float | None) -> str:
 
 
 def verdict_word(interval: Estimate) -> str:
-    """What an interval of a difference says: "higher", "lower" or "not distinguishable"."""
+    """What an interval of a difference says: "higher", "lower" or "not distinguishable".
+
+    With fewer than `FEWEST_CLUSTERS` clusters nothing is told apart, whatever the interval: no p-value could be below 5%.
+    """
+    if interval.n_clusters < FEWEST_CLUSTERS:
+        return "not distinguishable"
     if interval.is_above_zero:
         return "higher"
     return "lower" if interval.is_below_zero else "not distinguishable"

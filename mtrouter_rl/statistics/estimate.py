@@ -19,6 +19,8 @@ from mtrouter_rl.records import Ends, FloatArray
 
 CONFIDENCE = 0.95
 _TAIL = (1 - CONFIDENCE) / 2
+FEWEST_CLUSTERS = 6
+"""With fewer, no test by sign changes of the clusters can reach 5% (2^(1 - 5) is 6%), so a difference is not called one."""
 
 
 @dataclass(frozen=True, kw_only=True)

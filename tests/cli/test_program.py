@@ -318,3 +318,18 @@ def test_the_page_of_the_command_line_is_up_to_date():
     section = page.partition("## What every command takes\n")[2].partition("\n## ")[0]
     for option in OUTPUT_OPTIONS:
         assert f"| `{option.name}` | {option.help} |" in section
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evalute"], "unknown command 'evalute'; did you mean 'evaluate'"),
+        (["lab", "headrom"], "unknown command 'headrom'; did you mean 'headroom'"),
+        ([], "say which command; mtrouter-rl --help lists them"),
+    ],
+)
+def test_a_wrong_command_is_told_the_nearest_one(capsys, words, message):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_no_note_on_simulation_for_real_models(results, tmp_path):
 
 
 def difference(low, high, like, *, p_value_holm=None):
-    interval = Estimate(value=(low + high) / 2, low=low, high=high, n_episodes=8, n_clusters=4)
+    interval = Estimate(value=(low + high) / 2, low=low, high=high, n_episodes=8, n_clusters=8)
     return like.model_copy(update={"return_": interval, "p_value": p_value_holm, "p_value_holm": p_value_holm})
 
 

@@ -20,7 +20,7 @@ from tests.cases.evaluation_cases import MODELS, POLICIES, make_results
 
 
 def interval(mean, low, high):
-    return Estimate(value=mean, low=low, high=high, n_episodes=8, n_clusters=4)
+    return Estimate(value=mean, low=low, high=high, n_episodes=8, n_clusters=8)
 
 
 def test_terminal_table_shows_every_policy_best_return_first(results):
@@ -120,3 +120,5 @@ def test_intervals_as_text():
     assert format_percent(None) == "-"
     words = [verdict_word(interval(0, low, high)) for low, high in [(1, 2), (-2, -1), (-1, 1), (0, 1), (None, None)]]
     assert words == ["higher", "lower"] + ["not distinguishable"] * 3
+    few = [Estimate(value=1.5, low=1, high=2, n_episodes=8, n_clusters=n) for n in (5, 6)]
+    assert [verdict_word(one) for one in few] == ["not distinguishable", "higher"]  # 2^(1 - 5) is 6%
