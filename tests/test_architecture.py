@@ -94,6 +94,5 @@ def test_a_file_without_a_graph_is_no_picture(tmp_path):
         architecture.drawn_graph(tmp_path / "empty.svg")
 
 
-@pytest.mark.skipif(not PICTURE.is_file(), reason="the picture is drawn when the new layout is in place")
 def test_the_picture_of_this_package_is_up_to_date():
     assert architecture.stale(architecture.drawn_graph(PICTURE), architecture.read_graph(architecture.PACKAGE)) == []
