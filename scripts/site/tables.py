@@ -1,6 +1,7 @@
 """Fills tables of README and docs from results files, so that no number of theirs is typed.
 
 A table stands between two comments, `<!-- table: FILE SPLIT -->` and `<!-- end of table -->`; FILE is named from the root.
+`<!-- differences: FILE SPLIT POLICY -->` gives the paired differences of one policy.
 """
 
 import argparse
@@ -9,10 +10,10 @@ import sys
 from pathlib import Path
 
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.reporting.tables import results_table, to_markdown
+from mtrouter_rl.reporting.tables import paired_table, results_table, to_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-_TABLE = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (table|differences): (\S+) (\w+)(?: (\S+))? -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
@@ -24,9 +25,14 @@ def filled(text: str) -> str:
     """The text with its tables drawn anew."""
 
     def draw(found: re.Match[str]) -> str:
-        table = to_markdown(results_table(Results.load(ROOT / found[2]), found[3]))
-        rows = [line for line in table.splitlines() if line.startswith("|")]
-        return found[1] + "\n".join(rows) + "\n" + found[4]
+        results = Results.load(ROOT / found[3])
+        drawn = results_table(results, found[4])
+        if found[2] == "differences":
+            drawn = paired_table(results, found[4]) or drawn
+        rows = [line for line in to_markdown(drawn).splitlines() if line.startswith("|")]
+        if found[5]:
+            rows = [*rows[:2], *(row for row in rows[2:] if row.startswith(f"| {found[5]} - "))]
+        return found[1] + "\n".join(rows) + "\n" + found[6]
 
     return _TABLE.sub(draw, text)
 
