@@ -1,13 +1,12 @@
 """The parser of `mtrouter-rl`, and what its help shows: four groups of commands, studies behind `lab`."""
 
 import argparse
-import difflib
 import re
-from collections.abc import Sequence
 from typing import NoReturn
 
 from mtrouter_rl import __version__
 from mtrouter_rl.cli.commands import all_commands
+from mtrouter_rl.errors import unknown_name
 from mtrouter_rl.options import Group
 
 EXIT_CODES = {
@@ -42,12 +41,6 @@ example: mtrouter-rl lab headroom --env corridor --cost-weights 0.4 --per-task 1
 """
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """A question that names the nearest known name; empty where none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{near[0]}'? " if near else ""
-
-
 class _Parser(argparse.ArgumentParser):
     """A parser whose help may be a text that was written by hand."""
 
@@ -61,9 +54,7 @@ class _Parser(argparse.ArgumentParser):
         unknown = re.match(r"argument (?:COMMAND|NAME): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if unknown:
             known = re.findall(r"'([^']+)'", unknown[2])
-            message = (
-                f"unknown command '{unknown[1]}'; {suggestion(unknown[1], known)}{self.prog} --help lists the commands"
-            )
+            message = str(unknown_name("command", unknown[1], known, fix=f"{self.prog} --help says what each does"))
         elif "the following arguments are required: COMMAND" in message or "are required: NAME" in message:
             message = f"say which command; {self.prog} --help lists them"
         super().error(message)

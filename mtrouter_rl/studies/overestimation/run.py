@@ -160,7 +160,9 @@ def _load(folder: Path, info: DatasetInfo, *, cache: Path) -> Router:
             f"(fingerprint {fingerprint(str(folder))}, theirs is {ran}); give that router with --router, or evaluate again"
         )
     if info.behavior_policy != router.name and isinstance(router, PricedRouter):
-        return router.at(float(split_name_at(info.behavior_policy)[1] or "nan"))
+        cost_weight = split_name_at(info.behavior_policy)[1]
+        assert cost_weight is not None  # a priced router plays under a name that tells its weight
+        return router.at(float(cost_weight))
     return router
 
 
