@@ -10,7 +10,7 @@ from mtrouter_rl.options import Command
 
 _OWN = (
     *("study", "collect", "evaluate"),
-    *("import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
+    *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
     *("new_env", "check_env", "completion"),
     *("inspect_log", "report", "behavior"),
 )
