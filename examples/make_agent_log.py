@@ -42,7 +42,15 @@ WORDS = (
     ("add a missing check to", "handle the empty input of", "mend the date format of"),
     ("find the race condition in", "speed up the query of", "track down the memory leak of"),
 )
-PARTS = ("the parser", "the billing job", "the login page", "the export", "the scheduler", "the search index", "the cache")
+PARTS = (
+    "the parser",
+    "the billing job",
+    "the login page",
+    "the export",
+    "the scheduler",
+    "the search index",
+    "the cache",
+)
 N_STEPS = 4
 MAX_CALLS = 9
 SYSTEM = "You are a coding agent. Call one tool at a time; call submit when the issue is solved."

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.envs.factory import EnvConfig
@@ -54,7 +56,7 @@ class Deployment(SavedRecord):
     budget_usd: Positive
     is_simulated: bool | None = None
     tokens_per_character: Positive | None = None
-    calls: dict[str, CallStatistics] = {}
+    calls: dict[str, CallStatistics] = Field(default_factory=dict)
 
 
 def deployment_of(config: EnvConfig, episodes: Sequence[Episode], *, is_simulated: bool | None) -> Deployment:

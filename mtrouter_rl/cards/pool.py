@@ -64,8 +64,8 @@ class ModelCard(Frozen):
         prices: USD per million tokens.
         context_tokens: Size of the context window: prompt and output together.
         max_output_tokens: Longest output that the model can give.
-        knowledge_cutoff: Date up to which it was trained, a feature of the model; None where nobody says, which a pool must then
-            do of all its models.
+        knowledge_cutoff: Date up to which it was trained, a feature of the model; None where nobody says, for all models of
+            a pool or for none.
         aliases: Other names of the model in logs; importers look for them.
     """
 

@@ -87,14 +87,18 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     path.step("import the log", [*words, *_options(args)], makes=log / INFO_FILE)
     advice = advise(Dataset.load(log))
     output.say("\n== what the log can tell")
-    output.tell("\n".join([*(f"- {text}" for text in advice.tells), *(f"- cannot tell: {text}" for text in advice.lacks)]))
+    output.tell(
+        "\n".join([*(f"- {text}" for text in advice.tells), *(f"- cannot tell: {text}" for text in advice.lacks)])
+    )
     if advice.level == "none":
         _too_few(path, advice)
         return
     verdict, router, report = _by_turn(path, log, advice) if advice.level == "turn" else _by_task(path, log, advice)
     output.say(f"\n== verdict\n{verdict.text}")
     if verdict.word != "better":
-        output.say(f"Until more is known, calling {verdict.baseline or 'the best single model'} throughout is the safe choice.")
+        output.say(
+            f"Until more is known, calling {verdict.baseline or 'the best single model'} throughout is the safe choice."
+        )
     output.say(f"\nreport: {report}\n\n== use the router in your agent\n{_USE.format(router=router)}")
     output.show(
         "",
@@ -108,7 +112,7 @@ def _recognized(args: argparse.Namespace, output: Output) -> str:
     found = recognize(args.paths)
     others = f"; some files look like {', '.join(found.others)}" if found.others else ""
     output.say(f"log format: {found.format} ({found.why}{others})")
-    return found.format
+    return str(found.format)
 
 
 def _claim(path: _Path, log_format: str) -> None:
@@ -172,7 +176,8 @@ def _money(path: _Path, advice: "LogAdvice") -> list[str]:
     args = path.args
     unit = args.cost_unit_usd if args.cost_unit_usd is not None else advice.cost_unit_usd
     path.output.say(
-        f"\none cost unit is {unit:g} USD" + ("" if args.cost_unit_usd is not None else " (what an episode of the log costs)")
+        f"\none cost unit is {unit:g} USD"
+        + ("" if args.cost_unit_usd is not None else " (what an episode of the log costs)")
         + f"; it is held to be worth {args.cost_weight:g} of a full score: change that with --cost-weight and --cost-unit-usd"
     )
     return ["--cost-weight", f"{args.cost_weight:g}", "--cost-unit-usd", f"{unit:g}"]
@@ -223,7 +228,11 @@ def _by_task(path: _Path, log: Path, advice: "LogAdvice") -> "tuple[Verdict, Pat
         makes=study / RESULTS_FILE,
     )
     results = Results.load(study / RESULTS_FILE)
-    learned = [row for row in results.split_rows(results.splits[0]) if row.policy in results.roles.learned and "@" not in row.policy]
+    learned = [
+        row
+        for row in results.split_rows(results.splits[0])
+        if row.policy in results.roles.learned and "@" not in row.policy
+    ]
     best = max(learned, key=lambda row: row.return_mean).policy
     router = path.out / "routers" / best
     path.step(
@@ -239,8 +248,8 @@ COMMAND = Command(
     group=Group.LOGS,
     summary="from a log to a verdict, a report and a router, step by step",
     description=(
-        "Tells the format of the log, proposes a pool card with prices that were looked up (or takes --pool), imports, says what "
-        "the log can and cannot tell, trains the routers that it supports, estimates what they would earn on a part that they "
+        "Tells the format of the log, proposes a pool card with prices that were looked up (or takes --pool), imports, says "
+        "what the log can and cannot tell, trains the routers that it supports, estimates what they would earn on a part that they "
         "were not trained on, writes a report, and prints the lines of Python that use the router. Every step is an ordinary "
         "command, and is shown. The same command again goes on where it stopped. A log that is too small is told so before "
         "anything is trained, with what to collect."

@@ -42,7 +42,14 @@ class ListedModel:
     @property
     def terms(self) -> tuple[object, ...]:
         """All but the name: two rows with equal terms are one offer."""
-        return (self.input, self.cached_input, self.cache_write, self.output, self.context_tokens, self.max_output_tokens)
+        return (
+            self.input,
+            self.cached_input,
+            self.cache_write,
+            self.output,
+            self.context_tokens,
+            self.max_output_tokens,
+        )
 
 
 class PriceList:

@@ -21,8 +21,6 @@ from mtrouter_rl.datasets.importers.messages import Conversation, open_conversat
 from mtrouter_rl.errors import (
     InvalidConfigError,
     NoModelAllowedError,
-    RouterError,
-    UnknownNameError,
     unknown_name,
 )
 from mtrouter_rl.protocols import Router, ValueRouter
@@ -147,7 +145,9 @@ class LiveRouter:
         conversation = _conversation(messages)
         called = self._called(messages, conversation, models)
         if errors and len(errors) != len(called):
-            raise InvalidConfigError(f"errors has {len(errors)} entries, must have one for each of {len(called)} answers")
+            raise InvalidConfigError(
+                f"errors has {len(errors)} entries, must have one for each of {len(called)} answers"
+            )
         n_prompt = self._prompt_tokens(conversation)
         expected = {name: self._expected_cost(name, n_prompt) for name in self.pool.model_names}
         not_allowed = self._not_allowed(

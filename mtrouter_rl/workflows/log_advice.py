@@ -59,7 +59,7 @@ def advise(dataset: Dataset) -> LogAdvice:
     names = [model.name for model in dataset.info.models]
     often = tuple(name for name in names if counted[name] >= MIN_OF_MODEL)
     costs = [episode.cost_usd for episode in episodes]
-    advice = LogAdvice(
+    return LogAdvice(
         level="none" if len(episodes) < MIN_EPISODES or len(often) < 2 else "turn" if switches else "episode",
         tells=_tells(episodes, calls, n_switching, n_turns),
         lacks=tuple(_lacks(episodes, counted, names, switches=switches)),
@@ -67,7 +67,6 @@ def advise(dataset: Dataset) -> LogAdvice:
         cost_unit_usd=_rounded(float(np.mean(costs))) if costs else 0.0,
         models=often,
     )
-    return advice
 
 
 def _tells(episodes: Sequence[Episode], calls: Mapping[str, int], n_switching: int, n_turns: int) -> tuple[str, ...]:
@@ -80,16 +79,24 @@ def _tells(episodes: Sequence[Episode], calls: Mapping[str, int], n_switching: i
     )
 
 
-def _lacks(episodes: Sequence[Episode], counted: Mapping[str, int], names: Sequence[str], *, switches: bool) -> list[str]:
+def _lacks(
+    episodes: Sequence[Episode], counted: Mapping[str, int], names: Sequence[str], *, switches: bool
+) -> list[str]:
     told = []
     unit = "calls" if switches else "whole episodes"
     rare = [f"{name} ({counted.get(name, 0)})" for name in names if counted.get(name, 0) < MIN_OF_MODEL]
     if rare:
-        told.append(f"models with fewer than {MIN_OF_MODEL} {unit}, of which it says next to nothing: {', '.join(rare)}")
+        told.append(
+            f"models with fewer than {MIN_OF_MODEL} {unit}, of which it says next to nothing: {', '.join(rare)}"
+        )
     met: dict[str, set[str]] = defaultdict(set)
     for episode in episodes:
         met[episode.task].update(episode.models)
-    never = [f"{task}: {', '.join(missing)}" for task, seen in sorted(met.items()) if (missing := [n for n in names if n not in seen])]
+    never = [
+        f"{task}: {', '.join(missing)}"
+        for task, seen in sorted(met.items())
+        if (missing := [n for n in names if n not in seen])
+    ]
     if never and len(met) <= 50:
         told.append("models that never met a kind of task: " + "; ".join(never))
     elif never:
@@ -109,7 +116,9 @@ def _lacks(episodes: Sequence[Episode], counted: Mapping[str, int], names: Seque
     return told
 
 
-def _collect(episodes: Sequence[Episode], counted: Mapping[str, int], names: Sequence[str], *, switches: bool) -> list[str]:
+def _collect(
+    episodes: Sequence[Episode], counted: Mapping[str, int], names: Sequence[str], *, switches: bool
+) -> list[str]:
     told = []
     if len(episodes) < MIN_EPISODES:
         told.append(f"at least {MIN_EPISODES - len(episodes)} more scored episodes ({len(episodes)} of {MIN_EPISODES})")
@@ -169,7 +178,7 @@ def verdict_of_estimates(report: OpeReport, policy: str) -> Verdict:
     """A router against the best single model, from off-policy estimates of both."""
     rows = {one.policy: one for one in report.policies}
     mine = rows[policy]
-    singles = [name for name in map(single_policy, report.model_names) if name in rows and rows[name].headline]
+    singles = [name for name in map(single_policy, report.model_names or ()) if name in rows and rows[name].headline]
     if mine.headline is None or not singles:
         reasons = [reason for many in mine.refusals.values() for reason in many] or ["no single model can be estimated"]
         return Verdict(word="cannot tell", text=f"this log cannot tell: {reasons[0]}", policy=policy, baseline="")
