@@ -6,9 +6,12 @@ nothing and heavy optional packages load where they are needed.
 
 import importlib
 import importlib.metadata
+import logging
 from dataclasses import dataclass, field
 
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,18 @@ class Registry:
         """Every known name with its "module:attribute"; our own win over a plug-in of the same name."""
         plugins = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=self.group)}
         return plugins | self.builtin
+
+    def load_all(self) -> dict[str, object]:
+        """Every implementation that can be imported, by name; a plug-in that cannot is left out with a warning."""
+        found: dict[str, object] = {}
+        for name in sorted(self.targets()):
+            try:
+                found[name] = self.load(name)
+            except InvalidConfigError as error:
+                if name in self.builtin:
+                    raise
+                logger.warning("left out: %s", error)
+        return found
 
     def load(self, name: str) -> object:
         """Import an implementation; a name of the form "module:attribute" is taken at its word, without registration.
@@ -61,6 +76,10 @@ def load_target(target: str, *, what: str) -> object:
     except ImportError as error:
         raise InvalidConfigError(
             f"{what} is '{target}', which cannot be imported: {error}; install the package, or correct the name"
+        ) from error
+    except Exception as error:  # whatever a plug-in raises while it is imported must not end the program
+        raise InvalidConfigError(
+            f"{what} is '{target}', which breaks while it is imported: {type(error).__name__}: {error}; mend or uninstall it"
         ) from error
     for attribute in path.split("."):
         if not hasattr(loaded, attribute):

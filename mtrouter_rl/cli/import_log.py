@@ -59,7 +59,7 @@ def _formats() -> list[dict[str, object]]:
     from mtrouter_rl.datasets.importers.base import Importer
     from mtrouter_rl.registry import IMPORTERS, RESTORERS
 
-    kinds = [(name, cast(type[Importer], IMPORTERS.load(name))) for name in sorted(IMPORTERS.targets())]
+    kinds = [(name, cast(type[Importer], kind)) for name, kind in IMPORTERS.load_all().items()]
     return [describe_format(name, kind.description, kind.options_model) for name, kind in kinds] + [
         describe_format(name, f"what 'mtrouter-rl export {name}' wrote; needs no --pool")
         for name in sorted(RESTORERS.targets())

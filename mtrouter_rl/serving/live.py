@@ -36,7 +36,7 @@ class Decision:
         probability: Probability with which it was chosen: log it as `propensity`, and the log can be learned from.
         turn: Index of the turn that was decided, from 0.
         probabilities: Probability of every model; 0 for those that may not be called.
-        q_values: Value of every model, in utility minus weighted cost; None if the router has no values.
+        q_values: Value of every model that may be called, in utility minus weighted cost; None if the router has no values.
         expected_cost_usd: What the next call of every model is expected to cost, USD, as if no part of the prompt were cached;
             None where the training log has no call of the model.
         not_allowed: Model -> why it may not be called now.
@@ -176,7 +176,7 @@ class LiveRouter:
         values = None
         if isinstance(self._router, ValueRouter):
             numbers = self._router.q_values([observation])[0]
-            values = {name: float(value) for name, value in zip(names, numbers, strict=True)}
+            values = {name: float(value) for name, value in zip(names, numbers, strict=True) if name not in not_allowed}
         last = observation["history"][-1]["model"] if observation["history"] else None
         return Decision(
             model=names[index],
