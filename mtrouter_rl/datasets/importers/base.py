@@ -332,11 +332,13 @@ class ImportSource:
         paths: Files, folders and archives.
         pool: Models and their prices.
         report: Where whatever is left out is counted.
+        scores: Files of scores that are kept apart from the log.
     """
 
     paths: tuple[Path, ...]
     pool: PoolCard
     report: ImportReport
+    scores: tuple[Path, ...] = ()
 
 
 class Importer(Protocol):
