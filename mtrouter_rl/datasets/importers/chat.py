@@ -42,7 +42,7 @@ from mtrouter_rl.datasets.importers.messages import split_opening as split_openi
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, NO_LOGGED_COST, UNKNOWN_MODEL
 from mtrouter_rl.errors import UsageError
 from mtrouter_rl.pools.usage import OVER_WINDOW, ZERO_OUTPUT, UsageReading, read_usage
-from mtrouter_rl.records import JsonValue, Turn
+from mtrouter_rl.records import JsonValue, TokenUsage, Turn
 
 BROKEN_JSON = "text that is no JSON object"
 BAD_MODEL = "model that is missing"
@@ -160,7 +160,11 @@ class TurnBuilder:
 
     def cost_usd(self, call: LoggedCall) -> float:
         """Price of a call: its tokens times the prices of the model that answered, USD."""
-        return self._pool.model(call.served_model).prices.cost_usd(call.usage.tokens)
+        return self.price_usd(call.served_model, call.usage.tokens)
+
+    def price_usd(self, model: str, tokens: TokenUsage) -> float:
+        """Price of tokens at a model of the pool, USD."""
+        return self._pool.model(model).prices.cost_usd(tokens)
 
     def amount(self, calls: Sequence[LoggedCall]) -> Amount:
         """Tokens and money of calls, for the report."""

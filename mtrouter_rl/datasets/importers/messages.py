@@ -10,6 +10,7 @@ assistant message. The first user message is the task, what follows it before th
 and what the system said before it is neither: it is kept in `Episode.extra` as `system_prompt`.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -279,7 +280,7 @@ def clean_text(text: str) -> str:
 
 
 def read_message(raw: object) -> ChatMessage:
-    """One message in the caller's own form as ours.
+    r"""One message in the caller's own form as ours.
 
     Raises:
         UnusableEpisodeError: If it is no message of any form that is known.
@@ -287,7 +288,7 @@ def read_message(raw: object) -> ChatMessage:
     Example:
         >>> block = {"type": "tool_use", "id": "x", "name": "ls", "input": {"path": "/"}}
         >>> read_message({"role": "assistant", "content": [{"type": "text", "text": "I look."}, block]}).action_text
-        'I look.\\n[{"name": "ls", "arguments": {"path": "/"}}]'
+        'I look.\n[{"name": "ls", "arguments": {"path": "/"}}]'
     """
     if isinstance(raw, ChatMessage):
         return raw
@@ -324,7 +325,7 @@ def read_messages(raws: str | Iterable[object]) -> list[ChatMessage]:
             raise UnusableEpisodeError(error.reason, f"messages.{index}.{error.detail}") from error
         is_item = isinstance(raw, Mapping) and _is_item(str(raw.get("type", ""))) and message.role == "assistant"
         if is_item and was_item and messages[-1].role == "assistant":
-            messages[-1] = merge(messages[-1:] + [message])
+            messages[-1] = merge([messages[-1], message])
         else:
             messages.append(message)
         was_item = is_item
@@ -459,7 +460,7 @@ def split_conversation(messages: Sequence[ChatMessage], *, may_be_silent: bool =
     if not places:
         raise UnusableEpisodeError(NO_ANSWER, f"{len(messages)} messages, none of role 'assistant'")
     if not may_be_silent:
-        for index, following in zip(places, places[1:], strict=False):
+        for index, following in itertools.pairwise(places):
             if following == index + 1:
                 raise UnusableEpisodeError(BAD_ORDER, f"messages {index} and {following} are both answers of a model")
     return open_conversation(messages)
