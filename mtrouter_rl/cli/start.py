@@ -251,8 +251,8 @@ COMMAND = Command(
         "Tells the format of the log, proposes a pool card with prices that were looked up (or takes --pool), imports, says "
         "what the log can and cannot tell, trains the routers that it supports, estimates what they would earn on a part that "
         "they were not trained on, writes a report, and prints the lines of Python that use the router. Every step is an "
-        "ordinary command, and is shown. The same command again goes on where it stopped. A log that is too small is told so before "
-        "anything is trained, with what to collect."
+        "ordinary command, and is shown. The same command again goes on where it stopped. A log that is too small is told "
+        "so before anything is trained, with what to collect."
     ),
     examples=("calls.jsonl --pool my-pool.yaml --out runs/start",),
     options=(

@@ -107,7 +107,8 @@ pre { background: var(--faint); padding: .7rem; overflow-x: auto; font-size: .8r
 code { background: var(--faint); padding: 0 .2em; } pre code { padding: 0; }
 .moving { max-width: 100%; overflow: hidden; }
 .filter input, .viewer select { font: inherit; max-width: 100%; color: inherit;
-  background: var(--paper); border: 1px solid var(--soft); border-radius: 4px; padding: .2rem .4rem; } .filter { font-size: .9rem; }
+  background: var(--paper); border: 1px solid var(--soft); border-radius: 4px; padding: .2rem .4rem; }
+.filter { font-size: .9rem; }
 .viewer-choice { display: flex; flex-wrap: wrap; gap: .6rem; font-size: .9rem; }
 .viewer ol { padding-left: 1.6rem; } .viewer li { border-bottom: 1px solid var(--line); padding: .4rem 0; }
 .viewer p { margin: .2rem 0; } .viewer .why { color: var(--soft); font-size: .86rem; } .viewer .error { color: #D55E00; }

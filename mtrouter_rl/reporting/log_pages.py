@@ -41,8 +41,8 @@ def _of_estimates(report: OpeReport, transcripts: Path) -> tuple[str, list[Block
         Paragraph(
             text=f"Nothing was run: {report.n_episodes} episodes with {report.n_turns} turns of the log speak of "
             f"{len(report.policies)} policies. What the log itself earned: score "
-            f"{format_number(100 * report.logged['utility'], decimals=1)}, return {report.logged['return']:.3f}, where return = "
-            f"utility - {report.cost_weight:g} x cost / {report.cost_unit_usd:g} USD."
+            f"{format_number(100 * report.logged['utility'], decimals=1)}, return {report.logged['return']:.3f}, where "
+            f"return = utility - {report.cost_weight:g} x cost / {report.cost_unit_usd:g} USD."
         ),
     ]
     blocks += [Paragraph(text=f"{note[0].upper()}{note[1:]}.", is_note=True) for note in report.notes]
@@ -68,8 +68,8 @@ def _of_estimates(report: OpeReport, transcripts: Path) -> tuple[str, list[Block
 
 def _differences(report: OpeReport) -> Table:
     return Table(
-        caption="Differences of return by the same estimator, on shared resamples, with 95% intervals. p, Holm: adjusted for all "
-        "rows of this table.",
+        caption="Differences of return by the same estimator, on shared resamples, with 95% intervals. p, Holm: adjusted for "
+        "all rows of this table.",
         header=("policy - other", "by", "return", "p", "p, Holm"),
         rows=tuple(
             (

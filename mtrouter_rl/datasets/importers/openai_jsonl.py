@@ -147,9 +147,7 @@ class _SessionFields(BaseModel):
     behavior_policy: Annotated[
         str | None, Field(min_length=1, description="name of what chose the models; default: logged")
     ] = None
-    max_turns: Annotated[
-        WholeCount | None, Field(ge=1, description="turn limit; default: number of calls of the session")
-    ] = None
+    max_turns: Annotated[WholeCount | None, Field(ge=1, description="turn limit; default: none")] = None
     budget_usd: Annotated[Usd | None, Field(gt=0, description="cost limit, USD; default: none")] = None
     timestamp: Annotated[
         str | float | None,
@@ -270,7 +268,7 @@ class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
         "every model of the pool could be chosen where the log has no candidates",
         "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
         "a session without instance is an instance of its own; variation is a 48-bit hash of the instance",
-        "max_turns is the number of calls where the log has none, and the budget is unlimited where the log has none",
+        "turns and budget are unlimited where the log has no max_turns or budget_usd",
         "a session without status was ended by the task itself",
     )
 

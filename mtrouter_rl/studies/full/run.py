@@ -176,9 +176,7 @@ def _check_encoders(request: FullStudyRequest) -> None:
 
 
 def _claim(request: FullStudyRequest) -> None:
-    """Write the configuration, unless the folder holds a study of another one; one that failed before it did anything does
-    not count.
-    """
+    """Write the configuration, unless the folder holds a study of another one that did anything before it failed."""
     path = request.out / CONFIG_FILE
     wanted = json.loads(json.dumps(request.describe()))
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
