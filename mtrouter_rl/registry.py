@@ -7,7 +7,10 @@ nothing and heavy optional packages load where they are needed.
 import importlib
 import importlib.metadata
 import logging
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 
@@ -72,7 +75,7 @@ def load_target(target: str, *, what: str) -> object:
     """
     module, _, path = target.partition(":")
     try:
-        loaded: object = importlib.import_module(module)
+        loaded: object = _import(module)
     except ImportError as error:
         raise InvalidConfigError(
             f"{what} is '{target}', which cannot be imported: {error}; install the package, or correct the name"
@@ -88,6 +91,22 @@ def load_target(target: str, *, what: str) -> object:
             )
         loaded = getattr(loaded, attribute)
     return loaded
+
+
+def _import(module: str) -> ModuleType:
+    """Import a module; one that no installed package has is looked for in the working directory as well."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here = str(Path.cwd())
+        if error.name != module.partition(".")[0] or here in sys.path:
+            raise
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        try:
+            return importlib.import_module(module)
+        finally:
+            sys.path.remove(here)
 
 
 TASK_FAMILIES = Registry(

@@ -126,7 +126,7 @@ def _place(data: object, parts: Iterable[int | str]) -> str:
         else:
             data = None
         name = data.get("name") if isinstance(part, int) and isinstance(data, dict) else None
-        told.append(f"'{name}'" if isinstance(name, str) else str(part))
+        told.append(f"'{name}'" if isinstance(name, str) and name else str(part))
     return ".".join(told)
 
 
