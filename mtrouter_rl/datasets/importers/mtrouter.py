@@ -58,6 +58,7 @@ from mtrouter_rl.datasets.importers.chat import (
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue, Turn
 
@@ -212,6 +213,15 @@ class MTRouterImporter(ChatImporter[MTRouterOptions]):
         "variation is variation_idx, or a 48-bit hash of the instance's id where there is none; seed is the run's number in "
         "the task id (..._run3), or 0",
     )
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        info = sample.first.get("info")
+        if isinstance(info, dict) and isinstance(sample.first.get("messages"), list):
+            return "'info' and 'messages'"
+        is_old = sample.name.endswith(SUFFIX) and sample.is_list
+        return "its name, and a list of messages without 'info'" if is_old else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file; see `Importer`.

@@ -49,6 +49,7 @@ from mtrouter_rl.datasets.importers.chat import (
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue
 
@@ -247,6 +248,16 @@ class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
         "max_turns is the number of calls where the log has none, and the budget is unlimited where the log has none",
         "a session without status was ended by the task itself",
     )
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        row = sample.with_keys("messages")
+        if row is None or not isinstance(row["messages"], list):
+            return ""
+        if "session_id" in row:
+            return "'messages' and 'session_id'"
+        return "'messages' and 'usage'" if {"usage", "model"} <= row.keys() else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes in the order in which they end; see `Importer`.

@@ -40,6 +40,7 @@ from mtrouter_rl.datasets.importers.chat import (
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue
 
@@ -144,6 +145,15 @@ class Tau2Importer(ChatImporter[Tau2Options]):
         "variation is the task's number, or a 48-bit hash of its id where that is no number; seed is the trial",
         "the customer's words are part of the observation; what the simulated customer cost is not part of any cost",
     )
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        row = sample.first
+        if "info" in row and ("simulations" in row or "simulation_index" in row):
+            return "'info' and 'simulations'"
+        is_simulation = {"task_id", "termination_reason", "messages"} <= row.keys()
+        return "'task_id', 'termination_reason' and 'messages'" if is_simulation else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file, simulation by simulation; see `Importer`.
