@@ -55,6 +55,20 @@ class DatasetError(MTRouterError):
     """A logged dataset is missing, unreadable or breaks one of its rules."""
 
 
+class UsageError(DatasetError):
+    """What is said of the tokens of a call cannot be read as tokens.
+
+    Attributes:
+        field: Dotted name of the field inside the usage.
+        value: What stands there.
+    """
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(f"usage.{field} is {value!r:.80}, {rule}" if field else f"usage {rule}")
+        self.field = field
+        self.value = value
+
+
 class ContractError(MTRouterError):
     """An environment that was plugged in breaks a rule of its contract."""
 

@@ -1,16 +1,29 @@
 """What an importer is, the names of models in logs, and the report of everything that was left out or mended."""
 
+import difflib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypedDict
+from typing import ClassVar, Literal, Protocol, TypedDict, cast
 
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.errors import DatasetError, unknown_name
-from mtrouter_rl.records import Episode, Frozen
+from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.records import Episode, Frozen, TokenUsage, Turn
 
 MAX_EXAMPLES = 20
+
+FIXES = {
+    "model that the pool does not have": "add the model, or its name in the log as an alias, to the pool card",
+    "session without the line that ends it": "give the scores: a line with session_id and score, or --scores FILE",
+    "score that is missing or out of range": "give a score from -1 to 1 for every session, or --scores FILE",
+    "token count that is missing or invalid": "log the usage of every call as the vendor returns it",
+    "propensity that is missing or out of range": "log the probability of the chosen model, or "
+    "--option propensities=unknown",
+    "session with a call that no line logs": "give all files of the log, or --option earlier_answers=keep where the "
+    "answers in a prompt are examples",
+}
+"""What would bring back what is left out for a reason, where that is always the same."""
 
 
 class UnusableEpisodeError(DatasetError):
@@ -35,10 +48,76 @@ class Example(TypedDict):
 
 
 class Finding(TypedDict):
-    """A reason, how many episodes (or places) it concerns, and the first few of them."""
+    """A reason, how many episodes (or places) it concerns, the money of their calls, and the first few of them."""
 
     n: int
+    usd: float
     examples: list[Example]
+
+
+class AmountJson(TypedDict):
+    """Tokens and money of calls; see `Amount`."""
+
+    n_calls: int
+    n_unknown: int
+    n_prompt: int
+    n_output: int
+    usd: float
+
+
+class Remedy(TypedDict):
+    """What would bring episodes back, and how many of them, with how much money."""
+
+    reason: str
+    fix: str
+    n: int
+    usd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """Tokens and money of calls, so that what was read and what was left out can be compared with what was there.
+
+    Attributes:
+        n_calls: Calls.
+        n_unknown: Those of them whose tokens or price are not known, and are in no sum.
+        n_prompt: Prompt tokens.
+        n_output: Generated tokens.
+        usd: Price by the pool card, USD.
+    """
+
+    n_calls: int = 0
+    n_unknown: int = 0
+    n_prompt: int = 0
+    n_output: int = 0
+    usd: float = 0.0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(
+            n_calls=self.n_calls + other.n_calls,
+            n_unknown=self.n_unknown + other.n_unknown,
+            n_prompt=self.n_prompt + other.n_prompt,
+            n_output=self.n_output + other.n_output,
+            usd=self.usd + other.usd,
+        )
+
+    @classmethod
+    def of_call(cls, tokens: TokenUsage | None, usd: float | None) -> "Amount":
+        """One call; None where its tokens or its price are not known."""
+        if tokens is None:
+            return cls(n_calls=1, n_unknown=1)
+        return cls(
+            n_calls=1, n_unknown=int(usd is None), n_prompt=tokens.n_prompt, n_output=tokens.n_output, usd=usd or 0.0
+        )
+
+    @classmethod
+    def of_turns(cls, turns: Iterable[Turn]) -> "Amount":
+        """All calls of turns."""
+        return sum((cls.of_call(turn.usage, turn.cost_usd) for turn in turns), cls())
+
+    def to_json(self) -> AmountJson:
+        """As JSON values."""
+        return cast("AmountJson", asdict(self))
 
 
 class ReportJson(TypedDict):
@@ -50,8 +129,12 @@ class ReportJson(TypedDict):
     n_turns: int
     n_rejected: int
     n_rejected_turns: int
+    read: AmountJson
+    left_out: AmountJson
     rejected: dict[str, Finding]
+    passed_over: dict[str, Finding]
     notes: dict[str, Finding]
+    remedies: list[Remedy]
     assumptions: list[str]
 
 
@@ -66,6 +149,8 @@ class ImportReport:
         n_turns: Turns that are in the dataset.
         n_rejected: Episodes (or files that should have held one) that were left out.
         n_rejected_turns: Turns of those, as far as they could be counted.
+        read: Calls that are in the dataset.
+        left_out: Calls that were found and are not, whether they were lost or passed over on purpose.
     """
 
     format: str
@@ -74,12 +159,26 @@ class ImportReport:
     n_turns: int = 0
     n_rejected: int = 0
     n_rejected_turns: int = 0
+    read: Amount = Amount()
+    left_out: Amount = Amount()
     _rejected: Counter[str] = field(default_factory=Counter)
+    _passed: Counter[str] = field(default_factory=Counter)
     _notes: Counter[str] = field(default_factory=Counter)
+    _usd: Counter[str] = field(default_factory=Counter)
+    _fixes: dict[str, str] = field(default_factory=dict)
     _examples: dict[str, list[Example]] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
 
-    def reject(self, reason: str, *, source: str, detail: str = "", n_turns: int = 0) -> None:
+    def reject(
+        self,
+        reason: str,
+        *,
+        source: str,
+        detail: str = "",
+        n_turns: int = 0,
+        amount: Amount | None = None,
+        fix: str = "",
+    ) -> None:
         """Count an episode, or a file that should hold one, that is left out.
 
         Args:
@@ -87,16 +186,55 @@ class ImportReport:
             source: Where it is: file, or archive and member, or file and line.
             detail: What exactly was found there.
             n_turns: How many turns are lost with it, if that is known.
+            amount: Tokens and money that are lost with it; None counts `n_turns` calls of unknown tokens.
+            fix: What would bring it back; the last one that is given for a reason is shown.
         """
+        lost = Amount(n_calls=n_turns, n_unknown=n_turns) if amount is None else amount
         self.n_rejected += 1
         self.n_rejected_turns += n_turns
+        self.left_out += lost
         self._rejected[reason] += 1
+        self._usd[reason] += lost.usd
+        if fix:
+            self._fixes[reason] = fix
         self._remember(reason, source, detail)
 
-    def note(self, what: str, *, source: str, detail: str = "", n: int = 1) -> None:
-        """Count something that was mended or assumed in an episode that is kept, such as removed NUL bytes."""
-        self._notes[what] += n
+    def pass_over(self, what: str, *, source: str, detail: str = "", amount: Amount | None = None) -> None:
+        """Count something that is left out on purpose and is no loss: what is there twice, an older run, a demo."""
+        lost = amount or Amount()
+        self.left_out += lost
+        self._passed[what] += 1
+        self._usd[what] += lost.usd
         self._remember(what, source, detail)
+
+    def note(self, what: str, *, source: str, detail: str = "", n: int = 1, usd: float = 0.0) -> None:
+        """Count something that was mended or assumed in an episode that is kept, such as removed NUL bytes.
+
+        Args:
+            what: In general words; a row of the report.
+            source: Where it is.
+            detail: What exactly was found there.
+            n: How many times.
+            usd: Money of the calls that it concerns, USD.
+        """
+        self._notes[what] += n
+        self._usd[what] += usd
+        self._remember(what, source, detail)
+
+    @property
+    def left_out_share(self) -> float:
+        """Share of the episodes found that could not be read, in [0, 1]."""
+        n_found = self.n_episodes + self.n_rejected
+        return self.n_rejected / n_found if n_found else 0.0
+
+    @property
+    def remedies(self) -> list[Remedy]:
+        """What would bring back what is left out: most money first, then most episodes."""
+        found = [
+            Remedy(reason=reason, fix=self._fixes.get(reason, FIXES.get(reason, "")), n=n, usd=self._usd[reason])
+            for reason, n in self._rejected.items()
+        ]
+        return sorted(found, key=lambda remedy: (-remedy["usd"], -remedy["n"]))
 
     def _remember(self, reason: str, source: str, detail: str) -> None:
         examples = self._examples.setdefault(reason, [])
@@ -112,13 +250,20 @@ class ImportReport:
             n_turns=self.n_turns,
             n_rejected=self.n_rejected,
             n_rejected_turns=self.n_rejected_turns,
+            read=self.read.to_json(),
+            left_out=self.left_out.to_json(),
             rejected=self._findings(self._rejected),
+            passed_over=self._findings(self._passed),
             notes=self._findings(self._notes),
+            remedies=self.remedies,
             assumptions=list(self.assumptions),
         )
 
     def _findings(self, counts: Counter[str]) -> dict[str, Finding]:
-        return {reason: Finding(n=n, examples=self._examples[reason]) for reason, n in counts.most_common()}
+        return {
+            reason: Finding(n=n, usd=self._usd[reason], examples=self._examples[reason])
+            for reason, n in counts.most_common()
+        }
 
     def __str__(self) -> str:
         """Readable text for a terminal: counts first, then one line a reason with its first example."""
@@ -126,13 +271,26 @@ class ImportReport:
             f"{self.format}: {self.n_episodes} episodes with {self.n_turns} turns from {self.n_files} files; "
             f"{self.n_rejected} left out" + (f" with {self.n_rejected_turns} turns" if self.n_rejected_turns else "")
         ]
-        for title, counts in (("left out", self._rejected), ("noted", self._notes)):
+        lines += [f"  {word}: {amount}" for word, amount in self._amounts()]
+        tables = (("left out", self._rejected), ("passed over", self._passed), ("noted", self._notes))
+        for title, counts in tables:
             for reason, n in counts.most_common():
                 example = self._examples[reason][0]
                 detail = f": {example['detail']}" if example["detail"] else ""
-                lines.append(f"  {title}: {n} x {reason} (first: {example['source']}{detail})"[:400])
+                money = f", {self._usd[reason]:.6g} USD" if self._usd[reason] else ""
+                lines.append(f"  {title}: {n} x {reason}{money} (first: {example['source']}{detail})"[:400])
         lines += [f"  assumed: {text}" for text in self.assumptions]
         return "\n".join(lines)
+
+    def _amounts(self) -> Iterator[tuple[str, str]]:
+        for word, amount in (("in the dataset", self.read), ("left out or passed over", self.left_out)):
+            if amount.n_calls:
+                unknown = f", {amount.n_unknown} of unknown tokens or price" if amount.n_unknown else ""
+                yield (
+                    word,
+                    f"{amount.n_calls} calls, {amount.n_prompt} prompt and {amount.n_output} output tokens, "
+                    f"{amount.usd:.6g} USD by the pool card{unknown}",
+                )
 
 
 def _printable(text: str) -> str:
@@ -153,13 +311,14 @@ class ModelNames:
 
     def explain(self, name: str) -> str:
         """Why a name was not found, what the nearest one is, and what to do."""
-        return str(
-            unknown_name(
-                f"model of pool '{self._pool}'",
-                name,
-                self._names,
-                fix="Add it to the pool card, or as an alias of a model",
-            )
+        lower = {known.lower(): known for known in sorted(self._names, reverse=True)}
+        nearest = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+        tail = name.lower().rpartition("/")[2]
+        nearest = nearest or [known for known in lower if known.startswith(tail) or tail.startswith(known)][:1]
+        hint = f"did you mean '{lower[nearest[0]]}'? " if nearest else ""
+        return (
+            f"unknown model of pool '{self._pool}' '{name}'; {hint}Valid: {', '.join(sorted(self._names))}. Add it to the "
+            "pool card, or as an alias of a model"
         )
 
 

@@ -39,7 +39,6 @@ from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeErr
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     BAD_SHAPE,
-    OTHER_PARTS,
     ChatMessage,
     Conversation,
     Count,
@@ -48,16 +47,17 @@ from mtrouter_rl.datasets.importers.chat import (
     LogModel,
     Probability,
     TurnBuilder,
-    Usage,
     Usd,
+    call_usage,
     last_turn_gains,
+    note_left_out,
     parse_object,
     read_log_files,
     split_conversation,
     validated,
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
-from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
+from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.run_scores import RunScores
 from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
@@ -96,7 +96,7 @@ _RUN = re.compile(r"(?P<instance>.+)_run(?P<run>\d{1,18})")
 
 class _Response(LogModel):
     model: str | None = None
-    usage: Usage | None = None
+    usage: dict[str, object] | None = None
 
 
 class _RouterInfo(LogModel):
@@ -346,8 +346,7 @@ class _Converter:
 
     def _call(self, run: _Trajectory, message: _Message, where: str) -> LoggedCall:
         response = (message.extra.response if message.extra else None) or _Response()
-        if response.usage is None:
-            raise UnusableEpisodeError(BAD_COUNT, "an answer without extra.response.usage; its tokens are not known")
+        usage = call_usage(response.usage, answer_is_empty=not message.action_text, where="extra.response.usage")
         router = message.router
         chosen, served, is_own, is_alone = self._models(run, message, router, response)
         candidates = self._candidates(router, where)
@@ -361,11 +360,11 @@ class _Converter:
         return LoggedCall(
             model=chosen,
             served_model=served,
-            usage=response.usage.tokens(),
+            usage=usage,
             propensity=propensity,
             error=REFUSED if message.is_refused else "",
             candidates=candidates if chosen in candidates else (),
-            logged_cost_usd=response.usage.cost if response.usage.cost is not None else _step_cost(message),
+            logged_cost_usd=usage.cost_usd if usage.cost_usd is not None else _step_cost(message),
         )
 
     def _models(
@@ -463,8 +462,7 @@ class _Converter:
         n_silent = sum(not turn.observation_text for turn in turns[:-1])
         if n_silent:
             self._report.note(SILENT, source=where, n=n_silent)
-        if talk.n_other_parts:
-            self._report.note(OTHER_PARTS, source=where, n=talk.n_other_parts)
+        note_left_out(self._report, talk.left_out, source=where)
         if _ending(run.info) == "failed" and run.info.final_score is not None:
             self._report.note(BROKE_SCORE, source=where, detail=f"final_score {run.info.final_score:g}")
         if run.trajectory_format not in FORMATS:

@@ -30,9 +30,10 @@ from mtrouter_rl.datasets.importers.chat import (
     Score,
     Seconds,
     TurnBuilder,
-    Usage,
     Usd,
+    call_usage,
     last_turn_gains,
+    note_left_out,
     parse_object,
     read_log_files,
     split_conversation,
@@ -236,6 +237,7 @@ class _Converter:
         answers = [(answer.action_text, answer.observation_text) for answer in talk.answers]
         turns = self._builder.turns(answers, calls, last_turn_gains(reward, len(calls)), ending)
         self._builder.note_costs(turns, calls, source=where)
+        note_left_out(self._report, talk.left_out, source=where)
         domain = (info.environment_info.domain_name if info.environment_info else None) or "tau2"
         task_id = str(run.task_id)
         models = {turn.model for turn in turns}
@@ -300,7 +302,7 @@ class _Converter:
             model=model,
             served_model=model,
             # The vendor's own usage says more (cached tokens); the benchmark's own counts go first.
-            usage=validated(Usage, (raw.usage or {}) | message.usage, otherwise=BAD_COUNT).tokens(),
+            usage=call_usage((raw.usage or {}) | message.usage, answer_is_empty=not message.action_text),
             propensity=propensity,
             latency_s=message.generation_time_seconds,
             logged_cost_usd=message.cost,
