@@ -162,6 +162,7 @@ IMPORTERS = Registry(
     builtin={
         "balrog": "mtrouter_rl.datasets.importers.balrog:BalrogImporter",
         "mtrouter": "mtrouter_rl.datasets.importers.mtrouter:MTRouterImporter",
+        "atif": "mtrouter_rl.datasets.importers.formats.atif:ATIFImporter",
         "tau2": "mtrouter_rl.datasets.importers.tau2:Tau2Importer",
         "openai-jsonl": "mtrouter_rl.datasets.importers.openai_jsonl:OpenAIJsonlImporter",
         "llmrouterbench": "mtrouter_rl.datasets.importers.llmrouterbench:LLMRouterBenchImporter",
