@@ -159,8 +159,8 @@ class ImportReport:
     n_turns: int = 0
     n_rejected: int = 0
     n_rejected_turns: int = 0
-    read: Amount = Amount()
-    left_out: Amount = Amount()
+    read: Amount = field(default_factory=Amount)
+    left_out: Amount = field(default_factory=Amount)
     _rejected: Counter[str] = field(default_factory=Counter)
     _passed: Counter[str] = field(default_factory=Counter)
     _notes: Counter[str] = field(default_factory=Counter)

@@ -70,6 +70,7 @@ class CallRecord:
         observation: What came back after the answer; empty if only the next prompt shows it.
         utility_gain: How much of the score this call earned.
         facts: What the line says of the session.
+        is_opening: Whether the log says that a conversation begins here, such as a line that holds a whole one.
         fingerprint: Hash of all that the line says, by which a line that is there twice is found; empty if unknown.
     """
 
@@ -92,6 +93,7 @@ class CallRecord:
     observation: str = ""
     utility_gain: float | None = None
     facts: SessionFacts = SessionFacts()
+    is_opening: bool = False
     fingerprint: bytes = b""
 
     @property
@@ -133,7 +135,7 @@ class BrokenRecord:
     session_id: str
     reason: str
     detail: str
-    amount: Amount = Amount(n_calls=1, n_unknown=1)
+    amount: Amount = field(default_factory=lambda: Amount(n_calls=1, n_unknown=1))
 
 
 Record = CallRecord | ScoreRecord | BrokenRecord

@@ -160,7 +160,11 @@ class TurnBuilder:
 
     def cost_usd(self, call: LoggedCall) -> float:
         """Price of a call: its tokens times the prices of the model that answered, USD."""
-        return self._pool.model(call.served_model).prices.cost_usd(call.usage.tokens)
+        return self.price_usd(call.served_model, call.usage.tokens)
+
+    def price_usd(self, model: str, tokens: TokenUsage) -> float:
+        """Price of tokens at a model of the pool, USD."""
+        return self._pool.model(model).prices.cost_usd(tokens)
 
     def amount(self, calls: Sequence[LoggedCall]) -> Amount:
         """Tokens and money of calls, for the report."""

@@ -279,7 +279,7 @@ def clean_text(text: str) -> str:
 
 
 def read_message(raw: object) -> ChatMessage:
-    """One message in the caller's own form as ours.
+    r"""One message in the caller's own form as ours.
 
     Raises:
         UnusableEpisodeError: If it is no message of any form that is known.
@@ -287,7 +287,7 @@ def read_message(raw: object) -> ChatMessage:
     Example:
         >>> block = {"type": "tool_use", "id": "x", "name": "ls", "input": {"path": "/"}}
         >>> read_message({"role": "assistant", "content": [{"type": "text", "text": "I look."}, block]}).action_text
-        'I look.\\n[{"name": "ls", "arguments": {"path": "/"}}]'
+        'I look.\n[{"name": "ls", "arguments": {"path": "/"}}]'
     """
     if isinstance(raw, ChatMessage):
         return raw
@@ -324,7 +324,7 @@ def read_messages(raws: str | Iterable[object]) -> list[ChatMessage]:
             raise UnusableEpisodeError(error.reason, f"messages.{index}.{error.detail}") from error
         is_item = isinstance(raw, Mapping) and _is_item(str(raw.get("type", ""))) and message.role == "assistant"
         if is_item and was_item and messages[-1].role == "assistant":
-            messages[-1] = merge(messages[-1:] + [message])
+            messages[-1] = merge([messages[-1], message])
         else:
             messages.append(message)
         was_item = is_item
