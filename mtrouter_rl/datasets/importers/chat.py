@@ -42,7 +42,7 @@ from mtrouter_rl.datasets.importers.messages import split_opening as split_openi
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, NO_LOGGED_COST, UNKNOWN_MODEL
 from mtrouter_rl.errors import UsageError
 from mtrouter_rl.pools.usage import OVER_WINDOW, ZERO_OUTPUT, UsageReading, read_usage
-from mtrouter_rl.records import JsonValue, Turn
+from mtrouter_rl.records import JsonValue, TokenUsage, Turn
 
 BROKEN_JSON = "text that is no JSON object"
 BAD_MODEL = "model that is missing"
