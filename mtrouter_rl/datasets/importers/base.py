@@ -151,6 +151,7 @@ class ImportReport:
         n_rejected_turns: Turns of those, as far as they could be counted.
         read: Calls that are in the dataset.
         left_out: Calls that were found and are not, whether they were lost or passed over on purpose.
+        last_broken: Place of the last file that broke off, so that the archive around it is not counted again.
     """
 
     format: str
@@ -161,6 +162,7 @@ class ImportReport:
     n_rejected_turns: int = 0
     read: Amount = field(default_factory=Amount)
     left_out: Amount = field(default_factory=Amount)
+    last_broken: str = ""
     _rejected: Counter[str] = field(default_factory=Counter)
     _passed: Counter[str] = field(default_factory=Counter)
     _notes: Counter[str] = field(default_factory=Counter)
@@ -330,11 +332,13 @@ class ImportSource:
         paths: Files, folders and archives.
         pool: Models and their prices.
         report: Where whatever is left out is counted.
+        scores: Files of scores that are kept apart from the log.
     """
 
     paths: tuple[Path, ...]
     pool: PoolCard
     report: ImportReport
+    scores: tuple[Path, ...] = ()
 
 
 class Importer(Protocol):

@@ -22,6 +22,8 @@ class ChatImporter(Generic[ChatOptionsT]):
     """Base of the importers of logged conversations; a subclass is an `Importer`, with `episodes` of its own."""
 
     options_model: ClassVar[type[Frozen]]
+    takes_scores: ClassVar[bool] = False
+    """Whether the importer reads `ImportSource.scores`; those that use `SessionAssembler` do."""
     env: str
     is_simulated: bool = False
     assumptions: tuple[str, ...]

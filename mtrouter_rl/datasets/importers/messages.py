@@ -10,6 +10,7 @@ assistant message. The first user message is the task, what follows it before th
 and what the system said before it is neither: it is kept in `Episode.extra` as `system_prompt`.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -459,7 +460,7 @@ def split_conversation(messages: Sequence[ChatMessage], *, may_be_silent: bool =
     if not places:
         raise UnusableEpisodeError(NO_ANSWER, f"{len(messages)} messages, none of role 'assistant'")
     if not may_be_silent:
-        for index, following in zip(places, places[1:], strict=False):
+        for index, following in itertools.pairwise(places):
             if following == index + 1:
                 raise UnusableEpisodeError(BAD_ORDER, f"messages {index} and {following} are both answers of a model")
     return open_conversation(messages)

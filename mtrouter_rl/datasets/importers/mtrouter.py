@@ -212,6 +212,7 @@ class MTRouterImporter(ChatImporter[MTRouterOptions]):
     """Reads trajectory files one by one; besides, it holds the table of scores if one is given."""
 
     options_model: ClassVar[type[Frozen]] = MTRouterOptions
+    takes_scores: ClassVar[bool] = True
     description: ClassVar[str] = (
         "trajectories (*.traj.json) of the MTRouter paper's code and of mini-swe-agent; scores of SWE-bench come from "
         "its evaluation report or a JSON of id: score, given as a further PATH"

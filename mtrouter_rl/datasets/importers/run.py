@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mtrouter_rl import __version__
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.datasets.importers.base import Importer, ImportReport, ImportSource
+from mtrouter_rl.datasets.importers.base import Amount, Importer, ImportReport, ImportSource
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.leaks import check_sibling_splits, sibling_splits
 from mtrouter_rl.datasets.rewrite import write_dataset
@@ -38,6 +38,7 @@ class ImportRequest:
         options: Options of the format, as its `options_model` takes them.
         dataset_id: `name-vN`; None makes one of the format.
         overwrite: Whether another dataset in `out` is replaced.
+        scores: Files of scores by session, for formats of logged calls.
     """
 
     format: str
@@ -47,6 +48,7 @@ class ImportRequest:
     options: Mapping[str, object] = field(default_factory=dict)
     dataset_id: str | None = None
     overwrite: bool = False
+    scores: tuple[Path, ...] = ()
 
 
 def make_importer(name: str, options: Mapping[str, object]) -> Importer:
@@ -83,7 +85,11 @@ def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportR
     """
     importer = make_importer(request.format, request.options)
     report = ImportReport(format=request.format, assumptions=importer.assumptions)
-    source = ImportSource(paths=request.paths, pool=request.pool, report=report)
+    if request.scores and not getattr(importer, "takes_scores", False):
+        raise InvalidConfigError(
+            f"scores are given, but format '{request.format}' has scores of its own; leave them out"
+        )
+    source = ImportSource(paths=request.paths, pool=request.pool, report=report, scores=request.scores)
     draft = _draft(request, importer)
     episodes = _sound(importer.episodes(source), Context.of(draft), report)
     shown = track(episodes, f"import {request.format}", unit="ep", is_shown=show_progress)
@@ -136,7 +142,12 @@ def _sound(episodes: Iterator[Episode], context: Context, report: ImportReport) 
     for episode in episodes:
         n_turns = len(episode.turns)
         if episode.episode_id in seen:
-            report.reject("episode that is there twice", source=episode.episode_id, n_turns=n_turns)
+            report.reject(
+                "episode that is there twice",
+                source=episode.episode_id,
+                n_turns=n_turns,
+                amount=Amount.of_turns(episode.turns),
+            )
             continue
         log = ViolationLog()
         check_episodes([episode], context=context, files=_FILES, log=log)
@@ -148,18 +159,24 @@ def _sound(episodes: Iterator[Episode], context: Context, report: ImportReport) 
                 source=episode.episode_id + where,
                 detail=f"is {first.value}, {first.rule}",
                 n_turns=n_turns,
+                amount=Amount.of_turns(episode.turns),
             )
             continue
         unwritable = next(_unwritable(episode), None)
         if unwritable is not None:
             where, detail = unwritable
             report.reject(
-                "text or number that no file takes", source=episode.episode_id + where, detail=detail, n_turns=n_turns
+                "text or number that no file takes",
+                source=episode.episode_id + where,
+                detail=detail,
+                n_turns=n_turns,
+                amount=Amount.of_turns(episode.turns),
             )
             continue
         seen.add(episode.episode_id)
         report.n_episodes += 1
         report.n_turns += n_turns
+        report.read += Amount.of_turns(episode.turns)
         yield episode
 
 

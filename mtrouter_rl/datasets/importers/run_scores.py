@@ -77,6 +77,8 @@ class RunScores:
         """Given paths that are tables themselves, and hold no run."""
         for path in source.paths:
             self._read_path(path, source.report, is_run)
+        for path in source.scores:
+            self._read_path(path, source.report, lambda _: False)
         self._holders = _holders(self._run_folders)
 
     def _read_path(self, path: Path, report: ImportReport, is_run: Callable[[PurePosixPath], bool]) -> None:

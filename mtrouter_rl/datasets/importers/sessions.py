@@ -32,6 +32,7 @@ from mtrouter_rl.datasets.importers.chat import (
 from mtrouter_rl.datasets.importers.chat_importer import ChatOptions
 from mtrouter_rl.datasets.importers.messages import ChatMessage
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
+from mtrouter_rl.datasets.importers.score_files import read_score_files
 from mtrouter_rl.datasets.importers.threads import (
     PlacedCall,
     Placer,
@@ -59,6 +60,7 @@ OVER_TURNS = "turn limit below the number of calls: the limit is that number"
 BAD_LATENCY = "latency that is no duration, taken as unknown"
 
 _GAIN_TOLERANCE = 1e-6
+_TRACE_NAMES = ("trace_id", "traceId", "conversation_id", "instance_id")
 
 
 class SessionOptions(ChatOptions):
@@ -151,6 +153,10 @@ class SessionAssembler:
         self._builder = TurnBuilder(source)
         self._expected = expected or {}
         self._open: OrderedDict[str, _Session] = OrderedDict()
+        self._given: dict[str, list[ScoreRecord]] = {}
+        for score in read_score_files(source.scores, source.report):
+            self._given.setdefault(score.session_id, []).append(score)
+        self._used: set[str] = set()
 
     def take(self, *records: Record) -> list[Episode]:
         """Take records of one session, such as all that one line says; gives the episodes that are now whole."""
@@ -176,8 +182,20 @@ class SessionAssembler:
         while self._open:
             session_id, session = self._open.popitem(last=False)
             yield from self._close(session_id, session)
+        for name in self._given.keys() - self._used:
+            self._report.note(LONELY_SCORE, source=self._given[name][0].source, detail=f"session '{name}'")
+
+    def _with_given_scores(self, session_id: str, session: _Session) -> None:
+        """Add what files of scores say of a session, by its id or one of those that its lines give as trace_id."""
+        names = {session_id}
+        for call in session.calls:
+            names |= {str(call.facts.extra[name]) for name in _TRACE_NAMES if name in call.facts.extra}
+        for name in sorted(names & self._given.keys()):
+            self._used.add(name)
+            session.scores += self._given[name]
 
     def _close(self, session_id: str, session: _Session) -> list[Episode]:
+        self._with_given_scores(session_id, session)
         if session.problem is not None:
             problem = UnusableEpisodeError(session.problem.reason, session.problem.detail)
             self._reject(session, session.calls, problem, source=session.problem.source)

@@ -281,7 +281,7 @@ def _thread_of(
             return place
     if system is not None and all(_system(thread[0].messages) != system for thread in threads):
         return new
-    if answers or system is None and _system(threads[current][0].messages) is not None:
+    if answers or (system is None and _system(threads[current][0].messages) is not None):
         return current
     # No answers, another first message, no system prompt of its own: what is new, a summary, or a call beside.
     goes_on_without = any(_knows(one, threads[current][-1:]) and not _knows(one, [record]) for one in later)

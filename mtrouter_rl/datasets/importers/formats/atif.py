@@ -136,6 +136,7 @@ class ATIFImporter(ChatImporter[ATIFOptions]):
     """Reads what Harbor writes: a pass over results and references, then one trajectory after the other."""
 
     options_model: ClassVar[type[Frozen]] = ATIFOptions
+    takes_scores: ClassVar[bool] = True
     description: ClassVar[str] = (
         "trajectories in ATIF (Harbor, Terminal-Bench) with the rewards that lie beside them; folder of a job, or files"
     )

@@ -48,7 +48,9 @@ class CallLogImporter(ChatImporter[CallLogOptions]):
     """Base of the importers of logged calls; a subclass gives `records` and says what it looks for."""
 
     options_model: ClassVar[type[Frozen]] = CallLogOptions
+    takes_scores: ClassVar[bool] = True
     wanted: ClassVar[str] = ""
+    """What to give where nothing of the format is found."""
     assumptions: tuple[str, ...] = (
         "a score is booked on the last turn",
         "every model of the pool could be chosen where the log has no candidates",
@@ -58,7 +60,7 @@ class CallLogImporter(ChatImporter[CallLogOptions]):
         "a session without status was ended by the task itself",
     )
 
-    def records(self, source: ImportSource) -> Iterator[Record]:
+    def records(self, source: ImportSource) -> Iterator[Record]:  # pragma: no cover
         """Records of all paths, in any order."""
         raise NotImplementedError
 

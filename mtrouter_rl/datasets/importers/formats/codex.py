@@ -6,16 +6,17 @@ with the `token_count` that follows its items; `last_token_usage` has its tokens
 `token_count` that repeats the totals before is no call. Reasoning tokens are part of the output, cached ones of the input.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import PurePosixPath
 from typing import ClassVar
 
-from mtrouter_rl.datasets.importers.archives import LogFile
 from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.call_records import CallRecord, Record
-from mtrouter_rl.datasets.importers.chat import ChatMessage, call_usage, read_log_files, read_messages
+from mtrouter_rl.datasets.importers.chat import ChatMessage, call_usage, read_messages
 from mtrouter_rl.datasets.importers.formats.call_logs import CallLogImporter, broken
-from mtrouter_rl.datasets.importers.formats.rows import Object, as_number, as_object, as_text, file_rows
+from mtrouter_rl.datasets.importers.formats.rows import Object, Row, as_number, as_object, as_text, read_rows
 from mtrouter_rl.datasets.importers.messages import merge
 from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.records import JsonValue
@@ -64,8 +65,9 @@ class CodexImporter(CallLogImporter):
     def records(self, source: ImportSource) -> Iterator[Record]:
         """Records of all calls, file by file."""
         for path in source.paths:
-            for file in read_log_files(path, source.report, suffixes=(".jsonl",)):
-                yield from _Reader(source).records(file)
+            rows = read_rows(path, source.report, suffixes=(".jsonl",))
+            for file, inner in groupby(rows, key=lambda row: row.file):
+                yield from _Reader(source).records(file, inner)
 
 
 class _Reader:
@@ -75,11 +77,11 @@ class _Reader:
         self._report = source.report
         self._session = _Session()
 
-    def records(self, file: LogFile) -> Iterator[Record]:
+    def records(self, file: PurePosixPath, rows: Iterable[Row]) -> Iterator[Record]:
         """Records of the file's calls."""
-        self._session.session_id = file.path.stem
+        self._session.session_id = file.stem
         held: CallRecord | None = None
-        for row in file_rows(file, self._report):
+        for row in rows:
             payload = as_object(row.value.get("payload"))
             try:
                 record = self._line(row.source, as_text(row.value.get("type")), payload, row.value)

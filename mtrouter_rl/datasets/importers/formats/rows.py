@@ -1,21 +1,26 @@
-"""Objects of files, whatever way they are laid out: JSON Lines, a JSON list, one object, or rows of a CSV table."""
+"""Objects of files, whatever way they are laid out: JSON Lines, JSON lists, one object, or rows of a CSV table."""
 
 import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from mtrouter_rl.datasets.importers.archives import MAX_FILE_BYTES, LogFile
-from mtrouter_rl.datasets.importers.base import Amount, ImportReport, cut
-from mtrouter_rl.datasets.importers.chat import BROKEN_JSON, read_log_files
+from mtrouter_rl.datasets.importers.archives import (
+    ARCHIVE_SUFFIXES,
+    MAX_FILE_BYTES,
+    READ_ERRORS,
+    LogStream,
+    open_files,
+    plain_name,
+    reject_broken,
+)
+from mtrouter_rl.datasets.importers.base import Amount, ImportReport, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.json_rows import BROKEN_JSON, stream_rows
 from mtrouter_rl.records import JsonValue
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv")
-NO_TEXT = "file that is no text of a known encoding"
-NO_OBJECT = "value in a log that is no object"
-_ENCODINGS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 Object = Mapping[str, JsonValue]
 
@@ -25,12 +30,14 @@ class Row:
     """One object of a log.
 
     Attributes:
-        source: Where it is, as "file:line" or "file:number in the list".
+        source: Where it is, as "file:line".
         value: The object.
+        file: Path of its file inside the folder or archive that was given.
     """
 
     source: str
     value: Object
+    file: PurePosixPath
 
 
 def read_rows(path: Path, report: ImportReport, *, suffixes: Sequence[str] = SUFFIXES) -> Iterator[Row]:
@@ -39,69 +46,32 @@ def read_rows(path: Path, report: ImportReport, *, suffixes: Sequence[str] = SUF
     Raises:
         DatasetError: If there is no such file or folder.
     """
-    for file in read_log_files(path, report, suffixes=tuple(suffixes)):
-        yield from file_rows(file, report)
+    is_bundle = path.is_dir() or path.name.lower().endswith(ARCHIVE_SUFFIXES)
+    for stream in open_files(path, report, suffixes=tuple(suffixes) if is_bundle else ()):
+        file = PurePosixPath(stream.path)
+        if plain_name(stream.path.name).endswith(".csv"):
+            yield from _table_rows(stream, file, report)
+            continue
+        for source, found in stream_rows(stream, report):
+            if isinstance(found, UnusableEpisodeError):
+                report.reject(found.reason, source=source, detail=found.detail, amount=Amount.of_call(None, None))
+            else:
+                yield Row(source=source, value=found, file=file)
 
 
-def file_rows(file: LogFile, report: ImportReport) -> Iterator[Row]:
-    """Objects of one file."""
-    encoding = next((name for mark, name in _ENCODINGS if file.data.startswith(mark)), "utf-8")
-    try:
-        text = file.data.decode(encoding)
-    except UnicodeDecodeError as error:
-        report.reject(NO_TEXT, source=file.source, detail=f"{error}; save it as UTF-8")
-        return
-    if file.path.name.lower().endswith(".csv"):
-        yield from _table_rows(file, text, report)
-        return
-    decoder = json.JSONDecoder(parse_constant=str)
-    place, line = 0, 1
-    while True:
-        start = _skip_space(text, place)
-        line += text.count("\n", place, start)
-        if start >= len(text):
-            return
-        source = f"{file.source}:{line}"
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError) as error:
-            end = text.find("\n", start)
-            end = len(text) if end < 0 else end
-            shown = cut(repr(text[start : start + 60]))
-            detail = f"{type(error).__name__}: {cut(str(error))}; begins with {shown}"
-            report.reject(BROKEN_JSON, source=source, detail=detail, amount=Amount.of_call(None, None))
-        else:
-            yield from _objects(value, source, report)
-        line += text.count("\n", start, end)
-        place = end
-
-
-def _skip_space(text: str, place: int) -> int:
-    while place < len(text) and text[place] in " \t\r\n,\x1e":
-        place += 1
-    return place
-
-
-def _objects(value: JsonValue, source: str, report: ImportReport) -> Iterator[Row]:
-    if isinstance(value, dict):
-        yield Row(source=source, value=value)
-        return
-    file = source.rpartition(":")[0]
-    for index, item in enumerate(value if isinstance(value, list) else [value]):
-        if isinstance(item, dict):
-            yield Row(source=f"{file}:{index}", value=item)
-        else:
-            report.reject(NO_OBJECT, source=f"{file}:{index}", detail=f"is {cut(repr(item), 60)}")
-
-
-def _table_rows(file: LogFile, text: str, report: ImportReport) -> Iterator[Row]:
+def _table_rows(stream: LogStream, file: PurePosixPath, report: ImportReport) -> Iterator[Row]:
     limit = csv.field_size_limit(MAX_FILE_BYTES)
+    report.n_files += 1
     try:
-        for row in (reader := csv.DictReader(io.StringIO(text, newline=""))):
+        text = stream.file.read(MAX_FILE_BYTES).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        for row in reader:
             cells: dict[str, JsonValue] = {name: cell for name, cell in row.items() if name is not None}
-            yield Row(source=f"{file.source}:{reader.line_num}", value=cells)
-    except csv.Error as error:
-        report.reject(BROKEN_JSON, source=file.source, detail=f"CSV that is broken: {error}; what follows is lost")
+            yield Row(source=f"{stream.source}:{reader.line_num}", value=cells, file=file)
+    except (csv.Error, UnicodeDecodeError) as error:
+        report.reject(BROKEN_JSON, source=stream.source, detail=f"CSV that is broken: {error}; what follows is lost")
+    except READ_ERRORS as error:
+        reject_broken(report, stream.source, error)
     finally:
         csv.field_size_limit(limit)
 
