@@ -166,6 +166,8 @@ IMPORTERS = Registry(
         "litellm": "mtrouter_rl.datasets.importers.formats.litellm:LiteLLMImporter",
         "langfuse": "mtrouter_rl.datasets.importers.formats.langfuse:LangfuseImporter",
         "otel": "mtrouter_rl.datasets.importers.formats.otel:OTelImporter",
+        "inspect": "mtrouter_rl.datasets.importers.formats.inspect_logs:InspectImporter",
+        "sweagent": "mtrouter_rl.datasets.importers.formats.sweagent:SWEAgentImporter",
         "claude-code": "mtrouter_rl.datasets.importers.formats.claude_code:ClaudeCodeImporter",
         "codex": "mtrouter_rl.datasets.importers.formats.codex:CodexImporter",
         "openai-pairs": "mtrouter_rl.datasets.importers.formats.openai_pairs:OpenAIPairsImporter",

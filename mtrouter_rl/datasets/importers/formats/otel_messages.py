@@ -1,4 +1,4 @@
-"""What a span of OpenTelemetry says of a call of a model, in the old and new names of its GenAI conventions and OpenInference's.
+"""What a span of OpenTelemetry says of a call of a model, in the old and new names of GenAI conventions and OpenInference.
 
 Sources: github.com/open-telemetry/semantic-conventions (`docs/gen-ai`, versions 1.27 to 1.38), OpenLLMetry's attributes
 (`gen_ai.prompt.N`, `gen_ai.completion.N`), and github.com/Arize-ai/openinference (`spec/semantic_conventions.md`).
