@@ -66,7 +66,7 @@ class InspectOptions(CallLogOptions):
     scorer: Annotated[
         str | None,
         Field(
-            description="scorer whose value is the score (SCORER, or SCORER.KEY of several values); needed where there are several"
+            description="scorer whose value is the score: SCORER, or SCORER.KEY where it gives several; needed where there are several"
         ),
     ] = None
     max_score: Annotated[float, Field(gt=0, allow_inf_nan=False, description="value of full success")] = 1.0
@@ -242,7 +242,7 @@ class _Reader:
                 raise UnusableEpisodeError(
                     NO_EVENTS, f"{len(answers)} answers; log with events (the default of Inspect)"
                 )
-            event: Object = {"model": spec.get("model"), "output": output}
+            event: Object = {"model": spec.get("model"), "output": dict(output)}
             answer = read_message(messages[answers[0]])
             yield self._record(spec, event, session_id, where, messages[: answers[0]], answer, ("", ""))
         except UnusableEpisodeError as error:
