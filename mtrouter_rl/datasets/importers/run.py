@@ -108,6 +108,25 @@ def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportR
     return report
 
 
+def check_left_out(report: ImportReport, *, max_share: float, out: Path) -> None:
+    """See that no more was left out of a dataset than its user accepts.
+
+    Raises:
+        DatasetError: If more was; the dataset stays, and the message lists what would bring most money and episodes back.
+    """
+    if report.left_out_share <= max_share:
+        return
+    n_found = report.n_episodes + report.n_rejected
+    lines = [
+        f"{report.n_rejected} of {n_found} episodes ({report.left_out_share:.1%}) were left out, more than the "
+        f"{max_share:.1%} of --max-left-out; the dataset is kept in {out}. What would bring them back, most money first:"
+    ]
+    for remedy in report.remedies:
+        fix = f": {remedy['fix']}" if remedy["fix"] else ""
+        lines.append(f"  {remedy['n']} with {remedy['usd']:.6g} USD, {remedy['reason']}{fix}")
+    raise DatasetError("\n".join(lines))
+
+
 def _draft(request: ImportRequest, importer: Importer) -> DatasetInfo:
     options: Frozen = importer.options_model.model_validate(dict(request.options))
     return DatasetInfo(
