@@ -255,7 +255,7 @@ BAD = {
     "negative tokens": (
         run_of(routed("a", "cheap", extra={"response": response("cheap", n_prompt=-1)})),
         "token count that is missing or invalid",
-        "is -1",
+        "is -1, must be",
     ),
     "unknown model": (
         run_of(routed("a", "chaep", selected_model=None)),

@@ -184,7 +184,7 @@ BAD = {
     "negative": (
         simulation(*TALK[:4], answer("a", usage={"prompt_tokens": -1, "completion_tokens": 0})),
         "token count that is missing or invalid",
-        "is -1",
+        "is -1, must be",
     ),
     "no reward": (simulation(reward_info=None), "score that is missing or out of range", "reward_info is missing"),
     "NaN reward": (simulation(reward_info={"reward": float("nan")}), "score that is missing or out of range", "'NaN'"),

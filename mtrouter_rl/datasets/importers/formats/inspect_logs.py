@@ -66,7 +66,7 @@ class InspectOptions(CallLogOptions):
     scorer: Annotated[
         str | None,
         Field(
-            description="scorer whose value is the score: SCORER, or SCORER.KEY where it gives several; needed where there are several"
+            description="scorer whose value is the score, or SCORER.KEY of several values; needed where there are several"
         ),
     ] = None
     max_score: Annotated[float, Field(gt=0, allow_inf_nan=False, description="value of full success")] = 1.0
