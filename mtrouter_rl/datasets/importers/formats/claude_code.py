@@ -86,11 +86,12 @@ class _Reader:
         if value.get("type") == "result" and session_id:
             yield from _result(row.source, session_id, value)
             return
-        if value.get("type") not in _MESSAGES or not isinstance(value.get("message"), dict):
+        kind = _kind(value)
+        if kind not in _MESSAGES:
             self._report.note(NO_CALL_LINE, source=row.source, detail=f"type is {value.get('type')!r:.40}")
             return
         if not session_id:
-            self._report.reject(NO_SESSION, source=row.source, n_turns=int(value["type"] == "assistant"))
+            self._report.reject(NO_SESSION, source=row.source, n_turns=int(kind == "assistant"))
             return
         uuid = as_text(value.get("uuid"))
         if uuid and uuid in self._seen:
@@ -108,13 +109,14 @@ class _Reader:
     def _message(self, row: Row, session_id: str, agent_id: str) -> Iterator[Record]:
         raw = as_object(row.value["message"])
         key = (session_id, agent_id)
-        if row.value["type"] == "user":
+        if _kind(row.value) == "user":
             message = read_message({"role": "user", "content": raw.get("content")})
             self._incoming.setdefault(key, []).append(message)
             return
         if raw.get("model") == _SYNTHETIC_MODEL or row.value.get("isApiErrorMessage") is True:
             self._report.note(SYNTHETIC, source=row.source)
             return
+        part = read_message({"role": "assistant", "content": raw.get("content")})
         message_id = as_text(raw.get("id")) or row.source
         answer = self._open.get(key)
         if answer is None or answer.message_id != message_id:
@@ -125,7 +127,7 @@ class _Reader:
                 self._report.pass_over(COPIED, source=row.source, detail=f"message.id '{message_id}'")
                 return
             answer = self._begin(row, raw, key, message_id)
-        answer.parts.append(read_message({"role": "assistant", "content": raw.get("content")}))
+        answer.parts.append(part)
         usage = as_object(raw.get("usage"))
         if (as_number(usage.get("output_tokens")) or 0) >= (as_number(answer.usage.get("output_tokens")) or 0):
             answer.usage = usage
@@ -172,6 +174,15 @@ class _Reader:
             logged_cost_usd=answer.cost_usd,
             observation="\n\n".join(one.text for one in last) if last else "",
         )
+
+
+def _kind(value: Object) -> str:
+    """Type of a line; that of its message where the line's own is not known and its message was billed."""
+    message = as_object(value.get("message"))
+    if not message:
+        return ""
+    kind = as_text(value.get("type"))
+    return as_text(message.get("role")) if kind not in _MESSAGES and message.get("usage") else kind
 
 
 def _result(source: str, session_id: str, value: Object) -> Iterator[Record]:

@@ -52,7 +52,16 @@ _LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 _ATTACHMENT = "attachment://"
 _SCORER_SPANS = ("scorer", "scorers")
 _ZSTANDARD = 93
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, pa.ArrowException)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    NotImplementedError,
+    pa.ArrowException,
+)
 
 
 class InspectOptions(CallLogOptions):

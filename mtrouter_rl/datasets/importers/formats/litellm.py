@@ -45,6 +45,7 @@ from mtrouter_rl.records import JsonValue, TokenUsage
 
 CACHE_HIT = "answer of the gateway's own cache, which cost nothing"
 OTHER_COUNT = "tokens that the row counts otherwise than its usage object, which counts"
+NOT_A_ROW = "object that is no row of a spend log and no logging payload"
 NO_PROMPT = "call whose messages were not stored"
 _CHATS = ("completion", "acompletion", "responses", "aresponses", "anthropic_messages", "generate_content", "")
 _WRAPPERS = ("standard_logging_object", "payload")
@@ -96,6 +97,9 @@ class _Reader:
 
     def record(self, source: str, row: Object) -> Record | None:
         """Record of a row; None if it is no call of a chat, or failed."""
+        if not {"model", "model_group", "call_type"} & row.keys():
+            self._report.reject(NOT_A_ROW, source=source, detail=f"has {cut(', '.join(row), 120)}")
+            return None
         metadata = as_object(row.get("metadata"))
         own = [as_object(metadata.get(key)) for key in ("requester_metadata", "spend_logs_metadata")]
         session_id = session_of({"session_id": row.get("session_id")}, *own, metadata, row)

@@ -146,7 +146,7 @@ def damaged(content, rng):
 @pytest.mark.parametrize(("name", "files"), [(name, files) for name, files, _ in LOGS.values()], ids=LOGS)
 def test_a_damaged_log_gives_no_traceback_and_no_token_out_of_nothing(read, name, files):
     rng = random.Random(f"damage {name}")
-    for _ in range(120):
+    for _ in range(150):
         file = rng.choice(sorted(files))
         broken = files | {file: damaged(files[file], rng)}
         try:
