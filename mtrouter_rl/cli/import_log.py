@@ -11,7 +11,7 @@ from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 
 def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.cards import load_pool_card
-    from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
+    from mtrouter_rl.datasets.importers.run import ImportRequest, check_left_out, import_log
     from mtrouter_rl.registry import IMPORTERS, RESTORERS
 
     if args.list:
@@ -31,17 +31,36 @@ def _run(args: argparse.Namespace, output: Output) -> None:
             paths=tuple(args.paths),
             pool=load_pool_card(args.pool),
             options=parse_options(args.option),
+            scores=tuple(args.scores),
             **values(args, "format", "out", "overwrite", dataset_id="id"),
         )
     )
     output.show(report, {**report.to_json(), "dataset": args.out})
     output.say(f"dataset: {args.out} (see mtrouter-rl inspect {args.out})")
+    check_left_out(report, max_share=args.max_left_out, out=args.out)
+
+
+def share(text: str) -> float:
+    """A share as a number or in percent.
+
+    Raises:
+        ValueError: If it is neither, or outside [0, 1].
+
+    Example:
+        >>> share("5%"), share("0.25")
+        (0.05, 0.25)
+    """
+    number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= number <= 1:
+        raise ValueError(f"must be from 0 to 1, or from 0% to 100%, is {text}")
+    return number
 
 
 def _restore(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.exporters.base import restore_dataset
 
     needless = [f"--{name}" for name in ("pool", "id", "option") if getattr(args, name)]
+    needless += ["--scores"] if args.scores else []
     if needless:
         raise InvalidConfigError(
             f"{', '.join(needless)} given, but a {args.format} export says itself what it is; leave that out"
@@ -77,6 +96,7 @@ COMMAND = Command(
     ),
     examples=(
         "openai-jsonl calls.jsonl --pool my-pool.yaml --out logs/mine",
+        "openai-jsonl calls.jsonl --scores scores.csv --pool my-pool.yaml --out logs/mine",
         "jsonl exports/corridor.jsonl --out logs/corridor-again",
         "--list",
     ),
@@ -87,6 +107,21 @@ COMMAND = Command(
         shared.out("folder of the dataset", required=False),
         shared.dataset_id("id of the dataset (default: FORMAT-v1)"),
         shared.FORMAT_OPTION,
+        Option(
+            "--scores",
+            "scores of the log's sessions, kept apart: CSV, JSON or JSONL by session or trace id; may be given often",
+            Path,
+            "FILE",
+            action="append",
+            default=[],
+        ),
+        Option(
+            "--max-left-out",
+            "share of episodes that may be left out; above it the exit code is 1, and the dataset is kept (default: 5%)",
+            share,
+            "SHARE",
+            default=0.05,
+        ),
         shared.overwrite("another dataset"),
         shared.LIST,
     ),

@@ -240,7 +240,7 @@ class _Opener:
         elif lower.endswith(".zip"):
             yield from self._open_zip(file, source, budget, depth)
         else:
-            yield LogStream(source=_unpacked_source(source), path=path, file=file, archive=archive)
+            yield LogStream(source=source, path=path, file=file, archive=archive)
 
     def _open_tar(self, file: IO[bytes], source: str, budget: "_Budget", depth: int) -> Iterator[LogStream]:
         try:
@@ -301,7 +301,7 @@ class _Opener:
             return
         try:
             with archive.open(member) as file:
-                limited = _counted(cast("IO[bytes]", file), _Budget(member.file_size, parent=budget))
+                limited = _counted(file, _Budget(member.file_size, parent=budget))
                 yield from self._open(limited, PurePosixPath(member.filename), inner, _last(source), budget, depth + 1)
         except READ_ERRORS as error:
             reject_broken(self._report, inner, error)
@@ -320,13 +320,6 @@ class _Opener:
 def _last(source: str) -> str:
     """Name of the innermost archive of a place."""
     return PurePosixPath(source.rpartition(":")[2]).name
-
-
-def _unpacked_source(source: str) -> str:
-    for packed in (".gz", ".bz2", ".xz"):
-        if source.lower().endswith(packed):
-            return source[: -len(packed)]
-    return source
 
 
 class _Budget:
@@ -407,7 +400,7 @@ class _CarefulTarInfo(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_CarefulTarInfo":
-        header = cast("_CarefulTarInfo", super().frombuf(buf, encoding, errors))
+        header = super().frombuf(buf, encoding, errors)
         if header.type in cls._EXTENDED and header.size > MAX_HEADER_BYTES:
             raise BombError(f"a name of {header.size} bytes")
         return header

@@ -4,7 +4,8 @@ Source: arXiv 2411.13543, github.com/balrog-ai/experiments. `balrog_files` knows
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -23,8 +24,10 @@ from mtrouter_rl.datasets.importers.balrog_files import (
     run_file,
     window_lengths,
 )
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, ModelNames, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, ModelNames, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
+from mtrouter_rl.pools.usage import OVER_WINDOW
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue, TokenUsage, Turn
 
 PUBLISHED_LIMITS = {"babaisai": 100, "babyai": 128, "crafter": 2000, "minihack": 100, "nle": 100_000, "textworld": 80}
@@ -32,6 +35,9 @@ PUBLISHED_LIMITS = {"babaisai": 100, "babyai": 128, "crafter": 2000, "minihack":
 
 EMPTY = "empty"
 INVALID_ACTION = "invalid_action"
+BILLED_EMPTY = "calls without text that were billed, as the totals show: tokens are spread over all calls"
+MAX_INSTRUCTION_TOKENS = 4096
+"""Instructions of the benchmark's agents are shorter than this in every arm that was seen (350 to 1,700 tokens)."""
 _VARIATION_BYTES = 6
 
 
@@ -81,6 +87,13 @@ class BalrogImporter:
         self.is_simulated = False
         self.assumptions = (*_ASSUMPTIONS, *_hidden_assumptions(self._options))
 
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        fits = {"task", "num_steps", "progression"} <= sample.first.keys()
+        is_table = "_run_" in sample.name and {"Step", "Observation", "Action", "Done"} <= sample.first.keys()
+        return "totals of a BALROG episode" if fits else "turns of a BALROG episode" if is_table else ""
+
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes one by one, in the order in which their second file comes; see `Importer`.
 
@@ -113,7 +126,8 @@ _ASSUMPTIONS = (
     "tokens a turn are reconstructed from the episode's totals, to which they add up: prompts by the length of the last "
     "16 observation/action pairs (or as many as the log says) and of instructions that take what is left of the total at "
     "the pool's characters per token, outputs by the length of the completion",
-    "a call that returned no text was logged with 0 tokens, so it has no share of the logged totals",
+    "a call that returned no text was logged with 0 tokens, so it has no share of the logged totals, unless those are far "
+    "more than the calls with text can have had: then every call has its share",
     "costs are tokens times the prices of the pool card; what was billed is not in the log",
     "the observation at reset was never logged: first_observation is empty, and the task text says environment, task and "
     "mission only",
@@ -178,9 +192,11 @@ class _Converter:
         """The episode, or None if it is left out and counted."""
         source = next(iter(files.values())).source
         n_turns = 0
+        amount: Amount | None = None
         try:
             parsed = parse_totals(files["json"].data) if "json" in files else None
             n_turns = parsed[0].num_steps if parsed else 0
+            amount = self._amount(key, parsed[0]) if parsed else None
             rows = parse_rows(files["csv"].data) if "csv" in files else None
             n_turns = len(rows.actions) if rows else n_turns
             if parsed is None:
@@ -191,8 +207,16 @@ class _Converter:
             _check_agreement(key, totals, rows)
             return self._build(key, totals, rows, others)
         except UnusableEpisodeError as error:
-            self._report.reject(error.reason, source=source, detail=error.detail, n_turns=n_turns)
+            self._report.reject(error.reason, source=source, detail=error.detail, n_turns=n_turns, amount=amount)
             return None
+
+    def _amount(self, key: RunKey, totals: EpisodeTotals) -> Amount:
+        """Tokens and money of an episode that cannot be used."""
+        tokens = TokenUsage(n_fresh=totals.input_tokens, n_output=totals.output_tokens)
+        model = self._names.find(key.submission, totals.model_id)
+        usd = None if model is None else self._pool.model(model).prices.cost_usd(tokens)
+        n_calls = totals.num_steps
+        return replace(Amount.of_call(tokens, usd), n_calls=n_calls, n_unknown=n_calls if usd is None else 0)
 
     def _build(self, key: RunKey, totals: EpisodeTotals, rows: Rows, others: dict[str, JsonValue]) -> Episode:
         model = self._names.find(key.submission, totals.model_id)
@@ -201,7 +225,7 @@ class _Converter:
         self._note(key, totals, rows)
         limit = self._options.step_limits.get(key.env, 0) if rows.is_done else 0
         mission = f"\nMission: {totals.mission}" if totals.mission is not None else ""
-        usages, n_hidden = self._usages(model, totals, rows)
+        usages, n_hidden = self._usages(key, model, totals, rows)
         return Episode(
             episode_id=key.episode_id,
             task=f"{key.env}/{key.task}",
@@ -235,13 +259,11 @@ class _Converter:
                 n=n_unseen,
             )
 
-    def _usages(self, model: str, totals: EpisodeTotals, rows: Rows) -> tuple[list[TokenUsage], int]:
+    def _usages(self, key: RunKey, model: str, totals: EpisodeTotals, rows: Rows) -> tuple[list[TokenUsage], int]:
         """Tokens of every turn, and how many of them are assumed ones that the log leaves out."""
-        prompts = apportion(totals.input_tokens, self._prompt_weights(totals, rows))
-        outputs = apportion(
-            totals.output_tokens,
-            [len(reasoning or action) for action, reasoning in zip(rows.actions, rows.reasonings, strict=True)],
-        )
+        has_share = self._billed(key, totals, rows)
+        prompts = apportion(totals.input_tokens, self._prompt_weights(totals, rows, has_share))
+        outputs = apportion(totals.output_tokens, self._output_weights(totals, rows, has_share))
         assert sum(prompts) == totals.input_tokens
         assert sum(outputs) == totals.output_tokens
         hidden = [0] * len(outputs)
@@ -252,21 +274,53 @@ class _Converter:
             TokenUsage(n_fresh=prompt, n_output=output + thought)
             for prompt, output, thought in zip(prompts, outputs, hidden, strict=True)
         ]
+        window = self._pool.model(model).context_tokens
+        over = [usage.n_prompt + usage.n_output for usage in usages if usage.n_prompt + usage.n_output > window]
+        if over:
+            detail = f"{max(over)} tokens at most, the window of '{model}' holds {window}"
+            self._report.note(OVER_WINDOW, source=key.episode_id, detail=detail, n=len(over))
         return usages, sum(hidden)
 
-    def _prompt_weights(self, totals: EpisodeTotals, rows: Rows) -> list[int]:
-        """Characters of every prompt, by the length of its window and of instructions that fit the total."""
+    def _billed(self, key: RunKey, totals: EpisodeTotals, rows: Rows) -> Sequence[bool]:
+        """Which calls have a share of the totals, length T: those that returned text, or all.
+
+        It is all where the calls with text would each have had far more than their window of observations and actions and any
+        instructions of the benchmark. Some vendors bill a call that is cut off while it thinks, and some do not.
+        """
         windows = window_lengths(rows.actions, rows.observations, totals.history)
         n_answered = sum(rows.answered)
-        if not n_answered:
-            return windows
+        if not n_answered or n_answered == len(windows):
+            return (True,) * len(windows)
         in_windows = sum(length for length, is_answered in zip(windows, rows.answered, strict=True) if is_answered)
+        per_token = self._pool.token_counter.characters_per_token
+        instructions = (totals.input_tokens - in_windows / per_token) / n_answered
+        if instructions <= max(windows) / per_token + MAX_INSTRUCTION_TOKENS:
+            return rows.answered
+        detail = (
+            f"{totals.input_tokens} input tokens, {n_answered} of {len(windows)} calls returned text: "
+            f"{totals.input_tokens // n_answered} each if those alone were billed"
+        )
+        self._report.note(BILLED_EMPTY, source=key.episode_id, detail=detail, n=len(windows) - n_answered)
+        return (True,) * len(windows)
+
+    def _prompt_weights(self, totals: EpisodeTotals, rows: Rows, has_share: Sequence[bool]) -> list[int]:
+        """Characters of every prompt, by the length of its window and of instructions that fit the total."""
+        windows = window_lengths(rows.actions, rows.observations, totals.history)
+        in_windows = sum(length for length, is_billed in zip(windows, has_share, strict=True) if is_billed)
         n_characters = totals.input_tokens * self._pool.token_counter.characters_per_token
-        instructions = max(0, round((n_characters - in_windows) / n_answered))
+        instructions = max(0, round((n_characters - in_windows) / sum(has_share)))
         return [
-            (length + instructions) if is_answered else 0
-            for length, is_answered in zip(windows, rows.answered, strict=True)
+            (length + instructions) if is_billed else 0 for length, is_billed in zip(windows, has_share, strict=True)
         ]
+
+    def _output_weights(self, totals: EpisodeTotals, rows: Rows, has_share: Sequence[bool]) -> list[int]:
+        """Characters of every output; where calls without text were billed, thinking that the log leaves out as well."""
+        lengths = [len(reasoning or action) for action, reasoning in zip(rows.actions, rows.reasonings, strict=True)]
+        if all(is_billed == is_answered for is_billed, is_answered in zip(has_share, rows.answered, strict=True)):
+            return lengths
+        n_characters = totals.output_tokens * self._pool.token_counter.characters_per_token
+        thinking = max(0, round((n_characters - sum(lengths)) / len(lengths)))
+        return [length + thinking for length in lengths]
 
     def _turns(self, model: str, totals: EpisodeTotals, rows: Rows, usages: list[TokenUsage]) -> tuple[Turn, ...]:
         cost_usd = self._pool.model(model).prices.cost_usd

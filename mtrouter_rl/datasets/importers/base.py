@@ -1,7 +1,7 @@
 """What an importer is, the names of models in logs, and the report of everything that was left out or mended."""
 
 import difflib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,12 +34,14 @@ class UnusableEpisodeError(DatasetError):
     Attributes:
         reason: Why, in general words; a row of the report.
         detail: What exactly was found.
+        source: Where, as "file:line"; empty where whoever catches it knows.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", *, source: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.source = source
 
 
 class Example(TypedDict):
@@ -168,7 +170,7 @@ class ImportReport:
     _rejected: Counter[str] = field(default_factory=Counter)
     _passed: Counter[str] = field(default_factory=Counter)
     _notes: Counter[str] = field(default_factory=Counter)
-    _usd: Counter[str] = field(default_factory=Counter)
+    _usd: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     _fixes: dict[str, str] = field(default_factory=dict)
     _examples: dict[str, list[Example]] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()

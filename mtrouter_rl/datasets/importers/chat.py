@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from mtrouter_rl.datasets.importers.archives import ARCHIVE_SUFFIXES, LogFile, read_files
 from mtrouter_rl.datasets.importers.base import (
@@ -32,7 +32,7 @@ from mtrouter_rl.datasets.importers.messages import Conversation as Conversation
 from mtrouter_rl.datasets.importers.messages import LogModel as LogModel
 from mtrouter_rl.datasets.importers.messages import ToolCall as ToolCall
 from mtrouter_rl.datasets.importers.messages import check_roles as check_roles
-from mtrouter_rl.datasets.importers.messages import furthest
+from mtrouter_rl.datasets.importers.messages import explain, furthest
 from mtrouter_rl.datasets.importers.messages import join_texts as join_texts
 from mtrouter_rl.datasets.importers.messages import open_conversation as open_conversation
 from mtrouter_rl.datasets.importers.messages import read_message as read_message
@@ -68,7 +68,16 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Count = Annotated[int, Field(ge=0, le=_MAX_INT64)]
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+def _in_unit_range(value: object) -> object:
+    """Names both ends of the range of a probability, which is where percents and logarithms fall out."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= 1:
+        raise ValueError(f"must be a probability in (0, 1], no percent and no logarithm (is {value!r:.40})")
+    return value
+
+
+Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValidator(_in_unit_range)]
 Score = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
@@ -294,12 +303,9 @@ def validated(model: type[ModelT], value: object, *, otherwise: str = BAD_SHAPE)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first, n_more = furthest(error)
+        first, _ = furthest(error)
         reason = next((_REASONS[part] for part in map(str, reversed(first["loc"])) if part in _REASONS), otherwise)
-        given = "" if first["type"] == "missing" else f" (is {cut(repr(first['input']))})"
-        more = f"; {n_more} more" if n_more else ""
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise UnusableEpisodeError(reason, f"{where}: {first['msg']}{given}{more}") from error
+        raise UnusableEpisodeError(reason, explain(error)) from error
 
 
 def read_log_files(path: Path, report: ImportReport, *, suffixes: tuple[str, ...]) -> Iterator[LogFile]:

@@ -28,7 +28,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mtrouter_rl.datasets.importers.archives import LogFile, read_files
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError, cut
+from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError, cut
 from mtrouter_rl.datasets.importers.query_table import (
     BAD_COUNT,
     Answer,
@@ -40,6 +40,7 @@ from mtrouter_rl.datasets.importers.query_table import (
     read_score,
     read_text,
 )
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, TokenUsage
 
@@ -103,6 +104,14 @@ class LLMRouterBenchImporter:
         checked = LLMRouterBenchOptions.model_validate(options.model_dump())
         self._text: str = checked.text
 
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        records = sample.first.get("records")
+        first = records[0] if isinstance(records, list) and records else None
+        fits = isinstance(first, dict) and {"index", "score", "prompt_tokens"} <= first.keys()
+        return "'records' with index, score and prompt_tokens" if fits else ""
+
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file; one file is in memory at a time.
 
@@ -114,11 +123,14 @@ class LLMRouterBenchImporter:
         for index, path in enumerate(source.paths):
             for file in read_files(path, source.report, suffixes=(".json",)):
                 if (index, file.source) in superseded:
-                    source.report.reject(OLDER, source=file.source)
+                    older = _read_run(file, ImportReport(format=source.report.format))
+                    amount = sum(map(_amount, older.records), Amount()) if older else None
+                    source.report.pass_over(OLDER, source=file.source, amount=amount)
                     continue
                 run = _read_run(file, source.report)
                 if run is not None and run.is_demo:
-                    source.report.reject(DEMO, source=file.source, n_turns=len(run.records))
+                    amount = sum(map(_amount, run.records), Amount())
+                    source.report.pass_over(DEMO, source=file.source, amount=amount)
                 elif run is not None:
                     yield from self._episodes_of(run, builder, file.source)
         builder.note_costs()
@@ -132,7 +144,8 @@ class LLMRouterBenchImporter:
                 query = self._query(run, record)
                 episode = builder.episode(query, _answer(run, record, builder, where))
             except UnusableEpisodeError as error:
-                builder.report.reject(error.reason, source=where, detail=error.detail, n_turns=1)
+                amount = _amount(record)
+                builder.report.reject(error.reason, source=where, detail=error.detail, n_turns=1, amount=amount)
                 continue
             yield episode
 
@@ -142,6 +155,20 @@ class LLMRouterBenchImporter:
             raise UnusableEpisodeError(NOT_A_RECORD, f"index is {cut(repr(index))}, must be a whole number >= 0")
         text = read_text(record.get(self._text), self._text)
         return Query(task=f"{run.dataset}/{run.split}", query_id=str(index), variation=index, text=text)
+
+
+def _amount(record: object) -> Amount:
+    """Tokens of a record that cannot be used, as far as they can be read; its price is that of the log."""
+    try:
+        if not isinstance(record, Mapping):
+            raise UnusableEpisodeError(NOT_A_RECORD)
+        tokens = TokenUsage(
+            n_fresh=read_count(record.get("prompt_tokens"), "prompt_tokens"),
+            n_output=read_count(record.get("completion_tokens"), "completion_tokens"),
+        )
+        return Amount.of_call(tokens, read_cost(record.get("cost")))
+    except UnusableEpisodeError:
+        return Amount.of_call(None, None)
 
 
 def _answer(run: _Run, record: Mapping[str, object], builder: OneTurnBuilder, where: str) -> Answer:

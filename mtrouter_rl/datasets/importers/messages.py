@@ -223,7 +223,7 @@ class _Form:
             for part in content:
                 self._content(part)
         elif content is not None:
-            raise ValueError(f"content is {content!r:.60}, must be a text, a list of parts, or null")
+            raise ValueError(f"content must be a text, a list of parts, or null (is {cut(repr(content))})")
 
     def _part(self, part: Mapping[str, object]) -> None:
         kind = str(part.get("type", ""))
@@ -478,7 +478,8 @@ def furthest(error: ValidationError) -> tuple[ErrorDetails, int]:
 def explain(error: ValidationError) -> str:
     """Field of a log that breaks its rule, with its value, and how many more do."""
     first, n_more = furthest(error)
-    given = "" if first["type"] == "missing" else f" (is {cut(repr(first['input']))})"
+    says_value = first["type"] == "missing" or "(is " in first["msg"]
+    given = "" if says_value else f" (is {cut(repr(first['input']))})"
     more = f"; {n_more} more" if n_more else ""
     where = ".".join(map(str, first["loc"])) or "it"
-    return f"{where}: {first['msg']}{given}{more}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{given}{more}"

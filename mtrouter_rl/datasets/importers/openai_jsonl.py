@@ -27,6 +27,7 @@ from mtrouter_rl.datasets.importers.chat import (
     Count,
     Probability,
     Seconds,
+    TurnBuilder,
     Usd,
     call_usage,
     validated,
@@ -40,6 +41,7 @@ from mtrouter_rl.datasets.importers.messages import (
     read_messages,
     split_conversation,
 )
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.datasets.importers.score_files import score_value
 from mtrouter_rl.datasets.importers.sessions import BAD_LATENCY, SessionAssembler, SessionOptions
 from mtrouter_rl.errors import DatasetError
@@ -272,6 +274,16 @@ class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
         "a session without status was ended by the task itself",
     )
 
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        row = sample.with_keys("messages")
+        if row is None or not isinstance(row["messages"], list):
+            return ""
+        if "session_id" in row:
+            return "'messages' and 'session_id'"
+        return "'messages' and 'usage'" if {"usage", "model"} <= row.keys() else ""
+
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes in the order in which they end; see `Importer`.
 
@@ -283,7 +295,7 @@ class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
         source = ImportSource(paths=paths, pool=source.pool, report=source.report, scores=scores)
         expected = _count_lines(source)
         assembler = SessionAssembler(source, self._options, expected=expected)
-        reader = _Reader(source.report)
+        reader = _Reader(source)
         for path in paths:
             for where, row in read_rows(path, source.report, suffixes=SUFFIXES):
                 records = reader.records(where, row)
@@ -332,9 +344,10 @@ class _Line:
 class _Reader:
     """Turns lines into records."""
 
-    def __init__(self, report: ImportReport) -> None:
+    def __init__(self, source: ImportSource) -> None:
         self.n_lines = 0
-        self._report = report
+        self._report = source.report
+        self._builder = TurnBuilder(source)
 
     def records(self, where: str, row: Row | UnusableEpisodeError) -> list[Record]:
         """Records of one line, all of one session; none if it cannot be used, which is counted."""
@@ -345,7 +358,7 @@ class _Reader:
         has_messages = isinstance(row.get("messages"), list | str)
         if session_id is None or not (has_messages or _is_score_row(row)):
             self._report.reject(
-                BAD_SHAPE, source=where, detail=_what_is_missing(row, session_id), n_turns=1, amount=_amount(row)
+                BAD_SHAPE, source=where, detail=_what_is_missing(row, session_id), n_turns=1, amount=self._amount(row)
             )
             return []
         self.n_lines += 1
@@ -360,9 +373,9 @@ class _Reader:
                 return list(self._episode(line))
             return [self._call(line)]
         except RecursionError:
-            return [_broken(line, UnusableEpisodeError(BROKEN_JSON, "it is nested too deeply"))]
+            return [self._broken(line, UnusableEpisodeError(BROKEN_JSON, "it is nested too deeply"))]
         except UnusableEpisodeError as error:
-            return [_broken(line, error)]
+            return [self._broken(line, error)]
 
     def _score(self, line: _Line) -> ScoreRecord:
         said = validated(ScoreLine, line.row)
@@ -456,6 +469,33 @@ class _Reader:
             extra=extra,
         )
 
+    def _broken(self, line: _Line, error: UnusableEpisodeError) -> BrokenRecord:
+        return BrokenRecord(
+            source=line.where,
+            session_id=line.session_id,
+            reason=error.reason,
+            detail=error.detail,
+            amount=self._line_amount(line.row),
+        )
+
+    def _line_amount(self, row: Row) -> Amount:
+        """Tokens and money of all calls of a line that cannot be used, as far as they can be read."""
+        messages = row.get("messages")
+        if {"model", "usage", "response"} & row.keys() or not isinstance(messages, list):
+            return self._amount(row) if "messages" in row else Amount()
+        answers = [one for one in messages if isinstance(one, dict) and one.get("role") == "assistant"]
+        return sum((self._amount(one) for one in answers), Amount())
+
+    def _amount(self, row: Row) -> Amount:
+        try:
+            reading = call_usage(row.get("usage"))
+        except UnusableEpisodeError:
+            return Amount(n_calls=1, n_unknown=1)
+        names = [name for name in (row.get("served_model"), row.get("model")) if isinstance(name, str)]
+        served = self._builder.find(names[0]) if names else None
+        usd = reading.cost_usd if served is None else self._builder.price_usd(served, reading.tokens)
+        return Amount.of_call(reading.tokens, usd)
+
 
 def _of_call(call: _CallFields, answer: ChatMessage | None) -> dict[str, object]:
     """What a call line and an answer of an episode line say alike of a call."""
@@ -487,34 +527,6 @@ def _what_is_missing(row: Row, session_id: str | None) -> str:
         return f"session_id is {row.get('session_id')!r:.80}, must be the id of the conversation{hint}"
     keys = ", ".join(sorted(map(str, row)))
     return f"messages is a {type(row.get('messages')).__name__}, must be a list of messages (has {cut(keys)})"
-
-
-def _amount(row: Row) -> Amount:
-    """Tokens of a line that cannot be used, as far as they can be read."""
-    try:
-        tokens = call_usage(row.get("usage")).tokens
-    except UnusableEpisodeError:
-        return Amount(n_calls=1, n_unknown=1)
-    return Amount.of_call(tokens, None)
-
-
-def _broken(line: _Line, error: UnusableEpisodeError) -> BrokenRecord:
-    return BrokenRecord(
-        source=line.where,
-        session_id=line.session_id,
-        reason=error.reason,
-        detail=error.detail,
-        amount=_line_amount(line.row),
-    )
-
-
-def _line_amount(row: Row) -> Amount:
-    """Tokens of all calls of a line."""
-    messages = row.get("messages")
-    if {"model", "usage", "response"} & row.keys() or not isinstance(messages, list):
-        return _amount(row) if "messages" in row else Amount()
-    answers = [one for one in messages if isinstance(one, dict) and one.get("role") == "assistant"]
-    return sum((_amount(one) for one in answers), Amount())
 
 
 def _digest(row: Row) -> bytes:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from mtrouter_rl import __version__
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.importers.base import Amount, Importer, ImportReport, ImportSource
+from mtrouter_rl.datasets.importers.recognize import looks_like
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.leaks import check_sibling_splits, sibling_splits
 from mtrouter_rl.datasets.rewrite import write_dataset
@@ -97,15 +98,37 @@ def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportR
     try:
         write_dataset(request.out, draft, traced, overwrite=request.overwrite)
     except DatasetError as error:
-        if report.n_episodes == 0 and report.n_rejected:
-            raise DatasetError(f"nothing could be imported: {error}\n{report}") from error
-        raise
+        if report.n_episodes:
+            raise
+        hint = looks_like(request.paths, given=request.format)
+        if not report.n_rejected:
+            raise (DatasetError(f"{error}; {hint}") if hint else error) from error
+        raise DatasetError(f"nothing could be imported: {error}{'; ' if hint else ''}{hint}\n{report}") from error
     if sibling_splits(request.out):  # only then is the whole log read again
         for leak in check_sibling_splits(request.out, Dataset.load(request.out)):
             report.note("text that stands in a split beside it as well", source=leak.train[0], detail=str(leak))
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
     (request.out / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return report
+
+
+def check_left_out(report: ImportReport, *, max_share: float, out: Path) -> None:
+    """See that no more was left out of a dataset than its user accepts.
+
+    Raises:
+        DatasetError: If more was; the dataset stays, and the message lists what would bring most money and episodes back.
+    """
+    if report.left_out_share <= max_share:
+        return
+    n_found = report.n_episodes + report.n_rejected
+    lines = [
+        f"{report.n_rejected} of {n_found} episodes ({report.left_out_share:.1%}) were left out, more than the "
+        f"{max_share:.1%} of --max-left-out; the dataset is kept in {out}. What would bring them back, most money first:"
+    ]
+    for remedy in report.remedies:
+        fix = f": {remedy['fix']}" if remedy["fix"] else ""
+        lines.append(f"  {remedy['n']} with {remedy['usd']:.6g} USD, {remedy['reason']}{fix}")
+    raise DatasetError("\n".join(lines))
 
 
 def _draft(request: ImportRequest, importer: Importer) -> DatasetInfo:

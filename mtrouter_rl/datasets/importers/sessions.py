@@ -157,12 +157,19 @@ class SessionAssembler:
         for score in read_score_files(source.scores, source.report):
             self._given.setdefault(score.session_id, []).append(score)
         self._used: set[str] = set()
+        self._crowded: set[str] = set()
 
     def take(self, *records: Record) -> list[Episode]:
         """Take records of one session, such as all that one line says; gives the episodes that are now whole."""
         if not records:
             return []
         session_id = records[0].session_id
+        if session_id in self._crowded:
+            late = _Session()
+            for record in records:
+                late.add(record)
+            self._report.left_out += self._amount(late.calls) + late.lost
+            return []
         session = self._open.setdefault(session_id, _Session())
         self._open.move_to_end(session_id)
         for record in records:
@@ -173,6 +180,7 @@ class SessionAssembler:
             return self._close(session_id, session)
         if len(self._open) > self._options.max_open_sessions:
             name, quietest = self._open.popitem(last=False)
+            self._crowded.add(name)
             detail = f"more than max_open_sessions={self._options.max_open_sessions} waited for their last line"
             self._reject(quietest, quietest.calls, UnusableEpisodeError(CROWDED, f"session '{name}': {detail}"))
         return []
@@ -234,7 +242,7 @@ class SessionAssembler:
     def _reject(
         self, session: _Session, calls: Sequence[CallRecord], error: UnusableEpisodeError, *, source: str | None = None
     ) -> None:
-        where = source or (calls[0].source if calls else session.scores[0].source)
+        where = source or error.source or (calls[0].source if calls else session.scores[0].source)
         self._report.reject(
             error.reason,
             source=where,
@@ -288,8 +296,8 @@ class _SessionBuilder:
         main, *others = by_agent(self._records)
         side = [record for thread in others for record in thread]
         if side and self._options.sub_agents == "reject":
-            detail = f"{side[0].source}: {len(side)} calls of other agents; --option sub_agents=main takes the main one's alone"
-            raise UnusableEpisodeError(SEVERAL_AGENTS, detail)
+            detail = f"{len(side)} calls of other agents; --option sub_agents=main takes the main one's alone"
+            raise UnusableEpisodeError(SEVERAL_AGENTS, detail, source=side[0].source)
         facts = self._facts()
         thread = Placer(main, self._tell, keeps_examples=self._options.earlier_answers == "keep").thread
         calls = [self._logged(placed.record) for placed in thread.calls]
@@ -345,7 +353,7 @@ class _SessionBuilder:
                 raise UnusableEpisodeError(BAD_CANDIDATES, f"'{model}' is not among {list(candidates)}")
             served = self._builder.model(record.served_model or record.model)
         except UnusableEpisodeError as error:
-            raise UnusableEpisodeError(error.reason, f"{record.source}: {error.detail}") from error
+            raise UnusableEpisodeError(error.reason, error.detail, source=record.source) from error
         latency_s = record.latency_s
         if latency_s is not None and not 0 <= latency_s < float("inf"):
             self._tell(BAD_LATENCY, record.source, f"latency_s is {latency_s}")

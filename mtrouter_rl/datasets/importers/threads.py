@@ -28,6 +28,7 @@ REORDERED = "session whose calls were not in the order of their time, put in ord
 REGROWN = "session whose calls were not in the order of their prompts, put in order"
 REWORDED = "answer that the next prompt shows in other words"
 REPEATED = "prompt that was sent again, so that nothing came back to the answer before it"
+SILENT = "answer to which nothing came back"
 OTHER_BRANCH = "prompt that goes on from an earlier answer than the last one, which is put last"
 REWOUND = "prompt that goes back behind answers that were given, whose observations are empty"
 REWRITTEN = "history that was rewritten or cut (compaction): what is new in the prompt is the observation"
@@ -222,7 +223,7 @@ def _opens_another(part: Sequence[CallRecord], record: CallRecord, later: Sequen
             f"{part[-1].source} ends '{record.session_id}', and {record.source} has the same system prompt and another task; "
             "give each conversation an id of its own, or the whole conversation in every prompt"
         )
-        raise UnusableEpisodeError(UNCLEAR_ID, detail)
+        raise UnusableEpisodeError(UNCLEAR_ID, detail, source=record.source)
     return False
 
 
@@ -346,10 +347,9 @@ class Placer:
             unknown = [message for message in new if message.action_text.strip() not in actions]
             if unknown:
                 detail = (
-                    f"{record.source}: the prompt shows {len(places)} answers, the one before it {self._n_shown}; one call "
-                    "is between"
+                    f"the prompt shows {len(places)} answers, the one before it {self._n_shown}; one call is between"
                 )
-                raise UnusableEpisodeError(LOST_CALL, detail)
+                raise UnusableEpisodeError(LOST_CALL, detail, source=record.source)
 
     def _after_answers(self, record: CallRecord, places: Sequence[int]) -> None:
         prompt, last = record.messages, self._placed[-1]
@@ -361,6 +361,8 @@ class Placer:
             if len(places) < self._n_shown:
                 self._tell(REWRITTEN, record.source, f"{len(places)} answers, {self._n_shown} before")
             last.observation = last.observation or new
+            if not last.observation:
+                self._tell(SILENT, last.record.source, f"before {record.source}")
             return
         place = next(
             (

@@ -192,7 +192,11 @@ def test_a_minihack_episode_that_the_step_limit_ended(logs, pool):
     assert episode.seed == 0
     assert episode.task_text == "Environment: minihack\nTask: MiniHack-Corridor-R3-v0"
     assert (episode.extra["end_reason"], episode.extra["environment"], episode.extra["seed"]) == (-1, "minihack", None)
-    assert notes(report) == {"NUL bytes that were removed": 2, "seed that was not logged, 0 stands for it": 1}
+    assert notes(report) == {
+        "NUL bytes that were removed": 2,
+        "seed that was not logged, 0 stands for it": 1,
+        "file of another kind, not read": 1,
+    }
 
 
 def test_an_agent_that_reasons_is_billed_for_its_reasoning_and_the_plan_stays_hidden(logs, pool):
@@ -392,7 +396,9 @@ def test_files_that_are_none_of_an_episode_are_noted(logs, pool):
     write(
         logs, {"arm-one/notes.csv": b"a,b", "arm-one/babyai/Level-v0/goto/Level-v0/._goto_run_03.json": b"\0\5\x16\7"}
     )
-    assert notes(read(pool, logs)[1])["file that is no part of an episode"] == 2
+    found = notes(read(pool, logs)[1])
+    assert found["file that is no part of an episode"] == 1
+    assert found["file of another kind, not read"] == 2
 
 
 @pytest.mark.parametrize("files", [{}, {"summary.json": b"{}"}, {"x.txt": b"1"}, {"a/b.csv": b"1"}])

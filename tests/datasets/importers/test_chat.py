@@ -8,12 +8,13 @@ from mtrouter_rl.datasets.importers.chat import (
     ChatMessage,
     LoggedCall,
     TurnBuilder,
-    Usage,
+    call_usage,
     differs,
     parse_object,
     split_conversation,
     validated,
 )
+from mtrouter_rl.pools.usage import known_tokens
 from mtrouter_rl.records import TokenUsage
 
 
@@ -80,43 +81,20 @@ def test_tool_calls_are_part_of_the_action(call, text):
     assert message.action_text == text
 
 
-def test_cached_and_written_tokens_are_part_of_the_prompt():
-    usage = validated(
-        Usage,
-        {
-            "prompt_tokens": 100,
-            "completion_tokens": 5,
-            "total_tokens": 105,
-            "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": None},
-            "cache_creation_input_tokens": 30,
-        },
-    )
-    assert usage.tokens() == TokenUsage(n_fresh=10, n_cached=60, n_written=30, n_output=5)
-
-
 @pytest.mark.parametrize(
     ("usage", "message"),
     [
+        (None, "^token count that is missing or invalid: usage is missing; the tokens of the call are not known"),
+        ([1], r"usage is \[1\], no object"),
         (
             {"prompt_tokens": -1, "completion_tokens": 5},
-            r"usage.prompt_tokens: .* greater than or equal to 0 \(is -1\)",
-        ),
-        ({"prompt_tokens": 1.5, "completion_tokens": 5}, "usage.prompt_tokens: .* valid integer"),
-        ({"prompt_tokens": True, "completion_tokens": 5}, "usage.prompt_tokens: .* valid integer"),
-        ({"prompt_tokens": 10**30, "completion_tokens": 5}, "usage.prompt_tokens: .* less than or equal to"),
-        ({"prompt_tokens": 1}, "usage.completion_tokens: Field required"),
-        (
-            {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 10}},
-            r"cached \(10\) and written \(0\) tokens are more than prompt_tokens \(9\)",
+            "usage.prompt_tokens is -1, must be a whole number of tokens >= 0",
         ),
     ],
 )
 def test_tokens_that_cannot_be(usage, message):
-    from mtrouter_rl.datasets.importers.openai_jsonl import CallLine
-
-    line = {"session_id": "s", "messages": [{"role": "user", "content": "x"}], "response": "y", "model": "cheap"}
     with pytest.raises(UnusableEpisodeError, match=message) as caught:
-        validated(CallLine, line | {"usage": usage})
+        call_usage(usage)
     assert caught.value.reason == BAD_COUNT
 
 
@@ -152,14 +130,15 @@ def builder(pool):
 
 
 def test_turns_are_priced_by_the_model_that_answered_and_end_once(builder, pool):
-    usage = TokenUsage(n_fresh=1000, n_output=100)
+    tokens = TokenUsage(n_fresh=1000, n_output=100)
+    usage = known_tokens(tokens)
     calls = [
         LoggedCall(model="cheap", served_model="strong", usage=usage, propensity=0.5, candidates=("cheap",)),
         LoggedCall(model="cheap", served_model="cheap", usage=usage, propensity=None, logged_cost_usd=0.5),
     ]
     turns = builder.turns([("a", "b"), ("c", "")], calls, [0.0, 1.0], "truncated")
     assert [turn.cost_usd for turn in turns] == [
-        pool.model(name).prices.cost_usd(usage) for name in ("strong", "cheap")
+        pool.model(name).prices.cost_usd(tokens) for name in ("strong", "cheap")
     ]
     assert [turn.action_mask for turn in turns] == [(True, False), (True, True)]
     assert [(turn.terminated, turn.truncated) for turn in turns] == [(False, False), (False, True)]

@@ -129,7 +129,8 @@ def test_the_latest_run_that_is_no_demo_counts(tmp_path):
     write(tmp_path, run([record(1, score=1.0)], demo=True), time="20260107_090000")
     dataset, report = load(tmp_path / "bench", tmp_path / "out")
     assert [episode.utility for episode in dataset.episodes] == [0.75]
-    assert reasons(report["rejected"]) == {llmrouterbench.OLDER: 2, llmrouterbench.DEMO: 1}
+    assert reasons(report["passed_over"]) == {llmrouterbench.OLDER: 2, llmrouterbench.DEMO: 1}
+    assert (report["n_rejected"], report["read"]["n_calls"], report["left_out"]["n_calls"]) == (0, 1, 3)
 
 
 def test_files_of_several_models_in_one_folder_are_no_runs_of_the_same(tmp_path):

@@ -9,8 +9,12 @@ import pytest
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.datasets.importers import openai_jsonl
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
+from mtrouter_rl.datasets.importers.json_rows import EMPTY_FILE
+from mtrouter_rl.datasets.importers.messages import OTHER_PARTS
 from mtrouter_rl.datasets.importers.openai_jsonl import OpenAIJsonlImporter, OpenAIJsonlOptions
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
+from mtrouter_rl.datasets.importers.sessions import NO_STATUS
+from mtrouter_rl.datasets.importers.threads import LOST_CALL, REPEATED, REWORDED
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, TokenUsage
@@ -156,17 +160,21 @@ def without(row, name):
     return {key: value for key, value in row.items() if key != name}
 
 
-TWO_ANSWERS = [user("x"), answer("a", model="cheap", usage=USAGE), answer("b", model="cheap", usage=USAGE)]
 BAD_LINES = [
     ('{"session_id": "bad", "messages": [', "text that is no JSON object", "Expecting"),
     ("\x00\x01 garbage", "text that is no JSON object", "begins with"),
     ({"model": "cheap"}, "field that is missing or breaks its rule", "session_id is None"),
-    (episode_line(7), "field that is missing or breaks its rule", "session_id is 7"),
-    (episode_line("bad", messages="x"), "field that is missing or breaks its rule", "messages is a str"),
+    (episode_line(True), "field that is missing or breaks its rule", "session_id is True"),
+    (
+        without(episode_line("bad"), "session_id") | {"trace_id": "t"},
+        "field that is missing or breaks its rule",
+        "'trace_id' may be what is meant: rename it to session_id",
+    ),
+    (episode_line("bad", messages=7), "field that is missing or breaks its rule", "messages is a int"),
     (episode_line("bad", messages=[]), "field that is missing or breaks its rule", "messages: "),
     (episode_line("bad", messages=[user("x")]), "conversation without any answer of a model", "none of role"),
-    (episode_line("bad", messages=TWO_ANSWERS), "messages that do not alternate", "1 and 2"),
     (without(episode_line("bad"), "score"), "score that is missing or out of range", "score is missing"),
+    (episode_line("bad", score="85%"), "score that is missing or out of range", "divide it by its maximum (is '85%')"),
     (
         '{"session_id": "bad", "score": NaN, "messages": [{"role": "user"}]}',
         "score that is missing or out of range",
@@ -189,11 +197,15 @@ BAD_LINES = [
     (
         call("bad", [user("x")], "a", score=1.0, usage={"prompt_tokens": -5, "completion_tokens": 1}),
         "token count that is missing or invalid",
-        "(is -5)",
+        "usage.prompt_tokens is -5",
     ),
     (without(call("bad", [user("x")], "a", score=1.0), "usage"), "token count that is missing or invalid", "usage"),
     (without(call("bad", [user("x")], "a", score=1.0), "model"), "model that is missing", "model: Field required"),
-    (call("bad", [user("x")], None, score=1.0), "field that is missing or breaks its rule", "must have a response"),
+    (
+        without(call("bad", [user("x")], "a", score=1.0), "response"),
+        "field that is missing or breaks its rule",
+        "must have a response",
+    ),
     (call("bad", [user("x")], "a", score=1.0, propensity=0), "propensity that is missing or out of range", "(is 0)"),
     (
         call("bad", [user("x")], "a", score=1.0, candidates=["strong"]),
@@ -238,7 +250,6 @@ def test_a_bad_call_takes_its_session_with_it(read):
     ("rows", "reason", "place"),
     [
         (session("s")[:1], "session without the line that ends it", 1),
-        ([*session("s"), session("s")[0]], "session without the line that ends it", 3),
         (
             [
                 session("s")[0],
@@ -257,7 +268,7 @@ def test_sessions_that_are_not_whole(read, rows, reason, place):
 def test_answers_in_the_first_prompt_are_lost_calls_or_examples(read):
     rows = session("s")[1:]
     _, report = read(rows)
-    assert "earlier_answers=keep" in report["rejected"][openai_jsonl.LOST_CALL]["examples"][0]["detail"]
+    assert "earlier_answers=keep" in report["rejected"][LOST_CALL]["examples"][0]["detail"]
     episode = read(rows, earlier_answers="keep")[0]["s"]
     assert (episode.first_observation, len(episode.turns)) == ("A file.\n\nlook\n\na door", 1)
 
@@ -274,7 +285,8 @@ def test_exact_propensities_are_asked_for(read):
 
 
 def test_open_sessions_are_bounded(read):
-    rows = [session("a")[0], session("b")[0], session("c")[0], session("b")[1], session("c")[1]]
+    a, b, c = session("a"), session("b"), session("c")
+    rows = [a[0], b[0], c[0], b[1], c[1], a[1]]
     episodes, report = read(rows, max_open_sessions=2)
     assert list(episodes) == ["b", "c"]
     found = report["rejected"]["session that was left open while too many others were"]
@@ -295,11 +307,11 @@ def test_notes(read):
     assert [turn.observation_text for turn in episodes["b"].turns] == ["", "x", ""]
     notes = {name: (found["n"], found["examples"][0]["source"]) for name, found in report["notes"].items()}
     assert notes == {
-        openai_jsonl.NO_STATUS: (1, "log.jsonl:2"),
+        NO_STATUS: (1, "log.jsonl:2"),
         openai_jsonl.UNKNOWN_KEY: (1, "log.jsonl:3"),
-        openai_jsonl.REPEATED: (1, "log.jsonl:4"),
-        openai_jsonl.REWORDED: (1, "log.jsonl:5"),
-        openai_jsonl.OTHER_PARTS: (1, "log.jsonl:2"),
+        REPEATED: (1, "log.jsonl:4"),
+        REWORDED: (1, "log.jsonl:5"),
+        OTHER_PARTS: (1, "log.jsonl:2"),
         "answer whose logged cost is missing": (1, "log.jsonl:2"),
         "logged cost that differs from tokens times the pool's prices by more than 1%": (1, "log.jsonl:2"),
     }
@@ -319,8 +331,8 @@ def test_folders_archives_and_packed_files(read, tmp_path):
         archive.add(tmp_path / "d.ndjson", arcname="d.ndjson")
     episodes, report = read(None, path=folder)
     assert {"a", "b", "c", "d"} <= set(episodes)
-    assert report["rejected"][openai_jsonl.BROKEN_FILE]["examples"][0]["source"] == "half.jsonl.gz"
-    assert report["rejected"][openai_jsonl.EMPTY_FILE]["examples"][0]["source"] == "empty.jsonl"
+    assert report["rejected"]["archive that is cut off or broken"]["examples"][0]["source"] == "half.jsonl.gz"
+    assert report["rejected"][EMPTY_FILE]["examples"][0]["source"] == "empty.jsonl"
 
 
 def test_nothing_of_the_format(read, tmp_path):
@@ -341,7 +353,8 @@ def test_the_dataset_loads_back(tmp_path, pool):
     request = ImportRequest(format="openai-jsonl", paths=(path,), pool=pool, out=tmp_path / "out")
     report = import_log(request, show_progress=False).to_json()
     assert (report["n_episodes"], report["n_turns"]) == (2, 3)
-    assert set(report["rejected"]) == {"episode that is there twice", "text that is no JSON object"}
+    assert set(report["rejected"]) == {"text that is no JSON object"}
+    assert report["passed_over"]["call that is logged twice, counted once"]["n"] == 1
     dataset = Dataset.load(tmp_path / "out")
     assert (dataset.info.propensities, dataset.info.is_simulated, dataset.info.origin) == ("unknown", False, "imported")
     assert [episode.episode_id for episode in dataset.episodes] == ["s1", "s2"]
@@ -359,7 +372,7 @@ def test_garbage_alone_says_what_was_found(tmp_path, pool):
 def test_the_published_schema_is_that_of_the_models():
     # If this fails after a change of the models, write schema_text() into the file again.
     assert openai_jsonl.published_schema() == openai_jsonl.schema_text()
-    assert set(json.loads(openai_jsonl.published_schema())["$defs"]) >= {"CallLine", "EpisodeLine", "Usage"}
+    assert set(json.loads(openai_jsonl.published_schema())["$defs"]) >= {"CallLine", "EpisodeLine", "ScoreLine"}
 
 
 PAGE = Path(__file__).parents[3] / "docs" / "import-my-logs.md"
@@ -380,7 +393,9 @@ def test_the_documented_example_is_imported_and_both_forms_say_the_same(tmp_path
 def test_every_field_is_documented():
     schema = json.loads(openai_jsonl.published_schema())["$defs"]
     fields = {
-        name for model in ("CallLine", "EpisodeLine", "EpisodeMessage", "Usage") for name in schema[model]["properties"]
+        name
+        for model in ("CallLine", "EpisodeLine", "EpisodeMessage", "ScoreLine")
+        for name in schema[model]["properties"]
     }
     text = PAGE.read_text(encoding="utf-8")
     missing = {
