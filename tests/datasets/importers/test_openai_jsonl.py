@@ -393,7 +393,9 @@ def test_the_documented_example_is_imported_and_both_forms_say_the_same(tmp_path
 def test_every_field_is_documented():
     schema = json.loads(openai_jsonl.published_schema())["$defs"]
     fields = {
-        name for model in ("CallLine", "EpisodeLine", "EpisodeMessage", "ScoreLine") for name in schema[model]["properties"]
+        name
+        for model in ("CallLine", "EpisodeLine", "EpisodeMessage", "ScoreLine")
+        for name in schema[model]["properties"]
     }
     text = PAGE.read_text(encoding="utf-8")
     missing = {
