@@ -74,6 +74,7 @@ class _stdout_to_stderr:  # noqa: N801
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.datasets.importers.run import check_left_out, read_report
     from mtrouter_rl.datasets.info import INFO_FILE
     from mtrouter_rl.datasets.store import Dataset
     from mtrouter_rl.workflows.log_advice import advise
@@ -83,8 +84,11 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     _claim(path, log_format)
     pool = args.pool or str(_new_pool(path, log_format))
     log = path.out / "log"
-    words = ["import", log_format, *args.paths, "--pool", pool, "--out", log]
-    path.step("import the log", [*words, *_options(args)], makes=log / INFO_FILE)
+    words = ["import", log_format, *args.paths, "--pool", pool, "--out", log, *_options(args)]
+    scores = [word for file in args.scores for word in ("--scores", file)]
+    # The share is checked below, so that it is checked as well where the log was imported before.
+    path.step("import the log", [*words, *scores, "--max-left-out", "1"], makes=log / INFO_FILE)
+    check_left_out(read_report(log), max_share=args.max_left_out, out=log)
     advice = advise(Dataset.load(log))
     output.say("\n== what the log can tell")
     output.tell(
@@ -128,6 +132,7 @@ def _claim(path: _Path, log_format: str) -> None:
         "format": log_format,
         "pool": args.pool,
         "options": args.option,
+        "scores": [str(one.resolve()) for one in args.scores],
         "cost_weight": args.cost_weight,
         "cost_unit_usd": args.cost_unit_usd,
     }
@@ -260,6 +265,8 @@ COMMAND = Command(
         Option("--pool", "model-pool card with the prices (default: one is proposed)", metavar="NAME|PATH"),
         Option("--format", "log format (default: what the log looks like)", metavar="FORMAT"),
         shared.FORMAT_OPTION,
+        shared.SCORES,
+        shared.MAX_LEFT_OUT,
         Option("--cost-weight", "what one cost unit is worth, in full scores", float, "W", default=0.4),
         Option("--cost-unit-usd", "a cost unit (default: what an episode of the log costs)", float, "USD"),
         shared.out("folder of everything", required=False, default=Path("runs/start")),

@@ -1,6 +1,5 @@
 """Sections that are drawn from the files beside results.json: behavior.json and ope/ope.json."""
 
-
 import pytest
 
 from mtrouter_rl.errors import InvalidConfigError, ResultsError

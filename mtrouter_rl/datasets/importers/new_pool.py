@@ -83,7 +83,8 @@ def scan_models(
     """
     importer = make_importer(log_format, options)
     report = ImportReport(format=log_format)
-    source = ImportSource(paths=tuple(paths), pool=OpenPool.empty(), report=report)
+    pool = OpenPool.empty()
+    source = ImportSource(paths=tuple(paths), pool=pool, report=report)
     found: dict[str, SeenModel] = {}
     for episode in track(importer.episodes(source), "look for models", unit="ep", is_shown=show_progress):
         for turn in episode.turns:
@@ -98,6 +99,10 @@ def scan_models(
             seen.n_output += usage.n_output
             seen.longest_prompt = max(seen.longest_prompt, usage.n_prompt)
             seen.longest_output = max(seen.longest_output, usage.n_output)
+    for (
+        name
+    ) in pool.model_names:  # also of sessions that are left out, such as for a score that comes in a file of its own
+        found.setdefault(plain_name(name), SeenModel()).names.setdefault(name, 0)
     if not found:
         raise DatasetError(f"no model was found in {', '.join(map(str, paths))}:\n{report}")
     return tuple(sorted(found.values(), key=lambda model: -model.n_calls)), report
@@ -140,6 +145,8 @@ def pool_text(new: NewPool, name: str) -> str:
 
 def _model_lines(model: SeenModel, row: ListedModel | None) -> list[str]:
     told = f"{model.n_calls} calls, {model.n_prompt} prompt and {model.n_output} output tokens in the log"
+    if not model.n_calls:
+        told = "no call could be counted"
     aliases = [name for name in model.names if name != model.name]
     lines = [f"  - name: {_plain(model.name)} # {told}"]
     if aliases:
