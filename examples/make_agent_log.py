@@ -1,16 +1,15 @@
-"""Writes a made-up log of an agent that calls tools, as an agent's own code would log it: to try `mtrouter-rl start` on.
+"""Writes a made-up log of an agent that calls tools, as a proxy would log it: to try `mtrouter-rl start` on.
 
-No model was called for it: difficulty, mistakes and tokens are drawn. Three models, tool calls, usage of every call, a score at
-the end of a session, and no propensities, since hardly any log has them. Run it with:
+No model was called for it: difficulty, mistakes and tokens are drawn. It holds whole requests and responses of three models,
+tool calls, usage of every call, scores in a file of their own, and no propensities, since hardly any log has them. Run it with:
 
     python examples/make_agent_log.py my-log --sessions 300
-    mtrouter-rl start my-log/calls.jsonl --pool my-log/my-pool.yaml --out runs/mine
+    mtrouter-rl start my-log/calls.jsonl --scores my-log/scores.csv --pool my-log/my-pool.yaml --out runs/mine
 """
 
 import argparse
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ name: my-pool
 description: Three made-up models at made-up prices.
 models:
   - name: small
-    aliases: [vendor/small-2025-08-07]
+    aliases: [vendor/small-2025-08-07, small-2025-08-07]
     prices: { input: 0.05, cached_input: 0.005, output: 0.4 }
     context_tokens: 272000
     max_output_tokens: 128000
@@ -56,12 +55,13 @@ MAX_CALLS = 9
 SYSTEM = "You are a coding agent. Call one tool at a time; call submit when the issue is solved."
 
 
-def session(number: int, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Lines of one session, a line a call."""
+def session(number: int, rng: random.Random) -> tuple[list[dict[str, Any]], float]:
+    """Requests and responses of one session, and its score."""
     level = rng.choices((0, 1, 2), weights=(3, 4, 3))[0]
     task = f"Issue {number}: {rng.choice(WORDS[level])} {rng.choice(PARTS)} of service {rng.randrange(40)}."
     messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": task}]
     model = rng.choice(MODELS)
+    pairs = []
     n_done = 0
     n_prompt = 900 + 12 * len(task)
     for call in range(MAX_CALLS):
@@ -69,7 +69,6 @@ def session(number: int, rng: random.Random) -> Iterator[dict[str, Any]]:
             model = rng.choice(MODELS)
         is_right = rng.random() < SKILL[model][level]
         n_done += is_right
-        is_last = n_done == N_STEPS or call == MAX_CALLS - 1
         name = "submit" if n_done == N_STEPS else rng.choice(("bash", "read_file", "edit_file"))
         arguments = {"path": f"src/module_{rng.randrange(9)}.py", "step": n_done}
         tool_call = {
@@ -79,49 +78,49 @@ def session(number: int, rng: random.Random) -> Iterator[dict[str, Any]]:
         }
         answer = {"role": "assistant", "content": None, "tool_calls": [tool_call]}
         n_output = rng.randrange(60, 260)
-        result = "ok: tests of this step pass" if is_right else f"error: exit code 1, {rng.choice(PARTS)} still fails"
-        line: dict[str, Any] = {
-            "session_id": f"issue-{number}",
-            "task": "issue",
-            "instance": f"issue-{number}",
-            "timestamp": 1_760_000_000 + 1000 * number + call,
-            "model": model,
-            "messages": messages,
-            "response": answer,
-            "usage": {
-                "prompt_tokens": n_prompt,
-                "completion_tokens": n_output,
-                "total_tokens": n_prompt + n_output,
-                "prompt_tokens_details": {"cached_tokens": 0},
-            },
+        usage = {"prompt_tokens": n_prompt, "completion_tokens": n_output, "total_tokens": n_prompt + n_output}
+        response = {
+            "id": f"chatcmpl-{number}-{call}",
+            "object": "chat.completion",
+            "created": 1_760_000_000 + 1000 * number + call,
+            "model": model.rsplit("/", 1)[-1],
+            "choices": [{"index": 0, "message": answer, "finish_reason": "tool_calls"}],
+            "usage": usage,
         }
-        if is_last:
-            yield line | {"score": float(n_done == N_STEPS), "observation": result}
-            return
-        yield line
+        pairs.append(
+            {"session_id": f"issue-{number}", "request": {"model": model, "messages": messages}, "response": response}
+        )
+        if n_done == N_STEPS:
+            break
+        result = "ok: tests of this step pass" if is_right else f"error: exit code 1, {rng.choice(PARTS)} still fails"
         messages = [*messages, answer, {"role": "tool", "tool_call_id": tool_call["id"], "content": result}]
         n_prompt += n_output + 40 + len(result) // 4
+    return pairs, float(n_done == N_STEPS)
 
 
 def write_log(folder: Path, n_sessions: int, seed: int = 0) -> None:
-    """Write `calls.jsonl` and `my-pool.yaml`."""
+    """Write `calls.jsonl`, `scores.csv` and `my-pool.yaml`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "my-pool.yaml").write_text(POOL, encoding="utf-8")
     rng = random.Random(seed)
-    with (folder / "calls.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(n_sessions):
-            file.writelines(json.dumps(line) + "\n" for line in session(number, rng))
+    lines, scores = [], ["session_id,score"]
+    for number in range(n_sessions):
+        pairs, score = session(number, rng)
+        lines += [json.dumps(pair) for pair in pairs]
+        scores.append(f"issue-{number},{score}")
+    (folder / "calls.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "scores.csv").write_text("\n".join(scores) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Write a log where the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder that gets calls.jsonl and my-pool.yaml")
+    parser.add_argument("folder", type=Path, help="folder that gets calls.jsonl, scores.csv and my-pool.yaml")
     parser.add_argument("--sessions", type=int, default=300, help="how many (default: 300)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     asked = parser.parse_args()
     write_log(asked.folder, asked.sessions, asked.seed)
-    print(f"{asked.folder / 'calls.jsonl'} and {asked.folder / 'my-pool.yaml'} are written")
+    print(f"{asked.folder}: calls.jsonl with {asked.sessions} sessions, scores.csv and my-pool.yaml are written")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.pools.price_list import load_price_list
 
     log_format = args.format or recognize(args.paths).format
-    models, report = scan_models(log_format, args.paths, parse_options(args.option))
+    models, report = scan_models(log_format, args.paths, parse_options(args.option), scores=args.scores)
     try:
         prices, why_none = load_price_list(), ""
     except MissingDependencyError as error:
@@ -51,6 +51,7 @@ COMMAND = Command(
         Option("paths", "files, folders or archives", Path, "PATH", nargs="+"),
         Option("--format", "log format (default: what the log looks like)", metavar="FORMAT"),
         shared.FORMAT_OPTION,
+        shared.SCORES,
         shared.out("the card", metavar="FILE"),
         shared.overwrite("another card"),
     ),

@@ -162,6 +162,7 @@ def _new_pool(path: _Path, log_format: str) -> Path:
 
     card = path.out / "pool.yaml"
     words = ["new-pool", *path.args.paths, "--format", log_format, "--out", card, *_options(path.args)]
+    words += [word for file in path.args.scores for word in ("--scores", file)]
     path.step("propose a pool card: the models of the log, and prices looked up", words, makes=card)
     if FILL_IN in card.read_text(encoding="utf-8"):
         raise InvalidConfigError(

@@ -143,29 +143,60 @@ class LiveRouter:
             NoModelAllowedError: If no model may be called; says why for each.
         """
         conversation = _conversation(messages)
-        called = self._called(messages, conversation, models)
-        if errors and len(errors) != len(called):
-            raise InvalidConfigError(
-                f"errors has {len(errors)} entries, must have one for each of {len(called)} answers"
-            )
         n_prompt = self._prompt_tokens(conversation)
         expected = {name: self._expected_cost(name, n_prompt) for name in self.pool.model_names}
         not_allowed = self._not_allowed(
             n_prompt, expected, left=budget_left_usd, n_output=max_output_tokens, candidates=candidates
         )
+        observation = self.observe(
+            messages,
+            models=models,
+            errors=errors,
+            budget_left_usd=budget_left_usd,
+            budget_usd=budget_usd,
+            max_turns=max_turns,
+            not_allowed=tuple(not_allowed),
+        )
         if len(not_allowed) == len(self.pool.models):
             told = "; ".join(f"{name}: {why}" for name, why in not_allowed.items())
-            raise NoModelAllowedError(f"no model may be called at turn {len(called)}: {told}")
-        observation = self._observation(
-            conversation,
-            called,
-            errors or [""] * len(called),
-            mask=[name not in not_allowed for name in self.pool.model_names],
-            budget=self._budgets(budget_left_usd, budget_usd),
-            max_turns=self._turn_limit(max_turns, len(called)),
-        )
+            raise NoModelAllowedError(f"no model may be called at turn {int(observation['turn'])}: {told}")
         with self._lock:
             return self._decide(observation, expected, not_allowed)
+
+    def observe(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        models: Sequence[str] = (),
+        errors: Sequence[str] = (),
+        budget_left_usd: float | None = None,
+        budget_usd: float | None = None,
+        max_turns: int | None = None,
+        not_allowed: Sequence[str] = (),
+    ) -> Observation:
+        """What the router sees of a conversation; arguments and errors as `choose`, and `not_allowed` are names in the pool."""
+        conversation = _conversation(messages)
+        called = self._called(messages, conversation, models)
+        if errors and len(errors) != len(called):
+            raise InvalidConfigError(
+                f"errors has {len(errors)} entries, must have one for each of {len(called)} answers"
+            )
+        left, whole = self._budgets(budget_left_usd, budget_usd)
+        history = tuple(
+            TurnView(model=model, action=answer.action_text, observation=answer.observation_text, error=error)
+            for model, answer, error in zip(called, conversation.answers, errors or [""] * len(called), strict=True)
+        )
+        return Observation(
+            task=conversation.task_text,
+            first_observation=conversation.first_observation,
+            history=history,
+            turn=np.int64(len(history)),
+            max_turns=np.int64(self._turn_limit(max_turns, len(history))),
+            budget_left_usd=np.array([left], dtype=np.float32),
+            budget_usd=np.array([whole], dtype=np.float32),
+            warm=np.zeros(len(self.pool.models), dtype=np.int8),
+            action_mask=np.array([name not in not_allowed for name in self.pool.model_names], dtype=np.int8),
+        )
 
     def _decide(
         self, observation: Observation, expected: Mapping[str, float | None], not_allowed: Mapping[str, str]
@@ -269,32 +300,6 @@ class LiveRouter:
                 "answers the conversation may have"
             )
         return max(limit, n_answers + 1)
-
-    def _observation(
-        self,
-        conversation: Conversation,
-        called: Sequence[int],
-        errors: Sequence[str],
-        *,
-        mask: Sequence[bool],
-        budget: tuple[float, float],
-        max_turns: int,
-    ) -> Observation:
-        history = tuple(
-            TurnView(model=model, action=answer.action_text, observation=answer.observation_text, error=error)
-            for model, answer, error in zip(called, conversation.answers, errors, strict=True)
-        )
-        return Observation(
-            task=conversation.task_text,
-            first_observation=conversation.first_observation,
-            history=history,
-            turn=np.int64(len(history)),
-            max_turns=np.int64(max_turns),
-            budget_left_usd=np.array([budget[0]], dtype=np.float32),
-            budget_usd=np.array([budget[1]], dtype=np.float32),
-            warm=np.zeros(len(self.pool.models), dtype=np.int8),
-            action_mask=np.array(mask, dtype=np.int8),
-        )
 
 
 def _conversation(messages: Sequence[Mapping[str, object]]) -> Conversation:

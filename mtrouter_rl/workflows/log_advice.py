@@ -107,7 +107,11 @@ def _lacks(
             "why a model was chosen: without propensities the choices are taken to depend on nothing but what the log shows, "
             "which it cannot prove"
         )
-    if episodes:
+    if len({episode.utility for episode in episodes}) == 1:
+        told.append(
+            f"anything about the score: every episode has the score {SCORE_PER_UTILITY * episodes[0].utility:.1f}"
+        )
+    elif episodes:
         points = smallest_difference(episodes)
         told.append(
             f"differences of score below about {points:.0f} points: so much do {len(episodes)} episodes differ by chance when "
@@ -128,7 +132,7 @@ def _collect(
             f"at least {MIN_OF_MODEL} {'calls' if switches else 'whole episodes'} of two models or more "
             f"({', '.join(often) or 'none'} has them)"
         )
-    if told and episodes:
+    if told and len({episode.utility for episode in episodes}) > 1:
         n = episodes_for(_POINTS, episodes)
         told.append(f"to tell {_POINTS:.0f} points of score apart: about {n} episodes")
     if told:

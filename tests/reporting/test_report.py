@@ -86,8 +86,9 @@ def test_verdict_in_words(results):
     changed = make_results([router.model_copy(update=changes), results.row("big", "test")])
     strongest = results.row("big", "test").score_mean
     assert verdict(changed, "test") == (
-        f"On test, `fitted-q` scores **53.8** at 0.0200 simulated USD per episode, against {strongest:.1f} of the strongest "
-        "single model (`big`), and saves **58.7%** of its cost. By paired 95% intervals, its return (utility minus weighted cost) "
+        "On test, `fitted-q` scores **53.8** at 0.0200 simulated USD per episode, against "
+        f"{strongest:.1f} of the strongest single model (`big`), and saves **58.7%** of its cost. "
+        "By paired 95% intervals, its return (utility minus weighted cost) "
         "is higher than that of `random` and `cheapest`; not distinguishable from that of `cloned`; lower than that of "
         "`best`."
     )

@@ -73,7 +73,12 @@ class NewPool:
 
 
 def scan_models(
-    log_format: str, paths: Sequence[Path], options: Mapping[str, object], *, show_progress: bool = True
+    log_format: str,
+    paths: Sequence[Path],
+    options: Mapping[str, object],
+    *,
+    scores: Sequence[Path] = (),
+    show_progress: bool = True,
 ) -> tuple[tuple[SeenModel, ...], ImportReport]:
     """The models of a log; names that differ in vendor or date alone are one model.
 
@@ -84,7 +89,7 @@ def scan_models(
     importer = make_importer(log_format, options)
     report = ImportReport(format=log_format)
     pool = OpenPool.empty()
-    source = ImportSource(paths=tuple(paths), pool=pool, report=report)
+    source = ImportSource(paths=tuple(paths), pool=pool, report=report, scores=tuple(scores))
     found: dict[str, SeenModel] = {}
     for episode in track(importer.episodes(source), "look for models", unit="ep", is_shown=show_progress):
         for turn in episode.turns:
