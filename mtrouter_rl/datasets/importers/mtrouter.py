@@ -70,6 +70,10 @@ OLD_LIST = (
     "is a list of messages without 'info' (an old form of mini-swe-agent): it says neither models, tokens nor how the run "
     "ended; write such runs with mini-swe-agent 1.0 or later, or as openai-jsonl with model and usage"
 )
+OTHER_AGENT = (
+    "is a .traj of SWE-agent itself, not of mini-swe-agent: it has tokens of the whole run and none of a call; import it as "
+    "format 'sweagent', which reconstructs them"
+)
 FORMATS = ("mini-agentic-router-1", "mini-swe-agent-1", "mini-swe-agent-1.1")
 MODEL_FAILED = ("RepeatedFormatError",)
 """The model itself failed the task: it answered in a wrong form until the agent gave up."""
@@ -286,6 +290,8 @@ class _Converter:
                 raise UnusableEpisodeError(BAD_SHAPE, OLD_LIST)
             row = parse_object(file.data)
             messages = row.get("messages")
+            if "trajectory" in row and "messages" not in row:
+                raise UnusableEpisodeError(BAD_SHAPE, OTHER_AGENT)
             if not isinstance(messages, list) or not isinstance(row.get("info"), dict):
                 raise UnusableEpisodeError(BAD_SHAPE, "no 'messages' or no 'info'; this is no trajectory")
             self.n_trajectories += 1
