@@ -51,6 +51,7 @@ COST_NOTE = "logged cost that differs from tokens times the pool's prices by mor
 COST_TOLERANCE = 0.01
 UNREAD_USAGE = "key of usage that is not understood: {}"
 
+_ROUNDING = 1e-9
 _MAX_INT64 = 2**63 - 1
 _DECODER = json.JSONDecoder(parse_constant=str)
 _REASONS = {
@@ -72,6 +73,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 def _in_unit_range(value: object) -> object:
     """Names both ends of the range of a probability, which is where percents and logarithms fall out."""
+    if isinstance(value, float) and 1 < value <= 1 + _ROUNDING:
+        return 1.0
     if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= 1:
         raise ValueError(f"must be a probability in (0, 1], no percent and no logarithm (is {value!r:.40})")
     return value

@@ -183,26 +183,28 @@ def _may_go_on(line: bytes) -> bool:
 
 
 def _of_document(text: str, source: str, first_line: int) -> Iterator[tuple[str, Row | UnusableEpisodeError]]:
-    """Objects of a whole text, with the lines that they begin in; none if the first thing in it is not whole."""
-    place, line, seen = 0, first_line, 0
-    n_found = 0
+    """Objects of a whole text, with the lines that they begin in; none if it is no array and its first one is one line."""
+    start = _next_place(text, 0)
+    is_array = text[start] == "["
+    place, line, seen = start + is_array, first_line, 0
+    is_first = True
     while (place := _next_place(text, place)) < len(text):
         line += text.count("\n", seen, place)
         seen = place
         where = f"{source}:{line}"
-        if text[place] == "[" and not n_found:
-            place += 1
-            continue
-        if text[place] == "]" and n_found:
-            place += 1
-            continue
+        if is_array and text[place] == "]":
+            if text[place + 1 :].strip(_BETWEEN):
+                yield where, UnusableEpisodeError(BROKEN_JSON, "the array ends, and text follows, which is lost")
+            return
         try:
             value, place = _DECODER.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
-            if n_found:
+            if not is_first:
                 yield where, UnusableEpisodeError(BROKEN_JSON, f"{_reason(error)}; what follows is lost")
             return
-        n_found += 1
+        if is_first and not is_array and "\n" not in text[seen:place]:
+            return
+        is_first = False
         yield where, _as_row(value)
 
 

@@ -12,7 +12,7 @@ import importlib.resources
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, cast
@@ -53,6 +53,8 @@ SUFFIXES = (".jsonl", ".ndjson")
 UNKNOWN_KEY = "key that the format does not have, kept in Episode.extra"
 NO_RESPONSE = "call that was billed and whose answer is null, taken as an empty answer"
 ANSWER_IN_PROMPT = "call without a response whose messages end with an answer, which is taken as the response"
+NO_VALUE = "field that holds no value of its kind, taken as not logged"
+NOT_BILLED = "attempt that failed, with neither an answer nor usage, taken as not billed"
 NUMBER_ID = "session_id that is a number, taken as text"
 
 _SESSION_NAMES = (
@@ -60,6 +62,7 @@ _SESSION_NAMES = (
     *("conversationId", "threadId", "episode_id", "run_id"),
 )
 _DIGEST_BYTES = 16
+_UNKNOWN_CALL = Amount(n_calls=1, n_unknown=1)
 
 
 def _whole(value: object) -> object:
@@ -167,9 +170,7 @@ class CallLine(_SessionFields, _CallFields):
     messages: Annotated[
         list[ChatMessage],
         BeforeValidator(_prompt),
-        Field(
-            min_length=1, description="the prompt: the whole conversation so far, or what is new since the last call"
-        ),
+        Field(description="the prompt: the whole conversation so far, or what is new since the last call"),
     ]
     response: Annotated[
         str | ChatMessage | None,
@@ -245,8 +246,11 @@ class OpenAIJsonlOptions(SessionOptions):
 def schema_text() -> str:
     """JSON Schema of one line, from the models; what `openai_jsonl.schema.json` has to hold."""
     adapter: TypeAdapter[CallLine | EpisodeLine | ScoreLine] = TypeAdapter(CallLine | EpisodeLine | ScoreLine)
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "One line of an openai-jsonl log"}
-    return json.dumps(schema | adapter.json_schema(mode="validation"), indent=2, ensure_ascii=False) + "\n"
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "One line of an openai-jsonl log"}
+    schema = adapter.json_schema(mode="validation")
+    for definition in schema["$defs"].values():
+        definition.get("properties", {}).pop("left_out", None)  # what the converter says, no field of a log
+    return json.dumps(head | schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def published_schema() -> str:
@@ -383,8 +387,14 @@ class _Reader:
         said = validated(ScoreLine, line.row)
         return ScoreRecord(source=line.where, session_id=line.session_id, facts=self._facts(said, line.where))
 
-    def _call(self, line: _Line) -> CallRecord:
+    def _call(self, line: _Line) -> CallRecord | ScoreRecord:
         row = self._with_response(self._mended(line), line.where)
+        if row.get("error") and row.get("response") is None and row.get("usage") is None:
+            self._report.pass_over(NOT_BILLED, source=line.where, detail=cut(str(row["error"])), amount=_UNKNOWN_CALL)
+            said = {key: value for key, value in row.items() if key in _SessionFields.model_fields}
+            return ScoreRecord(
+                source=line.where, session_id=line.session_id, facts=self._facts(validated(ScoreLine, said), line.where)
+            )
         call = validated(CallLine, row)
         answer = call.answer
         if answer is None and not call.error:
@@ -407,7 +417,7 @@ class _Reader:
 
     def _episode(self, line: _Line) -> Iterator[CallRecord]:
         """Calls of a line that holds a whole conversation, as if each were logged with the prompt that it had."""
-        whole = validated(EpisodeLine, line.row)
+        whole = validated(EpisodeLine, self._mended(line))
         talk = split_conversation(whole.messages, may_be_silent=True)
         facts = self._facts(whole, line.where)
         digest = _digest(line.row)
@@ -428,14 +438,34 @@ class _Reader:
             )
 
     def _mended(self, line: _Line) -> Row:
-        """A line in which fields that are none of the money are mended: what is no duration or no text."""
-        row = dict(line.row)
-        latency = row.get("latency_s")
-        if isinstance(latency, str | float | int) and not _is_duration(latency):
-            self._report.note(BAD_LATENCY, source=line.where, detail=f"latency_s is {cut(repr(latency), 40)}")
-            row["latency_s"] = None
+        """A line in which what is neither money nor meaning is mended, and noted where it had to be dropped."""
+        row = self._without_odd_values(line.row, line.where)
+        messages = row.get("messages")
+        if not isinstance(messages, list):
+            return row
+        if "usage" not in row:
+            row["messages"] = messages = [
+                self._without_odd_values(one, line.where) if isinstance(one, dict) and "usage" in one else one
+                for one in messages
+            ]
+        if isinstance(row.get("system"), str | list):
+            row["messages"] = [{"role": "system", "content": row.pop("system")}, *messages]
+        return row
+
+    def _without_odd_values(self, given: Row, where: str) -> Row:
+        row = dict(given)
         if row.get("error") is not None and not isinstance(row["error"], str):
             row["error"] = json.dumps(row["error"], ensure_ascii=False) if row["error"] else None
+        for name in _NAMES:
+            if isinstance(row.get(name), int | float):
+                row[name] = str(_whole(row[name]))
+        if isinstance(row.get("observation"), list | dict):
+            row["observation"] = read_message({"role": "tool", "content": row["observation"]}).text
+        for name, (is_right, kind) in _OPTIONAL.items():
+            value = row.get(name)
+            if value is not None and not is_right(value):
+                self._report.note(kind, source=where, detail=f"{name} is {cut(repr(value), 40)}")
+                row[name] = None
         return row
 
     def _with_response(self, row: Row, where: str) -> Row:
@@ -517,8 +547,24 @@ def _is_score_row(row: Row) -> bool:
     return "messages" not in row and not {"response", "usage"} & row.keys() and bool({"score", "status"} & row.keys())
 
 
-def _is_duration(value: str | float | int) -> bool:
-    return not isinstance(value, str | bool) and math.isfinite(value) and value >= 0
+def _is_number(value: object, *, low: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= low
+
+
+def _is_count(value: object, *, low: int) -> bool:
+    return _is_number(value, low=low) and float(cast("float", value)).is_integer() and cast("float", value) < 2**63
+
+
+_NAMES = ("task", "instance", "behavior_policy", "agent_id", "parent_id", "request_id")
+_OPTIONAL: dict[str, tuple[Callable[[object], bool], str]] = {
+    "latency_s": (lambda value: _is_number(value, low=0), BAD_LATENCY),
+    "timestamp": (lambda value: isinstance(value, str) or _is_number(value, low=-math.inf), NO_VALUE),
+    "seed": (lambda value: _is_count(value, low=0), NO_VALUE),
+    "max_turns": (lambda value: _is_count(value, low=1), NO_VALUE),
+    "budget_usd": (lambda value: _is_number(value, low=0) and value != 0, NO_VALUE),
+    "status_detail": (lambda value: isinstance(value, str), NO_VALUE),
+}
+"""Fields of which a session can do without: what is right, and what is noted where a value is not and is dropped."""
 
 
 def _what_is_missing(row: Row, session_id: str | None) -> str:

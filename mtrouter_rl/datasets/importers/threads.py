@@ -9,6 +9,7 @@ import datetime
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from mtrouter_rl.datasets.importers.base import UnusableEpisodeError
 from mtrouter_rl.datasets.importers.call_records import CallRecord
@@ -34,8 +35,10 @@ REWOUND = "prompt that goes back behind answers that were given, whose observati
 REWRITTEN = "history that was rewritten or cut (compaction): what is new in the prompt is the observation"
 REUSED_ID = "session id that was used again for another conversation, kept as a session of its own"
 UNCLEAR_ID = "session that goes on after its end, or whose id was used again: the log does not say which"
+ODD_TIMES = "session whose times contradict its prompts, which only grow: the order of the file is kept"
 
 _MS_PER_S = 1000.0
+_CHARACTERS_PER_TOKEN = 4.0
 _FIRST_MS = 1e11
 """A number above this is a time in milliseconds: as seconds it would lie beyond the year 5000."""
 
@@ -149,17 +152,31 @@ def _key(message: ChatMessage) -> tuple[str, str]:
 def in_order(records: Sequence[CallRecord], tell: Tell) -> list[CallRecord]:
     """Calls in the order of their times; where those are not all known, in that of the file, or of prompts that only grow."""
     times = [seconds_of(record.timestamp) for record in records]
-    if all(time is not None for time in times):
-        order = sorted(range(len(records)), key=lambda index: times[index] or 0.0)
-        if order != list(range(len(records))):
-            tell(REORDERED, records[0].source, f"{len(records)} calls")
-        return [records[index] for index in order]
     shown = [len(_answers(record.messages)) for record in records]
+    if all(time is not None for time in times) and len({_has_zone(record.timestamp) for record in records}) <= 1:
+        order = sorted(range(len(records)), key=lambda index: times[index] or 0.0)
+        if order == list(range(len(records))):
+            return list(records)
+        if all(before < after for before, after in pairwise(shown)):
+            tell(ODD_TIMES, records[0].source, f"{len(records)} calls")
+            return list(records)
+        tell(REORDERED, records[0].source, f"{len(records)} calls")
+        return [records[index] for index in order]
     first = min(shown, default=0)
     if sorted(shown) == list(range(first, first + len(shown))) and shown != sorted(shown):
         tell(REGROWN, records[0].source, f"{len(records)} calls without a time")
         return sorted(records, key=lambda record: len(_answers(record.messages)))
     return list(records)
+
+
+def _has_zone(timestamp: str | float | None) -> bool:
+    """Whether a time says where it is meant: a number, or a text with a zone. Others cannot be compared with those."""
+    if not isinstance(timestamp, str):
+        return True
+    try:
+        return datetime.datetime.fromisoformat(timestamp.strip()).tzinfo is not None
+    except ValueError:
+        return True
 
 
 def _answers(messages: Iterable[ChatMessage]) -> list[ChatMessage]:
@@ -188,7 +205,7 @@ def by_conversation(records: Sequence[CallRecord], tell: Tell) -> list[list[Call
     one later; and where it is of another file after a session that had ended, or repeats the system prompt.
 
     Raises:
-        UnusableEpisodeError: If that is so in one file after an end, which a prompt of what is new alone looks like as well.
+        UnusableEpisodeError: If that may be so in one file after an end, which a prompt of what is new alone looks like too.
     """
     parts: list[list[CallRecord]] = []
     for index, record in enumerate(records):
@@ -201,30 +218,56 @@ def by_conversation(records: Sequence[CallRecord], tell: Tell) -> list[list[Call
 
 
 def _opens_another(part: Sequence[CallRecord], record: CallRecord, later: Sequence[CallRecord]) -> bool:
+    first, before = part[0], part[-1]
+    task = _task(record.messages)
     if record.is_opening:
         return True
-    first = part[0]
-    task = _task(record.messages)
     if task is None or record.agent_id or record.parent_id or _answers(record.messages):
         return False
-    if task == _task(first.messages) or _is_named_alike(first, record):
+    has_ended = before.facts.is_end
+    if task == _task(first.messages):
+        if has_ended and _is_same_prompt(record, first) and _scores_differ(before, record):
+            raise _unclear(before, record, "repeats the first prompt and has another score")
         return False
     system = _system(record.messages)
     repeats_system = system is not None and system == _system(first.messages)
-    has_ended = part[-1].facts.is_end
-    if not (has_ended or repeats_system) or any(
-        _knows(one, part) or _task(one.messages) == _task(first.messages) for one in later
-    ):
+    if _is_named_alike(first, record) or not (has_ended or repeats_system):
         return False
-    if _file(record) != _file(part[-1]):
+    if any(_knows(one, part) or _task(one.messages) == _task(first.messages) for one in later):
+        return False
+    if _file(record) != _file(before):
         return True
-    if has_ended and repeats_system:
-        detail = (
-            f"{part[-1].source} ends '{record.session_id}', and {record.source} has the same system prompt and another task; "
-            "give each conversation an id of its own, or the whole conversation in every prompt"
-        )
-        raise UnusableEpisodeError(UNCLEAR_ID, detail, source=record.source)
+    if has_ended and (repeats_system or not _holds_history(before, record)):
+        raise _unclear(before, record, "begins with another task")
     return False
+
+
+def _unclear(before: CallRecord, record: CallRecord, what: str) -> UnusableEpisodeError:
+    detail = (
+        f"{before.source} ends '{record.session_id}', and {record.source} {what}; give each conversation an id of its own, or "
+        "the whole conversation in every prompt, or the score on the last line alone"
+    )
+    return UnusableEpisodeError(UNCLEAR_ID, detail, source=record.source)
+
+
+def _scores_differ(one: CallRecord, other: CallRecord) -> bool:
+    return one.facts.score is not None and other.facts.score is not None and one.facts.score != other.facts.score
+
+
+def _holds_history(before: CallRecord, record: CallRecord) -> bool:
+    """Whether a prompt of which only what is new was logged was billed with the history before it.
+
+    With it, the prompt grows by the answer before and the new text; without it, by the difference of the two texts. Which of
+    the two the billed tokens are nearer to decides, at four characters a token.
+    """
+    grown = record.usage.tokens.n_prompt - before.usage.tokens.n_prompt - _n_characters(record) / _CHARACTERS_PER_TOKEN
+    with_history = before.usage.tokens.n_output
+    without_history = -_n_characters(before) / _CHARACTERS_PER_TOKEN
+    return grown > (with_history + without_history) / 2
+
+
+def _n_characters(record: CallRecord) -> int:
+    return sum(len(message.text) for message in record.messages)
 
 
 def _is_named_alike(one: CallRecord, other: CallRecord) -> bool:

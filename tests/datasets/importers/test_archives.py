@@ -4,9 +4,11 @@ import io
 import lzma
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import PurePosixPath
 
+import pyarrow as pa
 import pytest
 
 from mtrouter_rl.datasets.importers import archives
@@ -260,3 +262,124 @@ def test_passing_over_many_members_holds_none_of_them(tmp_path):
         patch.setattr(tarfile, "open", spy)
         for _ in read_files(path, ImportReport(format="test")):
             assert len(held[0].members) <= 1
+
+
+def zst(data):
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+def packed(make, files):
+    """Bytes of an archive."""
+    buffer = io.BytesIO()
+    make(buffer, files)
+    return buffer.getvalue()
+
+
+def tar_gz(buffer, files):
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in files.items():
+            info, file = member(name, data)
+            archive.addfile(info, file)
+
+
+def nested_zip(buffer, files):
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("x.json.bz2", bz2.compress), ("x.json.xz", lzma.compress), ("x.json.zst", zst), ("X.JSON.GZ", gzip.compress)],
+)
+def test_packed_files(name, pack, tmp_path):
+    (tmp_path / name).write_bytes(pack(b"[1]") + (pack(b"[2]") if "gz" not in name.lower() else b""))
+    files, _ = read(tmp_path)
+    assert next(iter(files.values())).startswith(b"[1]")
+
+
+def test_archives_in_archives_and_packed_files_in_them(tmp_path):
+    inner = packed(tar_gz, {"deep/one.json.zst": zst(b"1"), "two.json": b"2"})
+    middle = packed(nested_zip, {"inner.tgz": inner, "three.JSON.1.gz": gzip.compress(b"3"), "notes.txt": b"no"})
+    write_zip(tmp_path / "outer.zip", {"middle.zip": middle, "four.json": b"4"})
+    write_tar(tmp_path / "outer.tar.zst", [member("middle.zip", middle)], "w")
+    (tmp_path / "outer.tar.zst").write_bytes(zst((tmp_path / "outer.tar.zst").read_bytes()))
+    for name in ("outer.zip", "outer.tar.zst"):
+        report = ImportReport(format="test")
+        found = {file.source: file.data for file in read_files(tmp_path / name, report, suffixes=(".json",))}
+        assert found.pop(f"{name}:four.json", b"4") == b"4"
+        assert found == {
+            f"{name}:middle.zip:inner.tgz:deep/one.json.zst": b"1",
+            f"{name}:middle.zip:inner.tgz:two.json": b"2",
+            f"{name}:middle.zip:three.JSON.1.gz": b"3",
+        }
+        assert report.to_json()["notes"][archives.SKIPPED]["examples"][0]["source"] == f"{name}:middle.zip:notes.txt"
+
+
+def test_too_many_archives_in_each_other(tmp_path):
+    data = packed(nested_zip, {"one.json": b"1"})
+    for index in range(4):
+        data = packed(nested_zip, {f"{index}.zip": data})
+    (tmp_path / "x.zip").write_bytes(data)
+    files, report = read(tmp_path / "x.zip")
+    assert files == {}
+    assert reasons(report) == {"archive in too many archives": 1}
+
+
+def test_too_many_members(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    write_tar(tmp_path / "x.tar", [member(f"{i}.json", b"1") for i in range(5)], "w")
+    write_zip(tmp_path / "x.zip", {f"{i}.json": b"1" for i in range(5)})
+    assert len(read(tmp_path / "x.tar")[0]) == 3
+    assert read(tmp_path / "x.zip")[0] == {}
+    assert reasons(read(tmp_path)[1]) == {"file that unpacks to far too much": 2}
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_name_of_gigabytes_is_refused_in_small_memory(kind, tmp_path):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, 2 * 2**30
+    with gzip.open(tmp_path / "x.tar.gz", "wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    files, report = read(tmp_path / "x.tar.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (files, reasons(report)) == ({}, {"file that unpacks to far too much": 1})
+    assert "a name of 2147483648 bytes" in str(report)
+    assert peak < 8 * 2**20
+
+
+def test_a_file_with_holes_is_refused(tmp_path):
+    info, file = member("one.json", b"", type=tarfile.GNUTYPE_SPARSE)
+    files, report = read(write_tar(tmp_path / "x.tar", [(info, file)], "w"))
+    assert (files, reasons(report)) == ({}, {"file that unpacks to far too much": 1})
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress), (".zst", zst)])
+def test_a_packed_file_that_unpacks_to_far_too_much(suffix, pack, tmp_path):
+    (tmp_path / f"x.json{suffix}").write_bytes(pack(bytes(3 * MIN_BOMB_BYTES)))
+    files, report = read(tmp_path)
+    if suffix == ".gz" and not reasons(
+        report
+    ):  # deflate packs 1000 times at most; the bound depends on the packed size
+        assert len(next(iter(files.values()))) == 3 * MIN_BOMB_BYTES
+    else:
+        assert (files, reasons(report)) == ({}, {"file that unpacks to far too much": 1})
+
+
+def test_a_rotated_log_is_read_from_its_oldest_part_on(tmp_path):
+    names = ["log.json", "log.json.1", "log.json.2.gz", "log.json.10", "log.json-20250101", "a.json"]
+    for name in names:
+        (tmp_path / name).write_bytes(gzip.compress(b"1") if name.endswith(".gz") else b"1")
+    found = [file.source for file in read_files(tmp_path, ImportReport(format="test"), suffixes=(".json",))]
+    assert found == ["a.json", "log.json.10", "log.json.2.gz", "log.json.1", "log.json-20250101", "log.json"]
+
+
+def test_a_broken_zst_says_how_to_go_on(tmp_path):
+    (tmp_path / "a.json.zst").write_bytes(b"(\xb5/\xfd$" + b"0" * 40)
+    report = read(tmp_path)[1]
+    assert ".zst is not read: " in str(report)
+    assert "unpack it with unzstd" in str(report)
