@@ -162,8 +162,8 @@ def spend_log(index, messages, answer, **fields):
 
 def litellm(**fields):
     return [
-        spend_log(0, [SYSTEM, TASK], LOOK, **fields),
-        spend_log(1, [SYSTEM, TASK, LOOK, FOUND], DONE, **fields),
+        spend_log(0, [SYSTEM, TASK], LOOK) | fields,
+        spend_log(1, [SYSTEM, TASK, LOOK, FOUND], DONE) | fields,
     ]
 
 

@@ -87,7 +87,7 @@ class Amount:
         n_unknown: Those of them whose tokens or price are not known, and are in no sum.
         n_prompt: Prompt tokens.
         n_output: Generated tokens.
-        usd: Price by the pool card, USD.
+        usd: Price by the pool card, USD; by the log where the card does not know the model or the tokens are not known.
     """
 
     n_calls: int = 0
@@ -109,7 +109,7 @@ class Amount:
     def of_call(cls, tokens: TokenUsage | None, usd: float | None) -> "Amount":
         """One call; None where its tokens or its price are not known."""
         if tokens is None:
-            return cls(n_calls=1, n_unknown=1)
+            return cls(n_calls=1, n_unknown=1, usd=usd or 0.0)
         return cls(
             n_calls=1, n_unknown=int(usd is None), n_prompt=tokens.n_prompt, n_output=tokens.n_output, usd=usd or 0.0
         )

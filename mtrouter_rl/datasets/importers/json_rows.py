@@ -188,10 +188,14 @@ def _of_document(text: str, source: str, first_line: int) -> Iterator[tuple[str,
     is_array = text[start] == "["
     place, line, seen = start + is_array, first_line, 0
     is_first = True
-    while (place := _next_place(text, place)) < len(text) and not (is_array and text[place] == "]"):
+    while (place := _next_place(text, place)) < len(text):
         line += text.count("\n", seen, place)
         seen = place
         where = f"{source}:{line}"
+        if is_array and text[place] == "]":
+            if text[place + 1 :].strip(_BETWEEN):
+                yield where, UnusableEpisodeError(BROKEN_JSON, "the array ends, and text follows, which is lost")
+            return
         try:
             value, place = _DECODER.raw_decode(text, place)
         except (ValueError, RecursionError) as error:

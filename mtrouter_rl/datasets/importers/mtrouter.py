@@ -29,13 +29,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError, cut
+from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     BAD_SHAPE,
@@ -57,6 +57,8 @@ from mtrouter_rl.datasets.importers.chat import (
     validated,
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
+from mtrouter_rl.datasets.importers.formats.mini_answers import FORMAT_ERROR, lost_amount, with_all_answers
+from mtrouter_rl.datasets.importers.formats.rows import as_text, first_of
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.run_scores import RunScores
 from mtrouter_rl.datasets.importers.sample import Sample
@@ -64,11 +66,14 @@ from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS, Episode, Frozen, JsonValue, Turn
 
 SUFFIX = ".traj.json"
-FORMAT_ERROR = "FormatError"
 REFUSED = "format_error"
 OLD_LIST = (
     "is a list of messages without 'info' (an old form of mini-swe-agent): it says neither models, tokens nor how the run "
     "ended; write such runs with mini-swe-agent 1.0 or later, or as openai-jsonl with model and usage"
+)
+OTHER_AGENT = (
+    "is a .traj of SWE-agent itself, not of mini-swe-agent: it has tokens of the whole run and none of a call; import it as "
+    "format 'sweagent', which reconstructs them"
 )
 FORMATS = ("mini-agentic-router-1", "mini-swe-agent-1", "mini-swe-agent-1.1")
 MODEL_FAILED = ("RepeatedFormatError",)
@@ -87,7 +92,6 @@ OVER_LIMIT = "cost limit that the last call went over: the budget is what was sp
 SILENT = "answer to which nothing came back"
 UNKNOWN_CANDIDATE = "model of the router's pool that the pool card does not have"
 OWN_FAILURE = "run that the agent gave up because the model kept answering in a wrong form: its score is 0"
-NO_TOKENS = "call that was billed and whose tokens were not logged, left out"
 UNKNOWN_FORMAT = "trajectory_format that is not known, read like the known ones"
 
 _DIGEST_BYTES = 6
@@ -280,36 +284,28 @@ class _Converter:
 
     def episode(self, file: LogFile, path: Path) -> Episode | None:
         """The episode of a file that was found in a path, or None if it is left out and counted."""
-        n_turns = 0
+        found: list[JsonValue] = []
+        configured = ""
         try:
             if file.data.lstrip()[:1] == b"[":
                 raise UnusableEpisodeError(BAD_SHAPE, OLD_LIST)
             row = parse_object(file.data)
             messages = row.get("messages")
+            if "trajectory" in row and "messages" not in row:
+                raise UnusableEpisodeError(BAD_SHAPE, OTHER_AGENT)
             if not isinstance(messages, list) or not isinstance(row.get("info"), dict):
                 raise UnusableEpisodeError(BAD_SHAPE, "no 'messages' or no 'info'; this is no trajectory")
             self.n_trajectories += 1
-            n_turns = sum(isinstance(one, dict) and one.get("role") == "assistant" for one in messages)
-            row["messages"] = list(self._with_refused_answers(messages, file.source))
+            found = list(with_all_answers(messages, self._report, where=file.source))
+            configured = as_text(first_of(row, "info.config.model.model_name"))
+            row["messages"] = found
             return self._build(validated(_Trajectory, row), file, path)
         except UnusableEpisodeError as error:
-            self._report.reject(error.reason, source=file.source, detail=error.detail, n_turns=n_turns)
+            lost = lost_amount(found, self._builder, configured)
+            self._report.reject(
+                error.reason, source=file.source, detail=error.detail, n_turns=lost.n_calls, amount=lost
+            )
             return None
-
-    def _with_refused_answers(self, messages: Sequence[JsonValue], where: str) -> Iterator[JsonValue]:
-        """Messages, with the answers that mini-swe-agent 2 keeps only inside the complaint about their form."""
-        for index, message in enumerate(messages):
-            extra = message.get("extra") if isinstance(message, dict) else None
-            if isinstance(extra, dict) and extra.get("interrupt_type") == FORMAT_ERROR:
-                answer = _refused_answer(extra)
-                if answer is None:
-                    response, cost = extra.get("response"), extra.get("cost")
-                    detail = f"messages.{index}.extra.response is {cut(repr(response), 40)}, cost {cost} USD"
-                    self._report.note(NO_TOKENS, source=where, detail=detail)
-                    message = cast("dict[str, JsonValue]", message) | {"extra": extra | {"response": None}}
-                else:
-                    yield answer
-            yield message
 
     def _build(self, run: _Trajectory, file: LogFile, path: Path) -> Episode:
         where = file.source
@@ -468,19 +464,6 @@ class _Converter:
             self._report.note(BROKE_SCORE, source=where, detail=f"final_score {run.info.final_score:g}")
         if run.trajectory_format not in FORMATS:
             self._report.note(UNKNOWN_FORMAT, source=where, detail=repr(run.trajectory_format))
-
-
-def _refused_answer(extra: dict[str, JsonValue]) -> dict[str, JsonValue] | None:
-    """The answer that a complaint about its form is about; None if its tokens were not logged."""
-    response = extra.get("response")
-    if not isinstance(response, dict) or not isinstance(response.get("usage"), dict):
-        return None
-    choices = response.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    fields = dict(message) if isinstance(message, dict) else {"content": extra.get("model_response")}
-    logged: JsonValue = {name: extra[name] for name in ("response", "cost") if name in extra}
-    return fields | {"role": "assistant", "extra": logged, "is_refused": True}
 
 
 def _ending(info: _Info) -> Ending:

@@ -361,9 +361,9 @@ class _Reader:
         session_id = _session_id(row)
         has_messages = isinstance(row.get("messages"), list | str)
         if session_id is None or not (has_messages or _is_score_row(row)):
-            self._report.reject(
-                BAD_SHAPE, source=where, detail=_what_is_missing(row, session_id), n_turns=1, amount=self._amount(row)
-            )
+            amount = self._line_amount(row)
+            detail = _what_is_missing(row, session_id)
+            self._report.reject(BAD_SHAPE, source=where, detail=detail, n_turns=amount.n_calls, amount=amount)
             return []
         self.n_lines += 1
         if not isinstance(row["session_id"], str):
@@ -512,7 +512,7 @@ class _Reader:
         """Tokens and money of all calls of a line that cannot be used, as far as they can be read."""
         messages = row.get("messages")
         if {"model", "usage", "response"} & row.keys() or not isinstance(messages, list):
-            return self._amount(row) if "messages" in row else Amount()
+            return self._amount(row) if {"messages", "usage"} & row.keys() else Amount()
         answers = [one for one in messages if isinstance(one, dict) and one.get("role") == "assistant"]
         return sum((self._amount(one) for one in answers), Amount())
 
@@ -568,7 +568,7 @@ _OPTIONAL: dict[str, tuple[Callable[[object], bool], str]] = {
 def _what_is_missing(row: Row, session_id: str | None) -> str:
     if session_id is None:
         near = [name for name in _SESSION_NAMES if isinstance(row.get(name), str | int)]
-        near = near or difflib.get_close_matches("session_id", [str(key) for key in row], n=1, cutoff=0.7)
+        near = near or difflib.get_close_matches("session_id", [key for key in row if key != "session_id"], n=1, cutoff=0.7)
         hint = f"; '{near[0]}' may be what is meant: rename it to session_id" if near else ""
         return f"session_id is {row.get('session_id')!r:.80}, must be the id of the conversation{hint}"
     keys = ", ".join(sorted(map(str, row)))

@@ -22,6 +22,7 @@ COST_NOTE = "cost by tokens and the pool's prices, against the logged cost"
 NO_LOGGED_COST = "answer whose logged cost is missing"
 
 _VARIATION_BYTES = 6
+_MAX_COUNT = 2**63
 _DIGEST_BYTES = 16
 _TRUTH = {"true": 1.0, "false": 0.0}
 
@@ -107,9 +108,9 @@ def read_count(value: object, name: str) -> int:
         UnusableEpisodeError: If it is missing or no whole number >= 0.
     """
     number = None if isinstance(value, bool | str) else _number(value)
-    if number is None or number < 0 or number != math.floor(number):
+    if number is None or not 0 <= number < _MAX_COUNT or number != math.floor(number):
         raise UnusableEpisodeError(BAD_COUNT, f"{name} is {cut(repr(value))}, must be a whole number >= 0")
-    return int(number)
+    return value if isinstance(value, int) else int(number)
 
 
 def read_cost(value: object) -> float | None:

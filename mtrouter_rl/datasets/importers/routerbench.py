@@ -35,7 +35,7 @@ import pyarrow.parquet
 from pydantic import Field
 
 from mtrouter_rl.cards.pool import PoolCard, Prices, TokenCounter
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError, cut
+from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError, cut
 from mtrouter_rl.datasets.importers.query_table import (
     BAD_COST,
     BAD_COUNT,
@@ -178,7 +178,9 @@ class _Reader:
                 query = self._query(row, parts)
                 self.builder.check_query(query)
             except UnusableEpisodeError as error:
-                self._report.reject(error.reason, source=where, detail=error.detail, n_turns=len(header.columns))
+                amount = sum((_amount(row, column) for column in header.columns), Amount())
+                n_turns = len(header.columns)
+                self._report.reject(error.reason, source=where, detail=error.detail, n_turns=n_turns, amount=amount)
                 continue
             n_prompt = sum(map(self._pool.token_counter.count, parts))
             for column in header.columns:
@@ -186,7 +188,8 @@ class _Reader:
                     episode = self.builder.episode(query, self._answer(row, column, n_prompt, where))
                 except UnusableEpisodeError as error:
                     place = f"{where}, model {column.name}"
-                    self._report.reject(error.reason, source=place, detail=error.detail, n_turns=1)
+                    amount = _amount(row, column)
+                    self._report.reject(error.reason, source=place, detail=error.detail, n_turns=1, amount=amount)
                     continue
                 yield episode
 
@@ -263,6 +266,15 @@ class _Reader:
         if cost_usd is None:
             raise UnusableEpisodeError(BAD_COST, "no logged cost to work tokens out from; see option tokens_from=text")
         return n_paid_tokens(cost_usd, n_prompt=n_prompt, prices=prices)
+
+
+def _amount(row: Row, column: _ModelColumns) -> Amount:
+    """What an answer that cannot be used cost by the log; its tokens were not published."""
+    try:
+        cost_usd = read_cost(row[column.name + COST_SUFFIX]) if column.has_cost else None
+    except UnusableEpisodeError:
+        cost_usd = None
+    return Amount.of_call(None, cost_usd)
 
 
 def _response(value: object) -> str | None:

@@ -72,10 +72,17 @@ def make_importer(name: str, options: Mapping[str, object]) -> Importer:
     return kind(checked)
 
 
-def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportReport:
+def import_log(
+    request: ImportRequest, *, show_progress: bool = True, report: ImportReport | None = None
+) -> ImportReport:
     """Import a log; whatever cannot be read is counted in the report, and the rest is imported.
 
     The report is written into the dataset's folder as `import-report.json` as well.
+
+    Args:
+        request: What is imported, and where to.
+        show_progress: Whether a bar is shown.
+        report: Where things are counted, so that they are known where nothing could be imported too; None makes one.
 
     Raises:
         UnknownNameError: If the format or an option is unknown.
@@ -85,7 +92,8 @@ def import_log(request: ImportRequest, *, show_progress: bool = True) -> ImportR
             then there, and must not be used with that split).
     """
     importer = make_importer(request.format, request.options)
-    report = ImportReport(format=request.format, assumptions=importer.assumptions)
+    report = ImportReport(format=request.format) if report is None else report
+    report.assumptions = importer.assumptions
     if request.scores and not getattr(importer, "takes_scores", False):
         raise InvalidConfigError(
             f"scores are given, but format '{request.format}' has scores of its own; leave them out"

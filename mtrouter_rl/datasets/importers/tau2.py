@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     BAD_SHAPE,
@@ -278,14 +278,25 @@ class _Converter:
         raise UnusableEpisodeError(BAD_SHAPE, "no 'info' and list of 'simulations'; this is no results file")
 
     def _episode(self, info: _Info, row: object, where: str) -> Episode | None:
-        n_turns = 0
+        lost = Amount()
         try:
             run = validated(_Simulation, row)
-            n_turns = sum(message.role == "assistant" and message.usage is not None for message in run.messages or ())
+            answers = [message for message in run.messages or () if message.role == "assistant" and message.usage]
+            lost = sum((self._amount(info, message) for message in answers), Amount())
             return self._build(info, run, where)
         except UnusableEpisodeError as error:
-            self._report.reject(error.reason, source=where, detail=error.detail, n_turns=n_turns)
+            self._report.reject(error.reason, source=where, detail=error.detail, n_turns=lost.n_calls, amount=lost)
             return None
+
+    def _amount(self, info: _Info, message: _Message) -> Amount:
+        """Tokens and money of an answer, as far as they are known."""
+        raw = message.raw_data or _RawData()
+        try:
+            tokens = call_usage((raw.usage or {}) | (message.usage or {})).tokens
+        except UnusableEpisodeError:
+            return Amount.of_call(None, None)
+        model = self._builder.find(raw.model) or self._builder.find(info.agent_info.llm)
+        return Amount.of_call(tokens, None if model is None else self._builder.price_usd(model, tokens))
 
     def _build(self, info: _Info, run: _Simulation, where: str) -> Episode:
         if run.termination_reason not in ENDINGS:

@@ -106,6 +106,13 @@ def test_a_document_that_is_cut_off_gives_what_is_whole(tmp_path):
     assert "what follows is lost" in found[1][1]
 
 
+def test_text_after_an_array_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS, indent=1) + json.dumps(ROWS, indent=1), encoding="utf-8")
+    found, _ = read(tmp_path / "a.jsonl")
+    assert [row for _, row in found][:2] == ROWS
+    assert "text follows, which is lost" in found[2][1]
+
+
 def test_a_line_that_is_too_long(tmp_path, monkeypatch):
     monkeypatch.setattr(json_rows, "MAX_LINE_BYTES", 100)
     (tmp_path / "a.jsonl").write_text(f'{LINES[0]}\n{{"t": "{"x" * 1000}"}}\n{LINES[1]}\n', encoding="utf-8")

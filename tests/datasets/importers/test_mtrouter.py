@@ -5,6 +5,7 @@ import pytest
 
 from mtrouter_rl.datasets.importers import mtrouter
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
+from mtrouter_rl.datasets.importers.formats import mini_answers
 from mtrouter_rl.datasets.importers.mtrouter import MTRouterImporter, MTRouterOptions
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
@@ -357,7 +358,7 @@ def test_an_answer_whose_tokens_are_lost_is_noted_with_its_money(read):
     run["messages"][3:3] = [complaint(response="ModelResponse(id='r')")]
     episode, report = read_one(read, run, max_score=1.0)
     assert len(episode.turns) == 1
-    (found,) = report["notes"][mtrouter.NO_TOKENS]["examples"]
+    (found,) = report["notes"][mini_answers.NO_TOKENS]["examples"]
     assert "messages.3.extra.response is" in found["detail"]
     assert "0.0028 USD" in found["detail"]
     assert mtrouter.UNLOGGED_CALLS not in report["notes"]
@@ -383,3 +384,31 @@ def test_a_run_that_the_model_broke_itself_scores_0_without_a_table(read):
     episode, report = read_one(read, swe_run(exit_status="RepeatedFormatError", submission=""))
     assert (episode.status, episode.utility, episode.turns[-1].terminated) == ("completed", 0.0, True)
     assert report["notes"][mtrouter.OWN_FAILURE]["n"] == 1
+
+
+def test_answers_of_the_responses_api(read, pool):
+    call = {"type": "function_call", "name": "bash", "arguments": '{"command": "ls"}', "call_id": "c"}
+    whole = {
+        "object": "response",
+        "model": "cheap",
+        "output": [{"type": "reasoning", "summary": []}, call],
+        "usage": {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110},
+        "extra": {"actions": [], "cost": 0.000014},
+    }
+    run = swe_run(final_score=1.0)
+    run["messages"][2:4] = [whole, {"type": "function_call_output", "call_id": "c", "output": "a.py"}]
+    episode, report = read_one(read, run, max_score=1.0)
+    (turn,) = episode.turns
+    assert (turn.action_text, turn.observation_text) == ('[{"name": "bash", "arguments": {"command": "ls"}}]', "a.py")
+    assert (turn.usage.n_fresh, turn.usage.n_output, report["n_rejected"]) == (100, 10, 0)
+
+
+def test_what_a_run_that_is_left_out_cost_is_in_the_report(read):
+    _, report = read({"a.traj.json": run_of(*TWO_TURNS, final_score=None)})
+    assert report["left_out"] == {
+        "n_calls": 2,
+        "n_unknown": 0,
+        "n_prompt": 2000,
+        "n_output": 200,
+        "usd": pytest.approx(0.00294),
+    }

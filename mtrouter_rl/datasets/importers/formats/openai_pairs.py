@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError, cut
-from mtrouter_rl.datasets.importers.call_records import CallRecord, Record
+from mtrouter_rl.datasets.importers.call_records import BrokenRecord, CallRecord, Record
 from mtrouter_rl.datasets.importers.chat import BAD_SHAPE, ChatMessage, call_usage, read_message, read_messages
 from mtrouter_rl.datasets.importers.formats.call_logs import (
     BY_PREFIX,
@@ -131,6 +131,7 @@ class OpenAIPairsImporter(CallLogImporter):
             record = read.record(pair)
             if record is not None:
                 yield record
+        yield from read.lost
 
 
 class _Reader:
@@ -141,6 +142,8 @@ class _Reader:
         self._models = Models(source)
         self._prefixes = PrefixSessions()
         self._sessions: dict[str, str] = {}
+        self.lost: list[BrokenRecord] = []
+        """Answers of batches whose requests are not there, once `pairs` is through."""
 
     def pairs(self, source: ImportSource) -> Iterator[Pair]:
         """Every request with its response."""
@@ -179,9 +182,7 @@ class _Reader:
             if len(bodies) != 1:
                 reason = TWO_REQUESTS if bodies else NO_REQUEST
                 detail = f"custom_id '{custom_id}'; give the batch's input file as a further PATH"
-                error = UnusableEpisodeError(reason, detail)
-                lost = broken(row.source, custom_id, error, body.get("usage")).amount
-                self._report.reject(reason, source=row.source, detail=detail, n_turns=1, amount=lost)
+                self.lost.append(broken(row.source, custom_id, UnusableEpisodeError(reason, detail), body.get("usage")))
                 continue
             request = as_object(requests[0].value["body"])
             yield Pair(source=row.source, row=row.value, request=request, response=body, fresh_id=custom_id)

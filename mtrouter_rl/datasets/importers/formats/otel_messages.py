@@ -189,7 +189,7 @@ def answer_of(span: Span) -> object | None:
     found = _new_messages(span, "gen_ai.output.messages")
     found = found or _indexed(span, "gen_ai.completion.") or _indexed(span, "llm.output_messages.", inner="message.")
     if not found:
-        choices = [row for name, row in span.events if name == "gen_ai.choice"]
+        choices = [as_object(row.get("body")) or row for name, row in span.events if name == "gen_ai.choice"]
         found = [_old_event("assistant", as_object(row.get("message")) or row) for row in choices]
     if not found:
         found = _content_event(span, "gen_ai.content.completion", "gen_ai.completion")
