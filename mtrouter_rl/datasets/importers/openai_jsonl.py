@@ -568,7 +568,9 @@ _OPTIONAL: dict[str, tuple[Callable[[object], bool], str]] = {
 def _what_is_missing(row: Row, session_id: str | None) -> str:
     if session_id is None:
         near = [name for name in _SESSION_NAMES if isinstance(row.get(name), str | int)]
-        near = near or difflib.get_close_matches("session_id", [key for key in row if key != "session_id"], n=1, cutoff=0.7)
+        near = near or difflib.get_close_matches(
+            "session_id", [key for key in row if key != "session_id"], n=1, cutoff=0.7
+        )
         hint = f"; '{near[0]}' may be what is meant: rename it to session_id" if near else ""
         return f"session_id is {row.get('session_id')!r:.80}, must be the id of the conversation{hint}"
     keys = ", ".join(sorted(map(str, row)))
