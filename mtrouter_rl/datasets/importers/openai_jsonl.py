@@ -58,6 +58,7 @@ _SESSION_NAMES = (
     *("conversationId", "threadId", "episode_id", "run_id"),
 )
 _DIGEST_BYTES = 16
+_END_FIELDS = ("score", "status", "status_detail")
 _UNKNOWN_CALL = Amount(n_calls=1, n_unknown=1)
 
 
@@ -185,7 +186,7 @@ class _Reader:
         return ScoreRecord(source=line.where, session_id=line.session_id, facts=self._facts(said, line.where))
 
     def _call(self, line: _Line) -> CallRecord | ScoreRecord:
-        row = self._with_response(self._mended(line), line.where)
+        row = self._with_response(_unwrapped(self._mended(line)), line.where)
         if row.get("error") and row.get("response") is None and row.get("usage") is None:
             self._report.pass_over(NOT_BILLED, source=line.where, detail=cut(str(row["error"])), amount=_UNKNOWN_CALL)
             said = {key: value for key, value in row.items() if key in SessionFields.model_fields}
@@ -208,7 +209,7 @@ class _Reader:
             parent_id=call.parent_id or "",
             observation=call.observation or "",
             facts=self._facts(call, line.where),
-            fingerprint=_digest(line.row),
+            fingerprint=_digest({key: value for key, value in line.row.items() if key not in _END_FIELDS}),
             **_of_call(call, answer),  # type: ignore[arg-type]
         )
 
@@ -284,7 +285,7 @@ class _Reader:
             near = difflib.get_close_matches(name, type(line).model_fields, n=1, cutoff=0.8)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             self._report.note(UNKNOWN_KEY, source=where, detail=f"'{name}'{hint}")
-        extra = {name: cast("JsonValue", value) for name, value in (line.model_extra or {}).items() if name != "id"}
+        extra = {name: _finite(value) for name, value in (line.model_extra or {}).items() if name != "id"}
         return SessionFacts(
             score=line.score,
             status=line.status,
@@ -324,6 +325,28 @@ class _Reader:
         served = self._builder.find(names[0]) if names else None
         usd = reading.cost_usd if served is None else self._builder.price_usd(served, reading.tokens)
         return Amount.of_call(reading.tokens, usd)
+
+
+def _unwrapped(row: Row) -> Row:
+    """A line whose response is the whole object that an endpoint returned, with its answer, and its usage if that is missing.
+
+    Raises:
+        UnusableEpisodeError: If it holds several answers.
+    """
+    whole = row.get("response")
+    if not isinstance(whole, dict) or ("role" in whole and "content" in whole):
+        return row
+    choices = whole.get("choices", whole.get("candidates"))
+    answer: JsonValue = whole.get("output") if isinstance(whole.get("output"), list) else None
+    if isinstance(choices, list):
+        if len(choices) != 1 or not isinstance(choices[0], dict):
+            detail = f"response has {len(choices)} choices, must have one; log each answer as a call of its own"
+            raise UnusableEpisodeError(BAD_SHAPE, detail)
+        answer = choices[0].get("message", choices[0].get("content"))
+    if answer is None:
+        return row
+    usage = row.get("usage") or whole.get("usage") or whole.get("usageMetadata")
+    return row | {"response": answer, "usage": usage}
 
 
 def _of_call(call: CallFields, answer: ChatMessage | None) -> dict[str, object]:
@@ -374,6 +397,15 @@ def _what_is_missing(row: Row, session_id: str | None) -> str:
         return f"session_id is {row.get('session_id')!r:.80}, must be the id of the conversation{hint}"
     keys = ", ".join(sorted(map(str, row)))
     return f"messages is a {type(row.get('messages')).__name__}, must be a list of messages (has {cut(keys)})"
+
+
+def _finite(value: object) -> JsonValue:
+    """A value without infinities, which no JSON takes; they are kept as texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list) else cast("JsonValue", value)
 
 
 def _digest(row: Row) -> bytes:

@@ -36,6 +36,8 @@ def _answer(value: object) -> object:
                 return messages[0]
             raise ValueError(f"must be one answer, is {len(messages)} messages")
         value = {"content": value}
+    if not isinstance(value, Mapping | str) and value is not None:
+        raise ValueError("must be a text, a message, or a list of its parts")
     if not isinstance(value, Mapping):
         return value
     try:
