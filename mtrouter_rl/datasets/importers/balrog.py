@@ -25,6 +25,7 @@ from mtrouter_rl.datasets.importers.balrog_files import (
     window_lengths,
 )
 from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, ModelNames, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
 from mtrouter_rl.pools.usage import OVER_WINDOW
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue, TokenUsage, Turn
@@ -85,6 +86,13 @@ class BalrogImporter:
         self.propensities: Literal["exact", "estimated", "unknown"] = "exact"
         self.is_simulated = False
         self.assumptions = (*_ASSUMPTIONS, *_hidden_assumptions(self._options))
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        fits = {"task", "num_steps", "progression"} <= sample.first.keys()
+        is_table = "_run_" in sample.name and {"Step", "Observation", "Action", "Done"} <= sample.first.keys()
+        return "totals of a BALROG episode" if fits else "turns of a BALROG episode" if is_table else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes one by one, in the order in which their second file comes; see `Importer`.

@@ -49,24 +49,29 @@ def read_rows(
     """
     is_bundle = path.is_dir() or path.name.lower().endswith(ARCHIVE_SUFFIXES)
     for stream in open_files(path, report, suffixes=suffixes if is_bundle else ()):
-        report.n_files += 1
-        n_rows = 0
-        try:
-            for where, found, may_be_half in _rows(stream):
-                n_rows += 1
-                if may_be_half and isinstance(found, dict):
-                    found, was_half = without_halves(found)
-                    if was_half:
-                        report.note(HALF_CHARACTERS, source=where)
-                yield where, found
-        except READ_ERRORS as error:
-            reject_broken(report, stream.source, error)
-            continue
-        except UnicodeDecodeError as error:
-            report.reject(BROKEN_JSON, source=stream.source, detail=f"{error}; what follows is lost")
-            continue
-        if not n_rows:
-            report.reject(EMPTY_FILE, source=stream.source)
+        yield from stream_rows(stream, report)
+
+
+def stream_rows(stream: LogStream, report: ImportReport) -> Iterator[tuple[str, Row | UnusableEpisodeError]]:
+    """Objects of one file, as `read_rows`."""
+    report.n_files += 1
+    n_rows = 0
+    try:
+        for where, found, may_be_half in _rows(stream):
+            n_rows += 1
+            if may_be_half and isinstance(found, dict):
+                found, was_half = without_halves(found)
+                if was_half:
+                    report.note(HALF_CHARACTERS, source=where)
+            yield where, found
+    except READ_ERRORS as error:
+        reject_broken(report, stream.source, error)
+        return
+    except UnicodeDecodeError as error:
+        report.reject(BROKEN_JSON, source=stream.source, detail=f"{error}; what follows is lost")
+        return
+    if not n_rows:
+        report.reject(EMPTY_FILE, source=stream.source)
 
 
 def _rows(stream: LogStream) -> Iterator[tuple[str, Row | UnusableEpisodeError, bool]]:

@@ -40,6 +40,7 @@ from mtrouter_rl.datasets.importers.query_table import (
     read_score,
     read_text,
 )
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, TokenUsage
 
@@ -102,6 +103,14 @@ class LLMRouterBenchImporter:
     def __init__(self, options: Frozen) -> None:
         checked = LLMRouterBenchOptions.model_validate(options.model_dump())
         self._text: str = checked.text
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        records = sample.first.get("records")
+        first = records[0] if isinstance(records, list) and records else None
+        fits = isinstance(first, dict) and {"index", "score", "prompt_tokens"} <= first.keys()
+        return "'records' with index, score and prompt_tokens" if fits else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file; one file is in memory at a time.

@@ -27,14 +27,15 @@ Known faults of these logs, and what is done about them:
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     BAD_SHAPE,
@@ -45,7 +46,6 @@ from mtrouter_rl.datasets.importers.chat import (
     LoggedCall,
     LogModel,
     Probability,
-    Score,
     TurnBuilder,
     Usd,
     call_usage,
@@ -57,14 +57,29 @@ from mtrouter_rl.datasets.importers.chat import (
     validated,
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
+from mtrouter_rl.datasets.importers.formats.mini_answers import FORMAT_ERROR, lost_amount, with_all_answers
+from mtrouter_rl.datasets.importers.formats.rows import as_text, first_of
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
+from mtrouter_rl.datasets.importers.run_scores import RunScores
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue, Turn
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS, Episode, Frozen, JsonValue, Turn
 
 SUFFIX = ".traj.json"
+REFUSED = "format_error"
+OLD_LIST = (
+    "is a list of messages without 'info' (an old form of mini-swe-agent): it says neither models, tokens nor how the run "
+    "ended; write such runs with mini-swe-agent 1.0 or later, or as openai-jsonl with model and usage"
+)
+OTHER_AGENT = (
+    "is a .traj of SWE-agent itself, not of mini-swe-agent: it has tokens of the whole run and none of a call; import it as "
+    "format 'sweagent', which reconstructs them"
+)
 FORMATS = ("mini-agentic-router-1", "mini-swe-agent-1", "mini-swe-agent-1.1")
-TERMINATED = ("Submitted", "ForcedAnswer")
-TRUNCATED = ("LimitsExceeded",)
+MODEL_FAILED = ("RepeatedFormatError",)
+"""The model itself failed the task: it answered in a wrong form until the agent gave up."""
+TERMINATED = ("Submitted", "ForcedAnswer", *MODEL_FAILED)
+TRUNCATED = ("LimitsExceeded", "TimeExceeded")
 MAX_SCIENCEWORLD_SCORE = 100.0
 
 NOT_ENDED = "run without an exit status"
@@ -76,6 +91,7 @@ BROKE_SCORE = "score of a run that broke, not taken"
 OVER_LIMIT = "cost limit that the last call went over: the budget is what was spent"
 SILENT = "answer to which nothing came back"
 UNKNOWN_CANDIDATE = "model of the router's pool that the pool card does not have"
+OWN_FAILURE = "run that the agent gave up because the model kept answering in a wrong form: its score is 0"
 UNKNOWN_FORMAT = "trajectory_format that is not known, read like the known ones"
 
 _DIGEST_BYTES = 6
@@ -99,6 +115,7 @@ class _MessageExtra(LogModel):
     propensity: Probability | None = None
     router_info: _RouterInfo | None = None
     done: bool | None = None
+    interrupt_type: str | None = None
 
 
 class _Message(ChatMessage):
@@ -110,6 +127,7 @@ class _Message(ChatMessage):
     router_type: str | None = None
     done: bool | None = None
     extra: _MessageExtra | None = None
+    is_refused: bool = False
 
     @property
     def router(self) -> _RouterInfo:
@@ -198,6 +216,7 @@ class MTRouterImporter(ChatImporter[MTRouterOptions]):
     """Reads trajectory files one by one; besides, it holds the table of scores if one is given."""
 
     options_model: ClassVar[type[Frozen]] = MTRouterOptions
+    takes_scores: ClassVar[bool] = True
     description: ClassVar[str] = (
         "trajectories (*.traj.json) of the MTRouter paper's code and of mini-swe-agent; scores of SWE-bench come from "
         "its evaluation report or a JSON of id: score, given as a further PATH"
@@ -208,10 +227,19 @@ class MTRouterImporter(ChatImporter[MTRouterOptions]):
         "a run of one configured model chose it with probability 1",
         "the models of the router's pool could be chosen where the log names them, otherwise every model of the pool card",
         "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
-        "max_turns is the step limit, or the number of turns where there was none; the budget is the cost limit, if any",
+        "max_turns is the step limit, and unlimited where there was none; the budget is the cost limit, if any",
         "variation is variation_idx, or a 48-bit hash of the instance's id where there is none; seed is the run's number in "
         "the task id (..._run3), or 0",
     )
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        info = sample.first.get("info")
+        if isinstance(info, dict) and isinstance(sample.first.get("messages"), list):
+            return "'info' and 'messages'"
+        is_old = sample.name.endswith(SUFFIX) and sample.is_list
+        return "its name, and a list of messages without 'info'" if is_old else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file; see `Importer`.
@@ -219,13 +247,13 @@ class MTRouterImporter(ChatImporter[MTRouterOptions]):
         Raises:
             DatasetError: If a path does not exist, or no path holds a trajectory.
         """
-        scores, tables = _read_scores(source)
+        scores = RunScores(source, is_run=lambda path: path.name.lower().endswith(SUFFIX))
         convert = _Converter(source, self._options, scores)
         for path in source.paths:
-            if path in tables:
+            if path in scores.paths:
                 continue
             for file in read_log_files(path, source.report, suffixes=(SUFFIX,)):
-                episode = convert.episode(file)
+                episode = convert.episode(file, path)
                 if episode is not None:
                     yield episode
         if not convert.n_trajectories:
@@ -235,69 +263,51 @@ class MTRouterImporter(ChatImporter[MTRouterOptions]):
             )
 
 
-def _read_scores(source: ImportSource) -> tuple[dict[str, float], set[Path]]:
-    """Scores by instance, and the paths that are tables of scores: JSON files that are no trajectory."""
-    scores: dict[str, float] = {}
-    tables: set[Path] = set()
-    for path in source.paths:
-        if not path.is_file() or path.suffix != ".json" or path.name.endswith(SUFFIX):
-            continue
-        for file in read_log_files(path, ImportReport(format=source.report.format), suffixes=()):
-            try:
-                table = parse_object(file.data)
-                if "messages" in table or "info" in table:
-                    continue
-                scores |= _score_table(table)
-            except UnusableEpisodeError as error:
-                source.report.reject(error.reason, source=file.source, detail=error.detail)
-            tables.add(path)
-            source.report.n_files += 1
-    return scores, tables
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a run was found, and the models that were chosen in it."""
 
-
-def _score_table(table: dict[str, JsonValue]) -> dict[str, float]:
-    """Scores from an evaluation report of SWE-bench (`resolved_ids`, `unresolved_ids`) or from id: score."""
-    if "resolved_ids" in table:
-        ids = TypeAdapter(list[str])
-        names = (("unresolved_ids", 0.0), ("empty_patch_ids", 0.0), ("resolved_ids", 1.0))
-        try:
-            return {name: score for key, score in names for name in ids.validate_python(table.get(key) or [])}
-        except ValidationError as error:
-            raise UnusableEpisodeError(BAD_SCORE, f"report of SWE-bench: {error.errors()[0]['msg']}") from error
-    try:
-        return TypeAdapter(dict[str, Score]).validate_python(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        detail = f"table of scores, {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise UnusableEpisodeError(BAD_SCORE, detail) from error
+    path: Path
+    file: LogFile
+    models: set[str]
 
 
 class _Converter:
     """Turns one trajectory into an episode, or counts why it cannot."""
 
-    def __init__(self, source: ImportSource, options: MTRouterOptions, scores: dict[str, float]) -> None:
+    def __init__(self, source: ImportSource, options: MTRouterOptions, scores: RunScores) -> None:
         self.n_trajectories = 0
         self._report = source.report
         self._options = options
         self._scores = scores
         self._builder = TurnBuilder(source)
 
-    def episode(self, file: LogFile) -> Episode | None:
-        """The episode, or None if it is left out and counted."""
-        n_turns = 0
+    def episode(self, file: LogFile, path: Path) -> Episode | None:
+        """The episode of a file that was found in a path, or None if it is left out and counted."""
+        found: list[JsonValue] = []
+        configured = ""
         try:
+            if file.data.lstrip()[:1] == b"[":
+                raise UnusableEpisodeError(BAD_SHAPE, OLD_LIST)
             row = parse_object(file.data)
             messages = row.get("messages")
+            if "trajectory" in row and "messages" not in row:
+                raise UnusableEpisodeError(BAD_SHAPE, OTHER_AGENT)
             if not isinstance(messages, list) or not isinstance(row.get("info"), dict):
                 raise UnusableEpisodeError(BAD_SHAPE, "no 'messages' or no 'info'; this is no trajectory")
             self.n_trajectories += 1
-            n_turns = sum(isinstance(one, dict) and one.get("role") == "assistant" for one in messages)
-            return self._build(validated(_Trajectory, row), file)
+            found = list(with_all_answers(messages, self._report, where=file.source))
+            configured = as_text(first_of(row, "info.config.model.model_name"))
+            row["messages"] = found
+            return self._build(validated(_Trajectory, row), file, path)
         except UnusableEpisodeError as error:
-            self._report.reject(error.reason, source=file.source, detail=error.detail, n_turns=n_turns)
+            lost = lost_amount(found, self._builder, configured)
+            self._report.reject(
+                error.reason, source=file.source, detail=error.detail, n_turns=lost.n_calls, amount=lost
+            )
             return None
 
-    def _build(self, run: _Trajectory, file: LogFile) -> Episode:
+    def _build(self, run: _Trajectory, file: LogFile, path: Path) -> Episode:
         where = file.source
         ending = _ending(run.info)
         _check_end(run)
@@ -305,7 +315,11 @@ class _Converter:
         talk = split_conversation(messages, may_be_silent=True)
         calls = [self._call(run, messages[answer.index], where) for answer in talk.answers]
         instance, seed = _instance(run, file)
-        score = 0.0 if ending == "failed" else self._score(run, instance)
+        score = (
+            0.0
+            if ending == "failed"
+            else self._score(run, instance, _Place(path=path, file=file, models={call.model for call in calls}))
+        )
         answers = [(answer.action_text, answer.observation_text) for answer in talk.answers]
         turns = self._builder.turns(answers, calls, last_turn_gains(score, len(calls)), ending)
         self._note(run, talk, turns, calls, where)
@@ -320,7 +334,7 @@ class _Converter:
             first_observation=talk.first_observation,
             behavior_policy=_policy(messages, turns),
             budget_usd=self._budget(run, turns, where),
-            max_turns=max(_agent(run).step_limit or 0, len(turns)),
+            max_turns=_turn_limit(_agent(run).step_limit, len(turns)),
             turns=turns,
             status="failed" if ending == "failed" else "completed",
             status_detail=f"{run.info.exit_status}: {run.info.submission or ''}"[:500] if ending == "failed" else "",
@@ -345,6 +359,7 @@ class _Converter:
             served_model=served,
             usage=usage,
             propensity=propensity,
+            error=REFUSED if message.is_refused else "",
             candidates=candidates if chosen in candidates else (),
             logged_cost_usd=usage.cost_usd if usage.cost_usd is not None else _step_cost(message),
         )
@@ -381,22 +396,29 @@ class _Converter:
                 found.append(model)
         return tuple(found)
 
-    def _score(self, run: _Trajectory, instance: str) -> float:
+    def _score(self, run: _Trajectory, instance: str, place: "_Place") -> float:
         """Utility of a run, in [-1, 1].
 
         Raises:
-            UnusableEpisodeError: If there is no score, it cannot be normalized, or it is out of range.
+            UnusableEpisodeError: If there is no score, it cannot be normalized, it is out of range, or reports disagree.
         """
         info = run.info
-        for name in (info.task_id, run.instance_id, instance):
-            if name in self._scores:
-                return self._scores[name]
+        ids = tuple(name for name in (info.task_id, run.instance_id, instance) if name)
+        model = place.models.pop() if len(place.models) == 1 else ""
+        found = self._scores.find(ids, model=model, path=place.path, file=place.file)
+        if found is not None:
+            return found
+        if info.exit_status in MODEL_FAILED:
+            self._report.note(OWN_FAILURE, source=place.file.source, detail=str(info.exit_status))
+            return 0.0
         judged = info.benchmark_data.judge_result if info.benchmark_data else None
         if judged is not None and judged.correct is not None:
             return float(judged.correct)
         if info.final_score is None:
             raise UnusableEpisodeError(
-                BAD_SCORE, f"no final_score, no judge_result; give a table of scores that has '{instance}' as a PATH"
+                BAD_SCORE,
+                f"no final_score, no judge_result; give a table of scores that has '{instance}' as a PATH"
+                f"{self._scores.explain(ids)}",
             )
         maximum = _max_score(info) or self._options.max_score
         if maximum is None:
@@ -428,7 +450,9 @@ class _Converter:
     ) -> None:
         self._builder.note_costs(turns, calls, source=where)
         stats = run.info.model_stats or _ModelStats()
-        n_missing = (stats.api_calls or 0) - len(turns)
+        n_refused = sum((message.extra or _MessageExtra()).interrupt_type == FORMAT_ERROR for message in run.messages)
+        n_kept = sum(message.is_refused for message in run.messages)
+        n_missing = (stats.api_calls or 0) - len(turns) - (n_refused - n_kept)
         if n_missing > 0:
             detail = f"api_calls is {stats.api_calls}, {len(turns)} answers are there"
             self._report.note(UNLOGGED_CALLS, source=where, detail=detail, n=n_missing)
@@ -487,6 +511,10 @@ def _configured(run: _Trajectory) -> str | None:
 
 def _agent(run: _Trajectory) -> _AgentConfig:
     return (run.info.config.agent if run.info.config else None) or _AgentConfig()
+
+
+def _turn_limit(step_limit: int | None, n_turns: int) -> int:
+    return max(step_limit, n_turns) if step_limit else UNLIMITED_TURNS
 
 
 def _max_score(info: _Info) -> float | None:

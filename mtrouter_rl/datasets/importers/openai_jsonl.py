@@ -40,6 +40,7 @@ from mtrouter_rl.datasets.importers.openai_jsonl_lines import (
     SessionFields,
     whole_number,
 )
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.datasets.importers.sessions import BAD_LATENCY, SessionAssembler, SessionOptions
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, JsonValue
@@ -84,9 +85,19 @@ class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
         "every model of the pool could be chosen where the log has no candidates",
         "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
         "a session without instance is an instance of its own; variation is a 48-bit hash of the instance",
-        "max_turns is the number of calls where the log has none, and the budget is unlimited where the log has none",
+        "turns and budget are unlimited where the log has no max_turns or budget_usd",
         "a session without status was ended by the task itself",
     )
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        row = sample.with_keys("messages")
+        if row is None or not isinstance(row["messages"], list):
+            return ""
+        if "session_id" in row:
+            return "'messages' and 'session_id'"
+        return "'messages' and 'usage'" if {"usage", "model"} <= row.keys() else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes in the order in which they end; see `Importer`.

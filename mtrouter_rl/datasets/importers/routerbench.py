@@ -48,6 +48,7 @@ from mtrouter_rl.datasets.importers.query_table import (
     read_text,
     stable_variation,
 )
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, TokenUsage
 
@@ -135,6 +136,13 @@ class RouterBenchImporter:
             "tokens are what the rest of the logged cost pays for at the pool's prices (0 if nothing is left).",
         }
         self.assumptions: tuple[str, ...] = (rule[self._tokens_from],)
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        fits = "sample_id" in sample.first and any(name.endswith(COST_SUFFIX) for name in sample.first)
+        is_table = sample.name.endswith(TABLE_SUFFIXES[:1]) and "routerbench" in sample.name
+        return f"columns sample_id and MODEL{COST_SUFFIX}" if fits else "its name" if is_table else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes row by row, every model of a row in the order of the columns.

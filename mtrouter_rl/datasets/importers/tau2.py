@@ -10,14 +10,14 @@ that the benchmark puts first is no call of a model (it has neither tokens nor c
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     BAD_SHAPE,
@@ -41,8 +41,9 @@ from mtrouter_rl.datasets.importers.chat import (
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
+from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS, Episode, Frozen, JsonValue
 
 ENDINGS: dict[str, Ending] = {
     "user_stop": "terminated",
@@ -59,7 +60,12 @@ ENDINGS: dict[str, Ending] = {
 """Termination reason -> how the episode ended. Failed is what the benchmark does not evaluate, or what is none of the agent's
 doing; an agent that breaks the rules of the conversation has failed the task."""
 
-NO_INFO = "simulation without the results.json that it belongs to, or before it"
+NO_INFO = "simulation without the results.json that it belongs to"
+NO_SIMULATION = "simulation whose file is not there"
+OLD_RESULTS = (
+    "is a list of runs with 'traj', as the first version of tau-bench writes it: it has no tokens, so no call can be priced; "
+    "run the tasks with tau2-bench, or log the calls as openai-jsonl with model and usage"
+)
 OTHER_MODEL = "answer of another model than the run's, taken as chosen; its propensity is not known"
 USER_COST = "cost of the simulated user, which is none of the router's"
 USER_TOOLS = "message of the customer's own tools, which the agent never saw, left out"
@@ -141,10 +147,21 @@ class Tau2Importer(ChatImporter[Tau2Options]):
         "the whole reward is booked on the last turn",
         "every model of the pool could be chosen; no prompt cache was warm before a turn",
         "prompt tokens are fresh where the log does not say how many were cached",
-        "max_turns is the run's max_steps, which counts messages of customer and tools as well, or the number of turns",
+        "max_turns is the run's max_steps, which counts messages of customer and tools as well; unlimited where it has none",
         "variation is the task's number, or a 48-bit hash of its id where that is no number; seed is the trial",
         "the customer's words are part of the observation; what the simulated customer cost is not part of any cost",
     )
+
+    @classmethod
+    def recognizes(cls, sample: Sample) -> str:
+        """Why a file looks like this format; empty if it does not."""
+        row = sample.first
+        if "info" in row and ("simulations" in row or "simulation_index" in row):
+            return "'info' and 'simulations'"
+        if sample.is_list and {"task_id", "reward", "traj"} <= row.keys():
+            return "runs with 'traj' of the first version of tau-bench"
+        is_simulation = {"task_id", "termination_reason", "messages"} <= row.keys()
+        return "'task_id', 'termination_reason' and 'messages'" if is_simulation else ""
 
     def episodes(self, source: ImportSource) -> Iterator[Episode]:
         """Episodes file by file, simulation by simulation; see `Importer`.
@@ -153,14 +170,48 @@ class Tau2Importer(ChatImporter[Tau2Options]):
             DatasetError: If a path does not exist, or no path holds results of tau2-bench.
         """
         convert = _Converter(source, self._options)
+        late: list[tuple[Path, PurePosixPath]] = []
         for path in source.paths:
             for file in read_log_files(path, source.report, suffixes=(".json",)):
-                yield from convert.episodes(file)
+                if convert.must_wait(file):
+                    late.append((path, file.path))
+                else:
+                    yield from convert.episodes(file)
+        scratch = ImportReport(format=source.report.format)
+        for path in dict.fromkeys(path for path, _ in late):  # an archive may hold results.json after its simulations
+            for file in read_log_files(path, scratch, suffixes=(".json",)):
+                if (path, file.path) in late:
+                    yield from convert.episodes(file)
+        convert.count_lost()
         if not convert.n_results:
             raise DatasetError(
                 f"no results of tau2-bench in {', '.join(map(str, source.paths))}; give results files (JSON with 'info' "
                 "and 'simulations'), or folders or archives that hold them"
             )
+
+
+def _is_results(file: LogFile) -> bool:
+    return file.path.name == _RESULTS_FILE
+
+
+def _check_version(file: LogFile) -> None:
+    """See that a file is not of the benchmark's first version.
+
+    Raises:
+        UnusableEpisodeError: If it is.
+    """
+    if file.data.lstrip()[:1] != b"[":
+        return
+    raise UnusableEpisodeError(
+        BAD_SHAPE,
+        OLD_RESULTS if b'"traj"' in file.data else "is a JSON list; results of tau2-bench are an object with 'info'",
+    )
+
+
+def _indexed(index: object) -> set[str]:
+    """Ids of the simulations that results beside their simulations name."""
+    rows = index if isinstance(index, list) else []
+    return {str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row}
 
 
 class _Converter:
@@ -172,10 +223,20 @@ class _Converter:
         self._options = options
         self._builder = TurnBuilder(source)
         self._infos: dict[tuple[str, PurePosixPath], _Info] = {}
+        self._expected: dict[tuple[str, PurePosixPath], set[str]] = {}
+
+    def must_wait(self, file: LogFile) -> bool:
+        """Whether a file is a simulation whose results.json has not come yet."""
+        return (
+            file.path.parent.name == _SIMULATIONS_FOLDER
+            and (file.archive, file.path.parent.parent) not in self._infos
+            and not _is_results(file)
+        )
 
     def episodes(self, file: LogFile) -> Iterator[Episode]:
         """Episodes of one file."""
         try:
+            _check_version(file)
             row = parse_object(file.data)
             info, simulations = self._parts(row, file)
         except UnusableEpisodeError as error:
@@ -187,31 +248,55 @@ class _Converter:
             if episode is not None:
                 yield episode
 
+    def count_lost(self) -> None:
+        """Count the simulations that a results.json names and whose file is not there."""
+        for (_, folder), names in self._expected.items():
+            for name in sorted(names):
+                where = str(folder / _SIMULATIONS_FOLDER / f"{name}.json")
+                self._report.reject(NO_SIMULATION, source=where, detail=f"'{name}' is in simulation_index")
+        self._expected.clear()
+
     def _parts(self, row: dict[str, JsonValue], file: LogFile) -> tuple[_Info, Sequence[object]]:
-        """Info and simulations of a file: of whole results, or of one simulation beside its results."""
+        """Info and simulations of a file: of whole results, of results beside their simulations, or of one of these."""
         simulations = row.get("simulations")
-        if isinstance(simulations, list) and "info" in row:
+        if isinstance(row.get("info"), dict) and (isinstance(simulations, list) or "simulation_index" in row):
             info = validated(_Info, row["info"])
             self.n_results += 1
+            place = (file.archive, file.path.parent)
             if file.path.name == _RESULTS_FILE:
-                self._infos[file.archive, file.path.parent] = info
-            return info, simulations
+                self._infos[place] = info
+            if not isinstance(simulations, list):
+                self._expected[place] = _indexed(row["simulation_index"])
+            return info, simulations if isinstance(simulations, list) else []
         if file.path.parent.name == _SIMULATIONS_FOLDER and "task_id" in row:
-            known = self._infos.get((file.archive, file.path.parent.parent))
+            place = (file.archive, file.path.parent.parent)
+            known = self._infos.get(place)
             if known is None:
                 raise UnusableEpisodeError(NO_INFO, "the agent's model stands there")
+            self._expected.get(place, set()).discard(str(row.get("id")))
             return known, [row]
         raise UnusableEpisodeError(BAD_SHAPE, "no 'info' and list of 'simulations'; this is no results file")
 
     def _episode(self, info: _Info, row: object, where: str) -> Episode | None:
-        n_turns = 0
+        lost = Amount()
         try:
             run = validated(_Simulation, row)
-            n_turns = sum(message.role == "assistant" and message.usage is not None for message in run.messages or ())
+            answers = [message for message in run.messages or () if message.role == "assistant" and message.usage]
+            lost = sum((self._amount(info, message) for message in answers), Amount())
             return self._build(info, run, where)
         except UnusableEpisodeError as error:
-            self._report.reject(error.reason, source=where, detail=error.detail, n_turns=n_turns)
+            self._report.reject(error.reason, source=where, detail=error.detail, n_turns=lost.n_calls, amount=lost)
             return None
+
+    def _amount(self, info: _Info, message: _Message) -> Amount:
+        """Tokens and money of an answer, as far as they are known."""
+        raw = message.raw_data or _RawData()
+        try:
+            tokens = call_usage((raw.usage or {}) | (message.usage or {})).tokens
+        except UnusableEpisodeError:
+            return Amount.of_call(None, None)
+        model = self._builder.find(raw.model) or self._builder.find(info.agent_info.llm)
+        return Amount.of_call(tokens, None if model is None else self._builder.price_usd(model, tokens))
 
     def _build(self, info: _Info, run: _Simulation, where: str) -> Episode:
         if run.termination_reason not in ENDINGS:
@@ -241,7 +326,7 @@ class _Converter:
             first_observation=talk.first_observation,
             behavior_policy=single_policy(models.pop()) if len(models) == 1 else "logged",
             budget_usd=UNLIMITED_BUDGET_USD,
-            max_turns=max(info.max_steps or 0, len(turns)),
+            max_turns=max(info.max_steps, len(turns)) if info.max_steps else UNLIMITED_TURNS,
             turns=turns,
             status="failed" if ending == "failed" else "completed",
             status_detail=run.termination_reason if ending == "failed" else "",

@@ -9,7 +9,7 @@ import pytest
 
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.datasets.importers.balrog import BalrogImporter, BalrogOptions
+from mtrouter_rl.datasets.importers.balrog import BILLED_EMPTY, BalrogImporter, BalrogOptions
 from mtrouter_rl.datasets.importers.balrog_files import apportion, parse_rows
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
@@ -257,9 +257,7 @@ def test_tokens_lie_on_the_calls_that_can_have_had_them(tmp_path, pool, n_input,
     assert sum(prompts) == n_input
     assert sum(turn.usage.n_output for turn in episode.turns) == 40
     assert (min(prompts) > 0) == is_spread
-    assert notes(report).get(
-        "calls without text that were billed, as the totals show: tokens are spread over all calls", 0
-    ) == (20 - n_answered if is_spread else 0)
+    assert notes(report).get(BILLED_EMPTY, 0) == (20 - n_answered if is_spread else 0)
 
 
 def test_a_turn_above_its_window_is_noted(tmp_path, pool):

@@ -5,6 +5,7 @@ import pytest
 
 from mtrouter_rl.datasets.importers import mtrouter
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
+from mtrouter_rl.datasets.importers.formats import mini_answers
 from mtrouter_rl.datasets.importers.mtrouter import MTRouterImporter, MTRouterOptions
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
@@ -207,8 +208,8 @@ def test_mini_swe_agent_takes_scores_from_a_report(read, tmp_path):
     ("table", "detail"),
     [
         ('{"django__django-1": 0.25}', None),
-        ('{"django__django-1": 7}', "django__django-1: Input should be less than or equal to 1"),
-        ('{"resolved_ids": 3}', "report of SWE-bench: Input should be a valid list"),
+        ('{"django__django-1": 7}', "django__django-1: score is 7, must be a number in [-1, 1]"),
+        ('{"resolved_ids": 3}', "report of SWE-bench, resolved_ids: Input should be a valid list"),
         ("{", "Expecting"),
     ],
 )
@@ -239,7 +240,7 @@ BAD = {
     "cut off": (json.dumps(run_of(*TWO_TURNS)).encode()[:900], "text that is no JSON object", ""),
     "binary": (bytes(range(256)), "text that is no JSON object", "begins with"),
     "empty": (b"", "text that is no JSON object", "is empty"),
-    "list": (b"[]", "text that is no JSON object", "is a list"),
+    "list": (b" []", "field that is missing or breaks its rule", "is a list of messages without 'info'"),
     "other schema": ({"simulations": []}, "field that is missing or breaks its rule", "this is no trajectory"),
     "no answer": (run_of(), "conversation without any answer of a model", "2 messages"),
     "no end": (run_of(*TWO_TURNS, exit_status=None), "run without an exit status", "info.exit_status is missing"),
@@ -334,3 +335,80 @@ def test_the_dataset_loads_back_from_an_archive_and_a_file_given_twice_counts_on
     dataset = Dataset.load(tmp_path / "out")
     assert (dataset.info.propensities, dataset.info.max_turns, dataset.info.budget_usd) == ("exact", 50, 2.0)
     assert [episode.seed for episode in dataset.episodes] == [2, 3]
+
+
+def complaint(**extra):
+    return user("Use one tool.", extra={"interrupt_type": "FormatError", "cost": 0.0028} | extra)
+
+
+def test_an_answer_in_a_wrong_form_is_a_billed_turn(read, pool):
+    """mini-swe-agent 2 keeps such an answer only in the message that complains about it."""
+    kept = {"choices": [{"message": {"content": "Hm.", "role": "assistant"}}]} | response("cheap", n_prompt=2000)
+    run = swe_run(final_score=1.0, model_stats={"api_calls": 2})
+    run["messages"][3:3] = [complaint(response=kept, cost=0.00024)]
+    episode, report = read_one(read, run, max_score=1.0)
+    assert [(turn.action_text, turn.error) for turn in episode.turns][1] == ("Hm.", "format_error")
+    assert episode.turns[1].usage.n_fresh == 2000
+    assert episode.turns[1].observation_text == "Use one tool.\n\na.py"
+    assert report["notes"] == {mtrouter.SILENT: report["notes"][mtrouter.SILENT]} | {}
+
+
+def test_an_answer_whose_tokens_are_lost_is_noted_with_its_money(read):
+    run = swe_run(final_score=1.0, model_stats={"api_calls": 2})
+    run["messages"][3:3] = [complaint(response="ModelResponse(id='r')")]
+    episode, report = read_one(read, run, max_score=1.0)
+    assert len(episode.turns) == 1
+    (found,) = report["notes"][mini_answers.NO_TOKENS]["examples"]
+    assert "messages.3.extra.response is" in found["detail"]
+    assert "0.0028 USD" in found["detail"]
+    assert mtrouter.UNLOGGED_CALLS not in report["notes"]
+
+
+@pytest.mark.parametrize(
+    ("status", "ending", "utility"),
+    [
+        ("LimitsExceeded", (False, True), 0.5),
+        ("TimeExceeded", (False, True), 0.5),
+        ("RepeatedFormatError", (True, False), 0.5),
+    ],
+)
+def test_endings_of_mini_swe_agent(read, tmp_path, status, ending, utility):
+    table = tmp_path / "scores.json"
+    table.write_text('{"django__django-1": 0.5}')
+    (episode,), _ = read({"a.traj.json": swe_run(exit_status=status)}, table)
+    assert (episode.turns[-1].terminated, episode.turns[-1].truncated) == ending
+    assert (episode.status, episode.utility) == ("completed", utility)
+
+
+def test_a_run_that_the_model_broke_itself_scores_0_without_a_table(read):
+    episode, report = read_one(read, swe_run(exit_status="RepeatedFormatError", submission=""))
+    assert (episode.status, episode.utility, episode.turns[-1].terminated) == ("completed", 0.0, True)
+    assert report["notes"][mtrouter.OWN_FAILURE]["n"] == 1
+
+
+def test_answers_of_the_responses_api(read, pool):
+    call = {"type": "function_call", "name": "bash", "arguments": '{"command": "ls"}', "call_id": "c"}
+    whole = {
+        "object": "response",
+        "model": "cheap",
+        "output": [{"type": "reasoning", "summary": []}, call],
+        "usage": {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110},
+        "extra": {"actions": [], "cost": 0.000014},
+    }
+    run = swe_run(final_score=1.0)
+    run["messages"][2:4] = [whole, {"type": "function_call_output", "call_id": "c", "output": "a.py"}]
+    episode, report = read_one(read, run, max_score=1.0)
+    (turn,) = episode.turns
+    assert (turn.action_text, turn.observation_text) == ('[{"name": "bash", "arguments": {"command": "ls"}}]', "a.py")
+    assert (turn.usage.n_fresh, turn.usage.n_output, report["n_rejected"]) == (100, 10, 0)
+
+
+def test_what_a_run_that_is_left_out_cost_is_in_the_report(read):
+    _, report = read({"a.traj.json": run_of(*TWO_TURNS, final_score=None)})
+    assert report["left_out"] == {
+        "n_calls": 2,
+        "n_unknown": 0,
+        "n_prompt": 2000,
+        "n_output": 200,
+        "usd": pytest.approx(0.00294),
+    }

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import pytest
 
@@ -236,6 +237,36 @@ def test_results_with_a_file_a_simulation(read):
     episodes, report = read(files)
     assert [episode.episode_id for episode in episodes] == ["airline/7/1/abc"]
     assert list(report["rejected"]) == [tau2.NO_INFO]
+
+
+INDEX = {key: value for key, value in results().items() if key != "simulations"} | {
+    "simulation_index": [{"id": "abc", "task_id": "7", "trial": 1}, {"id": "gone", "task_id": "8", "trial": 0}]
+}
+
+
+def test_the_folder_as_tau2_writes_it(read):
+    """Its results.json has no 'simulations', only an index of them."""
+    episodes, report = read({"run/results.json": INDEX, "run/simulations/abc.json": simulation()})
+    assert [(episode.episode_id, episode.utility, len(episode.turns)) for episode in episodes] == [
+        ("airline/7/1/abc", 1.0, 2)
+    ]
+    (example,) = report["rejected"][tau2.NO_SIMULATION]["examples"]
+    assert example == {"source": "run/simulations/gone.json", "detail": "'gone' is in simulation_index"}
+
+
+def test_an_archive_may_hold_the_results_after_their_simulations(tmp_path, pool):
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as packed:
+        packed.writestr("run/simulations/abc.json", json.dumps(simulation()))
+        packed.writestr("run/results.json", json.dumps(INDEX))
+    source = ImportSource(paths=(tmp_path / "run.zip",), pool=pool, report=ImportReport(format="tau2"))
+    assert [one.utility for one in Tau2Importer(Tau2Options()).episodes(source)] == [1.0]
+
+
+def test_the_first_version_of_the_benchmark_has_no_tokens(read):
+    old = [{"task_id": 0, "reward": 1.0, "info": {}, "traj": [{"role": "user", "content": "Hi"}], "trial": 0}]
+    episodes, report = read({"a.json": results(simulation()), "old.json": old})
+    assert len(episodes) == 1
+    assert report["rejected"]["field that is missing or breaks its rule"]["examples"][0]["detail"] == tau2.OLD_RESULTS
 
 
 def test_nothing_of_the_format(read):

@@ -1,0 +1,1 @@
+"""Importers of the formats that other programs write: agents, gateways, tracers and evaluation frameworks."""
