@@ -59,12 +59,12 @@ class UsageError(DatasetError):
     """What is said of the tokens of a call cannot be read as tokens.
 
     Attributes:
-        field: Dotted name of the field inside the usage.
+        field: Dotted name of the field inside the usage; empty for the usage as a whole.
         value: What stands there.
     """
 
-    def __init__(self, field: str, value: object, rule: str) -> None:
-        super().__init__(f"usage.{field} is {value!r:.80}, {rule}" if field else f"usage {rule}")
+    def __init__(self, message: str, *, field: str = "", value: object = None) -> None:
+        super().__init__(message)
         self.field = field
         self.value = value
 

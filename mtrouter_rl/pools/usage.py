@@ -5,9 +5,7 @@ from the cache, Anthropic's does not; Gemini's thoughts stand beside the answer,
 beside it again under OpenAI's names. Where a total is given it decides between the readings; where it fits none, that is
 an error. Nothing is passed over in silence: what is not understood is named in `UsageReading.unread`.
 
-Sources: the published API references of OpenAI (chat completions, responses), Anthropic (messages), Google (Gemini API
-`UsageMetadata`), DeepSeek, OpenRouter (usage accounting), xAI, AWS Bedrock (Converse), Ollama, llama.cpp (server),
-LiteLLM (`Usage`), LangChain (`UsageMetadata`) and Vercel's AI SDK.
+`usage_dialects` has the names.
 """
 
 import math
@@ -15,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mtrouter_rl.errors import UsageError
+from mtrouter_rl.pools.usage_dialects import DIALECTS, Dialect
 from mtrouter_rl.records import TokenUsage
 
 OTHER_READING = "usage whose total says that it counts otherwise than its form usually does"
@@ -54,171 +53,6 @@ class UsageReading:
     notes: tuple[tuple[str, str], ...] = ()
     unread: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Dialect:
-    """Names of one form of usage; several names of a count say the same and must agree.
-
-    Attributes:
-        name: Whose form it is.
-        prompt: Prompt tokens; the first that is there counts.
-        output: Generated tokens; the first that is there counts.
-        marks: One of these keys must be there.
-        total: All tokens of the call.
-        cached: Prompt tokens read from the cache.
-        written: Prompt tokens written to the cache.
-        beside: Further prompt tokens that no other count includes.
-        reasoning: Hidden tokens of thinking.
-        has_cache_inside: Whether the prompt includes cached and written tokens.
-        has_reasoning_inside: Whether the output includes reasoning.
-        leaves_out_zeros: Whether an output that is missing is none.
-    """
-
-    name: str
-    prompt: tuple[str, ...]
-    output: tuple[str, ...]
-    marks: tuple[str, ...] = ()
-    total: tuple[str, ...] = ("total_tokens",)
-    cached: tuple[str, ...] = ()
-    written: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    reasoning: tuple[str, ...] = ()
-    has_cache_inside: bool = True
-    has_reasoning_inside: bool = True
-    leaves_out_zeros: bool = False
-
-
-_GEMINI = {
-    "prompt": ("promptTokenCount", "prompt_token_count"),
-    "output": ("candidatesTokenCount", "candidates_token_count", "responseTokenCount", "response_token_count"),
-}
-_DIALECTS = (
-    _Dialect(
-        name="gemini",
-        marks=("promptTokenCount", "prompt_token_count", "candidatesTokenCount", "candidates_token_count"),
-        prompt=_GEMINI["prompt"],
-        output=_GEMINI["output"],
-        total=("totalTokenCount", "total_token_count"),
-        cached=("cachedContentTokenCount", "cached_content_token_count"),
-        beside=("toolUsePromptTokenCount", "tool_use_prompt_token_count"),
-        reasoning=("thoughtsTokenCount", "thoughts_token_count"),
-        has_reasoning_inside=False,
-        leaves_out_zeros=True,
-    ),
-    _Dialect(
-        name="deepseek",
-        marks=("prompt_cache_hit_tokens",),
-        prompt=("prompt_tokens",),
-        output=("completion_tokens",),
-        cached=("prompt_cache_hit_tokens", "prompt_tokens_details.cached_tokens"),
-        reasoning=("completion_tokens_details.reasoning_tokens",),
-    ),
-    _Dialect(
-        name="openai-chat",
-        marks=("prompt_tokens", "completion_tokens"),
-        prompt=("prompt_tokens",),
-        output=("completion_tokens",),
-        cached=(
-            "prompt_tokens_details.cached_tokens",
-            "prompt_tokens_details.cache_read_tokens",
-            "prompt_tokens_details.cache_read_input_tokens",
-            "cache_read_input_tokens",
-            "cache_read_tokens",
-            "cached_tokens",
-            "input_tokens_details.cached_tokens",
-        ),
-        written=(
-            "prompt_tokens_details.cache_write_tokens",
-            "prompt_tokens_details.cache_creation_tokens",
-            "prompt_tokens_details.cache_creation_input_tokens",
-            "cache_creation_input_tokens",
-            "cache_write_tokens",
-        ),
-        reasoning=(
-            "completion_tokens_details.reasoning_tokens",
-            "output_tokens_details.reasoning_tokens",
-            "reasoning_tokens",
-        ),
-    ),
-    _Dialect(
-        name="inspect",
-        marks=("input_tokens_cache_read", "input_tokens_cache_write"),
-        prompt=("input_tokens",),
-        output=("output_tokens",),
-        cached=("input_tokens_cache_read",),
-        written=("input_tokens_cache_write",),
-        reasoning=("reasoning_tokens",),
-        has_cache_inside=False,
-    ),
-    _Dialect(
-        name="langchain",
-        marks=("input_token_details", "output_token_details"),
-        prompt=("input_tokens",),
-        output=("output_tokens",),
-        cached=("input_token_details.cache_read",),
-        written=("input_token_details.cache_creation",),
-        reasoning=("output_token_details.reasoning",),
-    ),
-    _Dialect(
-        name="openai-responses",
-        marks=("input_tokens_details", "output_tokens_details"),
-        prompt=("input_tokens",),
-        output=("output_tokens",),
-        cached=("input_tokens_details.cached_tokens", "cache_read_input_tokens"),
-        written=(
-            "input_tokens_details.cache_write_tokens",
-            "input_tokens_details.cache_creation_tokens",
-            "cache_creation_input_tokens",
-        ),
-        reasoning=("output_tokens_details.reasoning_tokens",),
-    ),
-    _Dialect(
-        name="anthropic",
-        marks=("input_tokens", "output_tokens"),
-        prompt=("input_tokens",),
-        output=("output_tokens",),
-        cached=("cache_read_input_tokens", "cache_read_tokens"),
-        written=("cache_creation_input_tokens", "cache_creation_tokens"),
-        reasoning=("reasoning_tokens",),
-        has_cache_inside=False,
-    ),
-    _Dialect(
-        name="ai-sdk",
-        marks=("promptTokens", "completionTokens", "cachedInputTokens", "reasoningTokens"),
-        prompt=("promptTokens", "inputTokens"),
-        output=("completionTokens", "outputTokens"),
-        total=("totalTokens",),
-        cached=("cachedInputTokens",),
-        reasoning=("reasoningTokens",),
-    ),
-    _Dialect(
-        name="bedrock",
-        marks=("inputTokens", "outputTokens"),
-        prompt=("inputTokens",),
-        output=("outputTokens",),
-        total=("totalTokens",),
-        cached=("cacheReadInputTokens", "cacheReadInputTokenCount"),
-        written=("cacheWriteInputTokens", "cacheWriteInputTokenCount"),
-        has_cache_inside=False,
-    ),
-    _Dialect(
-        name="ollama",
-        marks=("prompt_eval_count", "eval_count"),
-        prompt=("prompt_eval_count",),
-        output=("eval_count",),
-        total=(),
-        leaves_out_zeros=True,
-    ),
-    _Dialect(
-        name="llama.cpp",
-        marks=("prompt_n", "predicted_n"),
-        prompt=("prompt_n",),
-        output=("predicted_n",),
-        total=(),
-        cached=("cache_n",),
-        has_cache_inside=False,
-    ),
-)
 
 _EPHEMERAL = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 _EPHEMERAL_PARENTS = (
@@ -336,19 +170,19 @@ class _Reading:
     def _is_read(self, name: str) -> bool:
         return name in self.read_keys or name in _HARMLESS or name.partition(".")[0] in _HARMLESS
 
-    def _dialect(self) -> _Dialect:
+    def _dialect(self) -> Dialect:
         parents = {name.partition(".")[0] for name in self.values}
-        for dialect in _DIALECTS:
+        for dialect in DIALECTS:
             if parents & set(dialect.marks):
                 return dialect
         named = ", ".join(sorted(self.values)) or "nothing"
-        raise UsageError(
+        raise _wrong(
             "",
             self.raw,
             f"has no count of tokens that is known (has {named:.120}); log prompt_tokens and completion_tokens",
         )
 
-    def _tokens(self, dialect: _Dialect) -> TokenUsage:
+    def _tokens(self, dialect: Dialect) -> TokenUsage:
         n_output = self._first(dialect.output)
         n_cached = self._agreed(dialect.cached)
         n_written = self._written(dialect)
@@ -357,10 +191,10 @@ class _Reading:
         if n_missed is not None:
             n_prompt = self._hit_and_missed(n_prompt, n_cached, n_missed)
         if n_prompt is None:
-            raise UsageError(dialect.prompt[0], None, "is missing; log the tokens of the prompt as billed")
+            raise _wrong(dialect.prompt[0], None, "is missing; log the tokens of the prompt as billed")
         if n_output is None:
             if not dialect.leaves_out_zeros:
-                raise UsageError(dialect.output[0], None, "is missing; log the tokens of the answer as billed")
+                raise _wrong(dialect.output[0], None, "is missing; log the tokens of the answer as billed")
             n_output = 0
         n_beside = self._first(dialect.beside) or 0
         n_reasoning = self._agreed(dialect.reasoning)
@@ -374,7 +208,7 @@ class _Reading:
         self._compare_other_names(dialect, n_prompt, n_output, n_cached + n_written)
         fresh = n_prompt - (n_cached + n_written if has_cache_inside else 0)
         if fresh < 0:
-            raise UsageError(
+            raise _wrong(
                 dialect.prompt[0],
                 n_prompt,
                 f"but cached ({n_cached}) and written ({n_written}) tokens are more than that, which they are part of; "
@@ -389,7 +223,7 @@ class _Reading:
 
     def _hit_and_missed(self, n_prompt: int | None, n_hit: int, n_missed: int) -> int:
         if n_prompt is not None and n_prompt != n_hit + n_missed:
-            raise UsageError(
+            raise _wrong(
                 "prompt_tokens",
                 n_prompt,
                 f"but prompt_cache_hit_tokens and prompt_cache_miss_tokens add up to {n_hit + n_missed}",
@@ -397,7 +231,7 @@ class _Reading:
         return n_hit + n_missed
 
     def _decide(
-        self, dialect: _Dialect, *, n_prompt: int, n_output: int, n_cache: int, n_reasoning: int
+        self, dialect: Dialect, *, n_prompt: int, n_output: int, n_cache: int, n_reasoning: int
     ) -> tuple[bool, bool]:
         """Whether the prompt includes the cache, and the output the reasoning: as its total says, else as its form does.
 
@@ -412,7 +246,7 @@ class _Reading:
             total = None
         if total is None:
             if usual[1] and n_reasoning > n_output:
-                raise UsageError(
+                raise _wrong(
                     dialect.output[0],
                     n_output,
                     f"but {n_reasoning} reasoning tokens are more than that: {n_output} or {n_output + n_reasoning} were "
@@ -425,14 +259,14 @@ class _Reading:
             if n_all == total:
                 self._note_reading(reading, usual, n_cache, n_reasoning, n_output)
                 if reading != usual and not usual[0] and cache_inside and n_cache:
-                    raise UsageError(
+                    raise _wrong(
                         dialect.total[0],
                         total,
                         f"which leaves out {n_cache} cached and written tokens, or says that {dialect.prompt[0]} "
                         f"({n_prompt}) includes them: {n_prompt} or {n_prompt + n_cache} prompt tokens; log a total of all",
                     )
                 return reading
-        raise UsageError(
+        raise _wrong(
             dialect.total[0],
             total,
             f"but {dialect.prompt[0]} ({n_prompt}) and {dialect.output[0]} ({n_output}) add up to {n_prompt + n_output}; "
@@ -453,19 +287,17 @@ class _Reading:
             place = "inside" if reading[0] else "outside"
             self.notes.append((OTHER_READING, f"{n_cache} cached and written tokens are {place} the prompt"))
 
-    def _compare_other_names(self, dialect: _Dialect, n_prompt: int, n_output: int, n_cache: int) -> None:
+    def _compare_other_names(self, dialect: Dialect, n_prompt: int, n_output: int, n_cache: int) -> None:
         """See that a second pair of names (input_tokens beside prompt_tokens) says the same."""
         if dialect.name not in ("openai-chat", "deepseek"):
             return
         n_input, n_out = self._first(("input_tokens",)), self._first(("output_tokens",))
         if n_input is not None and n_input not in (n_prompt, n_prompt - n_cache):
-            raise UsageError("prompt_tokens", n_prompt, f"but input_tokens is {n_input}; log the one that was billed")
+            raise _wrong("prompt_tokens", n_prompt, f"but input_tokens is {n_input}; log the one that was billed")
         if n_out is not None and n_out != n_output:
-            raise UsageError(
-                "completion_tokens", n_output, f"but output_tokens is {n_out}; log the one that was billed"
-            )
+            raise _wrong("completion_tokens", n_output, f"but output_tokens is {n_out}; log the one that was billed")
 
-    def _written(self, dialect: _Dialect) -> int:
+    def _written(self, dialect: Dialect) -> int:
         """Tokens written to the cache; Anthropic splits them by how long they are kept."""
         parts = [self._first((f"{parent}.{part}",)) for parent in _EPHEMERAL_PARENTS for part in _EPHEMERAL]
         pairs = [(short or 0, long or 0) for short, long in zip(parts[::2], parts[1::2], strict=True)]
@@ -474,7 +306,7 @@ class _Reading:
             self.notes.append((HOUR_CACHE, f"{long} tokens"))
         n_written = self._agreed(dialect.written)
         if n_written and short + long and n_written != short + long:
-            raise UsageError(
+            raise _wrong(
                 "cache_creation", short + long, f"but {dialect.written[0]} is {n_written}; log the tokens as billed"
             )
         return n_written or short + long
@@ -495,7 +327,7 @@ class _Reading:
         most = max(given, key=lambda pair: pair[1], default=("", 0))
         for name, n in given:
             if n not in (0, most[1]):
-                raise UsageError(name, n, f"but {most[0]} is {most[1]}; log the one that was billed")
+                raise _wrong(name, n, f"but {most[0]} is {most[1]}; log the one that was billed")
         if most[1] and any(n == 0 for _, n in given):
             self.notes.append((ODD_CACHE, f"{most[0]} is {most[1]}"))
         return most[1]
@@ -513,12 +345,12 @@ class _Reading:
             return int(value)
         is_whole = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value) and value.is_integer())
         if isinstance(value, bool) or not is_whole or not 0 <= value <= _MAX_COUNT:  # type: ignore[operator]
-            raise UsageError(name, value, "must be a whole number of tokens >= 0")
+            raise _wrong(name, value, "must be a whole number of tokens >= 0")
         return int(value)  # type: ignore[call-overload,no-any-return]
 
     def _check_zeros(self, tokens: TokenUsage, answer_is_empty: bool | None) -> None:
         if answer_is_empty is False and not tokens.n_prompt and not tokens.n_output:
-            raise UsageError("", self.raw, "is all 0, but there is an answer; log the tokens as billed")
+            raise _wrong("", self.raw, "is all 0, but there is an answer; log the tokens as billed")
         if answer_is_empty is False and not tokens.n_output:
             self.notes.append((ZERO_OUTPUT, ""))
         if not tokens.n_prompt:
@@ -557,6 +389,11 @@ class _Reading:
                 self.read_keys.add(name)
                 if str(self.values[name]).lower() not in _USUAL_TIERS:
                     self.notes.append((SERVICE_TIER, f"{name} is {self.values[name]!r:.40}"))
+
+
+def _wrong(field: str, value: object, rule: str) -> UsageError:
+    message = f"usage.{field} is {value!r:.80}, {rule}" if field else f"usage {rule}"
+    return UsageError(message, field=field, value=value)
 
 
 def _flat(raw: Mapping[str, object], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:

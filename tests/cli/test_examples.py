@@ -72,6 +72,10 @@ def prepared(tmp_path_factory, corridor_log, corridor_config):
     shutil.copytree(write_suite(folder / "suite"), folder / "logs" / "suite")
     export_dataset("jsonl", corridor_log, folder / "exports" / "corridor.jsonl", {})
     (folder / "calls.jsonl").write_text("".join(f"{json.dumps(call)}\n" for call in CALLS), encoding="utf-8")
+    names = sorted({call["session_id"] for call in CALLS})
+    (folder / "scores.csv").write_text(
+        "\n".join(["session_id,score", *(f"{name},1" for name in names)]), encoding="utf-8"
+    )
     card = yaml.safe_load(find_card("pools", "corridor-three").read_text(encoding="utf-8"))
     (folder / "my-pool.yaml").write_text(yaml.safe_dump(card | {"name": "my-pool"}), encoding="utf-8")
     more = [*card["models"], card["models"][0] | {"name": "newcomer", "aliases": []}]

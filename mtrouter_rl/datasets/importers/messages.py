@@ -38,6 +38,9 @@ _THINKING_PARTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
 _ITEM_NAME_KEYS = ("id", "type", "status", "call_id")
 
+_CONTENT_KEYS = frozenset({"content", "parts", "tool_calls", "function_call", "refusal"})
+_WHOLE_KEYS = frozenset({"choices", "candidates", "message", "messages", "output_text"})
+
 Note = tuple[str, str]
 MessageT = TypeVar("MessageT", bound="ChatMessage")
 
@@ -171,6 +174,9 @@ class _Form:
         if isinstance(raw.get("left_out"), tuple):  # a message that was converted before
             self.left_out += cast("tuple[Note, ...]", raw["left_out"])
         role = self._role()
+        if not _CONTENT_KEYS & raw.keys() and _WHOLE_KEYS & raw.keys():
+            given = ", ".join(sorted(_WHOLE_KEYS & raw.keys()))
+            raise ValueError(f"has {given} and no content: a whole response; give the message in it")
         self._content(raw.get("parts") if isinstance(raw.get("parts"), list) else raw.get("content"))
         if "role" not in raw:
             self._item(str(raw.get("type", "")))

@@ -2,33 +2,26 @@
 
 A line is one call (`CallLine`), one whole episode (`EpisodeLine`) or a score that came later (`ScoreLine`); all may stand in
 one file, in any order, and the lines of a session may be mixed with those of others and go on in another file. `sessions`
-puts them together. The field-by-field description for users is docs/import-my-logs.md; `openai_jsonl.schema.json` beside
-this file is the JSON Schema of a line, generated from the models here.
+puts them together. The field-by-field description for users is docs/import-my-logs.md; `openai_jsonl_lines` has the
+models of a line, and `openai_jsonl.schema.json` is its JSON Schema.
 """
 
 import difflib
 import hashlib
-import importlib.resources
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, cast
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from typing import ClassVar, cast
 
 from mtrouter_rl.datasets.importers.archives import plain_name
 from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError, cut
 from mtrouter_rl.datasets.importers.call_records import BrokenRecord, CallRecord, Record, ScoreRecord, SessionFacts
 from mtrouter_rl.datasets.importers.chat import (
     BAD_SHAPE,
-    Count,
-    Probability,
-    Seconds,
     TurnBuilder,
-    Usd,
     call_usage,
     validated,
 )
@@ -36,18 +29,22 @@ from mtrouter_rl.datasets.importers.chat_importer import ChatImporter
 from mtrouter_rl.datasets.importers.json_rows import BROKEN_JSON, Row, read_rows
 from mtrouter_rl.datasets.importers.messages import (
     ChatMessage,
-    LogModel,
     read_message,
-    read_messages,
     split_conversation,
 )
+from mtrouter_rl.datasets.importers.openai_jsonl_lines import (
+    CallFields,
+    CallLine,
+    EpisodeLine,
+    ScoreLine,
+    SessionFields,
+    whole_number,
+)
 from mtrouter_rl.datasets.importers.sample import Sample
-from mtrouter_rl.datasets.importers.score_files import score_value
 from mtrouter_rl.datasets.importers.sessions import BAD_LATENCY, SessionAssembler, SessionOptions
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, JsonValue
 
-SCHEMA_FILE = "openai_jsonl.schema.json"
 SUFFIXES = (".jsonl", ".ndjson")
 
 UNKNOWN_KEY = "key that the format does not have, kept in Episode.extra"
@@ -62,200 +59,12 @@ _SESSION_NAMES = (
     *("conversationId", "threadId", "episode_id", "run_id"),
 )
 _DIGEST_BYTES = 16
+_END_FIELDS = ("score", "status", "status_detail")
 _UNKNOWN_CALL = Amount(n_calls=1, n_unknown=1)
-
-
-def _whole(value: object) -> object:
-    """A whole number that was written as 100.0, as pandas does where a column has gaps."""
-    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value
-
-
-def _prompt(value: object) -> object:
-    return read_messages(value) if isinstance(value, list) else value
-
-
-def _answer(value: object) -> object:
-    """An answer as a message: a message of any form, a list of blocks or items, or a text."""
-    if isinstance(value, list):
-        items = [item for item in value if isinstance(item, dict) and "role" not in item]
-        is_items = any(str(item.get("type", "")).endswith("_call") or item.get("type") == "message" for item in items)
-        if is_items or len(items) < len(value):
-            messages = read_messages(value)
-            if len(messages) == 1:
-                return messages[0]
-            raise ValueError(f"must be one answer, is {len(messages)} messages")
-        value = {"content": value}
-    if not isinstance(value, Mapping):
-        return value
-    try:
-        return read_message({"role": "assistant"} | dict(value))
-    except UnusableEpisodeError as error:
-        raise UnusableEpisodeError(error.reason, f"response.{error.detail}") from error
-
-
-WholeCount = Annotated[Count, BeforeValidator(_whole)]
-LoggedScore = Annotated[float, Field(ge=-1, le=1), BeforeValidator(score_value)]
-
-
-class _CallFields(LogModel):
-    """What a log says of one call beside its texts; the same in a line of a call and at an assistant message."""
-
-    model: Annotated[str, Field(min_length=1, description="model that was chosen: a name or alias of the pool card")]
-    usage: Annotated[
-        dict[str, object],
-        Field(
-            description="tokens as billed, in the form of OpenAI (prompt_tokens, completion_tokens, "
-            "prompt_tokens_details.cached_tokens) or of another vendor; cost is compared"
-        ),
-    ]
-    served_model: Annotated[
-        str | None, Field(description="model that answered, if a fall-back took over; default: model")
-    ] = None
-    propensity: Annotated[Probability | None, Field(description="probability with which model was chosen")] = None
-    candidates: Annotated[
-        list[str] | None, Field(description="models that could have been chosen; default: all of the pool")
-    ] = None
-    latency_s: Annotated[Seconds | None, Field(description="duration of the call, seconds")] = None
-    error: Annotated[
-        str | None, Field(description="kind of error that the answer was, such as 'unknown_action'; default: none")
-    ] = None
-    utility_gain: Annotated[
-        LoggedScore | None,
-        Field(description="how much of the score this call earned; at every call of the session or at none"),
-    ] = None
-
-
-class _SessionFields(BaseModel):
-    """What a log says of a session; in a line of a call, the last one that has a field counts."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-    session_id: Annotated[str, Field(min_length=1, description="which conversation; becomes the episode's id")]
-    score: Annotated[
-        LoggedScore | None,
-        Field(description="score of the session divided by its maximum; true and false are 1 and 0"),
-    ] = None
-    status: Annotated[
-        Literal["completed", "truncated", "failed"] | None,
-        Field(
-            description="completed: the task itself ended; truncated: a limit stopped it; failed: it broke for outside "
-            "reasons and has no score"
-        ),
-    ] = None
-    status_detail: Annotated[str | None, Field(description="why it failed")] = None
-    task: Annotated[str | None, Field(min_length=1, description="name of the kind of task; default: unnamed")] = None
-    instance: Annotated[
-        str | None,
-        Field(min_length=1, description="which instance of the task (ticket, question); default: session_id"),
-    ] = None
-    seed: Annotated[WholeCount | None, Field(description="which run of the instance; default: 0")] = None
-    behavior_policy: Annotated[
-        str | None, Field(min_length=1, description="name of what chose the models; default: logged")
-    ] = None
-    max_turns: Annotated[
-        WholeCount | None, Field(ge=1, description="turn limit; default: number of calls of the session")
-    ] = None
-    budget_usd: Annotated[Usd | None, Field(gt=0, description="cost limit, USD; default: none")] = None
-    timestamp: Annotated[
-        str | float | None,
-        Field(description="when: ISO 8601, or seconds since 1970. Orders the calls; kept in Episode.extra"),
-    ] = None
-
-
-class CallLine(_SessionFields, _CallFields):
-    """One call: the prompt, the answer, tokens, and what is known of the session."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-    messages: Annotated[
-        list[ChatMessage],
-        BeforeValidator(_prompt),
-        Field(description="the prompt: the whole conversation so far, or what is new since the last call"),
-    ]
-    response: Annotated[
-        str | ChatMessage | None,
-        BeforeValidator(_answer),
-        Field(description="the answer: its text or message; may be missing where error says why"),
-    ] = None
-    request_id: Annotated[
-        str | None, Field(description="id of the call (id is read as well), by which one that is logged twice is found")
-    ] = None
-    agent_id: Annotated[str | None, Field(description="agent that made the call; default: the main one")] = None
-    parent_id: Annotated[str | None, Field(description="agent that called that one; default: none")] = None
-    observation: Annotated[
-        str | None,
-        Field(description="what came back after the answer; needed for the last call only, others show it in the next"),
-    ] = None
-
-    @model_validator(mode="after")
-    def _is_answered(self) -> Self:
-        if self.response is None and not self.error and "response" not in self.model_fields_set:
-            raise ValueError("must have a response, or an error that says why there is none")
-        return self
-
-    @property
-    def answer(self) -> ChatMessage | None:
-        """What the model wrote."""
-        if isinstance(self.response, str):
-            return ChatMessage(role="assistant", content=self.response)
-        return self.response
-
-
-class EpisodeMessage(ChatMessage):
-    """Message of a whole episode; an answer says which call it was."""
-
-    model: Annotated[str | None, Field(description="at every answer, see the line of a call")] = None
-    usage: Annotated[dict[str, object] | None, Field(description="at every answer, see the line of a call")] = None
-    served_model: str | None = None
-    propensity: Probability | None = None
-    candidates: list[str] | None = None
-    latency_s: Seconds | None = None
-    error: str | None = None
-    utility_gain: LoggedScore | None = None
-    timestamp: str | float | None = None
-
-    def call(self, index: int) -> _CallFields:
-        """The call behind an answer.
-
-        Raises:
-            UnusableEpisodeError: If model or tokens are missing.
-        """
-        fields = self.model_dump(exclude={"role", "content", "tool_calls", "left_out", "timestamp"}, exclude_none=True)
-        try:
-            return validated(_CallFields, fields)
-        except UnusableEpisodeError as error:
-            raise UnusableEpisodeError(error.reason, f"messages.{index}: {error.detail}") from error
-
-
-class ScoreLine(_SessionFields):
-    """What is known of a session after its last call: its score, its status."""
-
-
-class EpisodeLine(_SessionFields):
-    """One whole episode."""
-
-    messages: Annotated[
-        list[EpisodeMessage], Field(min_length=1, description="the whole conversation; answers with model and usage")
-    ]
 
 
 class OpenAIJsonlOptions(SessionOptions):
     """Options of the format: those of every importer of calls."""
-
-
-def schema_text() -> str:
-    """JSON Schema of one line, from the models; what `openai_jsonl.schema.json` has to hold."""
-    adapter: TypeAdapter[CallLine | EpisodeLine | ScoreLine] = TypeAdapter(CallLine | EpisodeLine | ScoreLine)
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "One line of an openai-jsonl log"}
-    schema = adapter.json_schema(mode="validation")
-    for definition in schema["$defs"].values():
-        definition.get("properties", {}).pop("left_out", None)  # what the converter says, no field of a log
-    return json.dumps(head | schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def published_schema() -> str:
-    """Text of the JSON Schema file that comes with the package."""
-    return importlib.resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
 
 
 class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
@@ -332,7 +141,7 @@ def _count_lines(source: ImportSource) -> Counter[str]:
 
 
 def _session_id(row: Row) -> str | None:
-    value = _whole(row.get("session_id"))
+    value = whole_number(row.get("session_id"))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value else None
@@ -388,10 +197,10 @@ class _Reader:
         return ScoreRecord(source=line.where, session_id=line.session_id, facts=self._facts(said, line.where))
 
     def _call(self, line: _Line) -> CallRecord | ScoreRecord:
-        row = self._with_response(self._mended(line), line.where)
+        row = self._with_response(_unwrapped(self._mended(line)), line.where)
         if row.get("error") and row.get("response") is None and row.get("usage") is None:
             self._report.pass_over(NOT_BILLED, source=line.where, detail=cut(str(row["error"])), amount=_UNKNOWN_CALL)
-            said = {key: value for key, value in row.items() if key in _SessionFields.model_fields}
+            said = {key: value for key, value in row.items() if key in SessionFields.model_fields}
             return ScoreRecord(
                 source=line.where, session_id=line.session_id, facts=self._facts(validated(ScoreLine, said), line.where)
             )
@@ -411,7 +220,7 @@ class _Reader:
             parent_id=call.parent_id or "",
             observation=call.observation or "",
             facts=self._facts(call, line.where),
-            fingerprint=_digest(line.row),
+            fingerprint=_digest({key: value for key, value in line.row.items() if key not in _END_FIELDS}),
             **_of_call(call, answer),  # type: ignore[arg-type]
         )
 
@@ -458,7 +267,7 @@ class _Reader:
             row["error"] = json.dumps(row["error"], ensure_ascii=False) if row["error"] else None
         for name in _NAMES:
             if isinstance(row.get(name), int | float):
-                row[name] = str(_whole(row[name]))
+                row[name] = str(whole_number(row[name]))
         if isinstance(row.get("observation"), list | dict):
             row["observation"] = read_message({"role": "tool", "content": row["observation"]}).text
         for name, (is_right, kind) in _OPTIONAL.items():
@@ -479,7 +288,7 @@ class _Reader:
         self._report.note(ANSWER_IN_PROMPT, source=where)
         return row | {"messages": messages[:-1], "response": last}
 
-    def _facts(self, line: _SessionFields, where: str) -> SessionFacts:
+    def _facts(self, line: SessionFields, where: str) -> SessionFacts:
         """What a line says of the session: known fields, and keys that the format does not have."""
         for name in line.model_extra or {}:
             if name == "id":
@@ -487,7 +296,7 @@ class _Reader:
             near = difflib.get_close_matches(name, type(line).model_fields, n=1, cutoff=0.8)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             self._report.note(UNKNOWN_KEY, source=where, detail=f"'{name}'{hint}")
-        extra = {name: cast("JsonValue", value) for name, value in (line.model_extra or {}).items() if name != "id"}
+        extra = {name: _finite(value) for name, value in (line.model_extra or {}).items() if name != "id"}
         return SessionFacts(
             score=line.score,
             status=line.status,
@@ -529,7 +338,29 @@ class _Reader:
         return Amount.of_call(reading.tokens, usd)
 
 
-def _of_call(call: _CallFields, answer: ChatMessage | None) -> dict[str, object]:
+def _unwrapped(row: Row) -> Row:
+    """A line whose response is the whole object that an endpoint returned, with its answer, and its usage if that is missing.
+
+    Raises:
+        UnusableEpisodeError: If it holds several answers.
+    """
+    whole = row.get("response")
+    if not isinstance(whole, dict) or ("role" in whole and "content" in whole):
+        return row
+    choices = whole.get("choices", whole.get("candidates"))
+    answer: JsonValue = whole.get("output") if isinstance(whole.get("output"), list) else None
+    if isinstance(choices, list):
+        if len(choices) != 1 or not isinstance(choices[0], dict):
+            detail = f"response has {len(choices)} choices, must have one; log each answer as a call of its own"
+            raise UnusableEpisodeError(BAD_SHAPE, detail)
+        answer = choices[0].get("message", choices[0].get("content"))
+    if answer is None:
+        return row
+    usage = row.get("usage") or whole.get("usage") or whole.get("usageMetadata")
+    return row | {"response": answer, "usage": usage}
+
+
+def _of_call(call: CallFields, answer: ChatMessage | None) -> dict[str, object]:
     """What a call line and an answer of an episode line say alike of a call."""
     return {
         "model": call.model,
@@ -577,6 +408,15 @@ def _what_is_missing(row: Row, session_id: str | None) -> str:
         return f"session_id is {row.get('session_id')!r:.80}, must be the id of the conversation{hint}"
     keys = ", ".join(sorted(map(str, row)))
     return f"messages is a {type(row.get('messages')).__name__}, must be a list of messages (has {cut(keys)})"
+
+
+def _finite(value: object) -> JsonValue:
+    """A value without infinities, which no JSON takes; they are kept as texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list) else cast("JsonValue", value)
 
 
 def _digest(row: Row) -> bytes:

@@ -103,18 +103,19 @@ class Double:
 def without_doubles(records: Sequence[CallRecord]) -> tuple[list[CallRecord], list[Double]]:
     """Calls without those that are logged twice, and the lines that were dropped.
 
-    Two lines are one call if they are equal in everything, or have one request id and say the same of the call. Of lines of
-    one id and one prompt, of which one answer goes on from the other, the fullest counts.
+    Two lines are one call if they are equal in everything but the score and status of the session, or have one request id and
+    say the same of the call. Of lines of one id and one prompt, of which one answer goes on from the other, the fullest counts.
     """
     kept: list[CallRecord] = []
     dropped: list[Double] = []
-    by_print: set[bytes] = set()
+    by_print: dict[bytes, CallRecord] = {}
     by_id: dict[tuple[str, str], int] = {}
     for record in records:
-        if record.fingerprint and record.fingerprint in by_print:
-            dropped.append(Double(record=record, kind=DOUBLED, detail="equal in everything to a line before"))
+        twin = by_print.get(record.fingerprint) if record.fingerprint else None
+        if twin is not None and _is_one_line(twin, record):
+            dropped.append(Double(record=record, kind=DOUBLED, detail=f"equal to {twin.source}"))
             continue
-        by_print.add(record.fingerprint)
+        by_print.setdefault(record.fingerprint, record)
         place = by_id.get((record.request_id, record.model)) if record.request_id else None
         if place is None:
             by_id[record.request_id, record.model] = len(kept)
@@ -128,6 +129,12 @@ def without_doubles(records: Sequence[CallRecord]) -> tuple[list[CallRecord], li
             dropped.append(Double(record=less, kind=kind, detail=detail))
             kept[place] = more
     return kept, dropped
+
+
+def _is_one_line(twin: CallRecord, record: CallRecord) -> bool:
+    """Whether two lines that say the same of a call are one: a prompt of what is new alone may say the same twice."""
+    is_whole = bool(_answers(record.messages)) or _file(twin) != _file(record)
+    return is_whole or twin.facts == record.facts
 
 
 def _fullness(record: CallRecord) -> tuple[int, int]:
@@ -233,6 +240,8 @@ def _opens_another(part: Sequence[CallRecord], record: CallRecord, later: Sequen
     repeats_system = system is not None and system == _system(first.messages)
     if _is_named_alike(first, record) or not (has_ended or repeats_system):
         return False
+    if system is not None and not repeats_system and not record.facts.is_end:
+        return False  # a call of another agent
     if any(_knows(one, part) or _task(one.messages) == _task(first.messages) for one in later):
         return False
     if _file(record) != _file(before):
@@ -281,8 +290,9 @@ def _file(record: CallRecord) -> str:
 def by_agent(records: Sequence[CallRecord]) -> list[list[CallRecord]]:
     """Calls of one session, parted into the conversations of its agents: the main one first, the others as they come.
 
-    Where the log names no agents, a conversation with another system prompt is another agent's, and so is a prompt of another
-    task whose answer no later prompt shows, while those of the conversation before go on.
+    The main one is that which the log names so, or that which lasts longest: others lie within it, or are short calls before or
+    after it, such as for a title. Where the log names no agents, a conversation with another system prompt is another agent's,
+    and so is a prompt of another task whose answer no later prompt shows, while those of the conversation before go on.
     """
     if any(record.agent_id or record.parent_id for record in records):
         threads: dict[str, list[CallRecord]] = {}
@@ -292,14 +302,21 @@ def by_agent(records: Sequence[CallRecord]) -> list[list[CallRecord]]:
         main = "" if "" in threads else (roots or list(threads))[0]
         return [threads.pop(main), *threads.values()]
     found: list[list[CallRecord]] = []
-    current = 0
+    places: list[int] = []
     for index, record in enumerate(records):
-        place = _thread_of(record, found, records[index + 1 :], current)
+        place = _thread_of(record, found, records[index + 1 :], places[-1] if places else 0)
         if place == len(found):
             found.append([])
         found[place].append(record)
-        current = place
-    return found
+        places.append(place)
+    ends = {place for place, record in zip(places, records, strict=True) if record.facts.is_end}
+
+    def rank(place: int) -> tuple[int, bool, int]:
+        lasts = len(places) - 1 - places[::-1].index(place) - places.index(place)
+        return lasts, ends == {place}, -place
+
+    main_place = max(range(len(found)), key=rank)
+    return [found.pop(main_place), *found]
 
 
 def _thread_of(

@@ -226,6 +226,49 @@ def test_totals_that_are_smaller_than_the_texts_and_episodes_without_any_answer(
     ]
 
 
+def billed(folder, *, n_turns, n_answered, n_input, n_output, characters=2000):
+    """An arm of which few calls returned text."""
+    name = f"sub/babyai/goto/goto_run_{n_turns:02}"
+    content = BABYAI_JSON | {"task": "goto", "num_steps": n_turns, "input_tokens": n_input, "output_tokens": n_output}
+    content |= {"failed_candidates": [], "agent": {"type": "naive", "max_history": 16}, "progression": 0.0}
+    actions = ["" if index % (n_turns // n_answered) else "left" for index in range(n_turns)]
+    rows = [f"{index},{action},,{'x' * characters},0,False\r\n" for index, action in enumerate(actions)]
+    return write(
+        folder, {f"{name}.json": json.dumps(content).encode(), f"{name}.csv": (NEW_ORDER + "".join(rows)).encode()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_input", "n_answered", "is_spread"),
+    [
+        (100_000, 1, True),  # one prompt of 16 x 2,000 characters is about 8,000 tokens
+        (500_000, 2, True),
+        (60_000, 10, False),  # 6,000 tokens each: what they can have had
+        (9_000, 1, False),
+    ],
+)
+def test_tokens_lie_on_the_calls_that_can_have_had_them(tmp_path, pool, n_input, n_answered, is_spread):
+    card = pool.models[0].model_copy(update={"name": "sub", "aliases": (), "context_tokens": 200_000})
+    pool = pool.model_copy(update={"models": (card, *pool.models[1:])})
+    logs = billed(tmp_path / "logs", n_turns=20, n_answered=n_answered, n_input=n_input, n_output=40)
+    episodes, report = read(pool, logs)
+    (episode,) = episodes.values()
+    prompts = [turn.usage.n_prompt for turn in episode.turns]
+    assert sum(prompts) == n_input
+    assert sum(turn.usage.n_output for turn in episode.turns) == 40
+    assert (min(prompts) > 0) == is_spread
+    assert notes(report).get(
+        "calls without text that were billed, as the totals show: tokens are spread over all calls", 0
+    ) == (20 - n_answered if is_spread else 0)
+
+
+def test_a_turn_above_its_window_is_noted(tmp_path, pool):
+    card = pool.models[0].model_copy(update={"name": "sub", "aliases": (), "context_tokens": 4_000})
+    pool = pool.model_copy(update={"models": (card, *pool.models[1:])})
+    report = read(pool, billed(tmp_path / "logs", n_turns=20, n_answered=20, n_input=100_000, n_output=40))[1]
+    assert notes(report)["call with more tokens than the context window of its model"] > 0
+
+
 def test_a_written_dataset_holds_the_same_and_the_report(logs, pool, tmp_path):
     out = tmp_path / "out"
     report = import_log(ImportRequest(format="balrog", paths=(logs,), pool=pool, out=out), show_progress=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mtrouter_rl.cards import load_pool_card
-from mtrouter_rl.datasets.importers import openai_jsonl
+from mtrouter_rl.datasets.importers import openai_jsonl, openai_jsonl_lines
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
 from mtrouter_rl.datasets.importers.json_rows import EMPTY_FILE
 from mtrouter_rl.datasets.importers.messages import OTHER_PARTS
@@ -371,8 +371,8 @@ def test_garbage_alone_says_what_was_found(tmp_path, pool):
 
 def test_the_published_schema_is_that_of_the_models():
     # If this fails after a change of the models, write schema_text() into the file again.
-    assert openai_jsonl.published_schema() == openai_jsonl.schema_text()
-    assert set(json.loads(openai_jsonl.published_schema())["$defs"]) >= {"CallLine", "EpisodeLine", "ScoreLine"}
+    assert openai_jsonl_lines.published_schema() == openai_jsonl_lines.schema_text()
+    assert set(json.loads(openai_jsonl_lines.published_schema())["$defs"]) >= {"CallLine", "EpisodeLine", "ScoreLine"}
 
 
 PAGE = Path(__file__).parents[3] / "docs" / "import-my-logs.md"
@@ -391,7 +391,7 @@ def test_the_documented_example_is_imported_and_both_forms_say_the_same(tmp_path
 
 
 def test_every_field_is_documented():
-    schema = json.loads(openai_jsonl.published_schema())["$defs"]
+    schema = json.loads(openai_jsonl_lines.published_schema())["$defs"]
     fields = {
         name
         for model in ("CallLine", "EpisodeLine", "EpisodeMessage", "ScoreLine")

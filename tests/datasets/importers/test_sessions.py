@@ -241,6 +241,14 @@ def test_a_session_in_two_files(read):
     assert report["notes"][threads.REGROWN]["n"] == 1
 
 
+def test_files_that_overlap_of_which_one_has_the_score(read):
+    rows = grown("s", 3)
+    bare = [{key: value for key, value in row.items() if key not in ("score", "status")} for row in rows]
+    episodes, report = read(bare[:3], rows[1:])
+    assert shown(episodes["s"]) == THREE
+    assert report["passed_over"][threads.DOUBLED]["n"] == 2
+
+
 def test_an_id_that_is_used_again_in_another_file_is_another_session(read):
     monday = [call("1", [user("Say hi.")], "Monday", score=1.0)]
     tuesday = [call("1", [user("Another.")], "Tuesday", score=0.0)]
@@ -306,6 +314,15 @@ def test_a_call_beside_the_conversation_such_as_for_its_title(read):
     rows = grown("t", 2)
     title = call("t", [user("Write a title for: Fix it.")], "Fixing")
     episodes, report = read([rows[0], title, rows[1]])
+    assert shown(episodes["t"]) == [("try 0", "no 0"), ("try 1", "")]
+    assert report["passed_over"][sessions.SUB_AGENTS]["n"] == 1
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_short_call_of_another_agent_before_or_after(read, place):
+    rows = [row | {"messages": [system("S"), *row["messages"]]} for row in grown("t", 2)]
+    title = call("t", [system("Make a title."), user("Fix it.")], "Fixing")
+    episodes, report = read([title, *rows] if place == "before" else [*rows, title])
     assert shown(episodes["t"]) == [("try 0", "no 0"), ("try 1", "")]
     assert report["passed_over"][sessions.SUB_AGENTS]["n"] == 1
 
@@ -413,6 +430,44 @@ def test_a_null_answer_that_was_billed_and_one_at_the_end_of_the_prompt(read):
     assert shown(episodes["a"]) == [("", "")]
     assert shown(episodes["b"]) == [("A", "")]
     assert report["notes"][NO_RESPONSE]["n"] == report["notes"][ANSWER_IN_PROMPT]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {
+            "object": "chat.completion",
+            "choices": [{"message": answer("A")}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 1},
+        },
+        {
+            "output": [{"type": "message", "role": "assistant", "content": "A"}],
+            "usage": {"input_tokens": 7, "output_tokens": 1},
+        },
+        {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "A"}]},
+        {"candidates": [{"content": {"role": "model", "parts": [{"text": "A"}]}}]},
+    ],
+)
+def test_a_response_that_is_the_whole_object_of_an_endpoint(read, whole):
+    row = call("s", [user("Q")], whole, score=1.0)
+    if "usage" in whole:
+        del row["usage"]
+    episodes, _ = read([row])
+    assert shown(episodes["s"]) == [("A", "")]
+    assert episodes["s"].turns[0].usage.n_prompt == (7 if "usage" in whole else 100)
+
+
+@pytest.mark.parametrize(
+    ("response", "detail"),
+    [
+        (7, "response: must be a text, a message, or a list of its parts (is 7)"),
+        ({"choices": [{}, {}]}, "response has 2 choices, must have one"),
+        ({"message": "x"}, "has message and no content: a whole response"),
+        ([answer("A"), answer("B")], "must be one answer, is 2 messages"),
+    ],
+)
+def test_a_response_that_is_none(read, response, detail):
+    assert detail in str(read([call("s", [user("Q")], response, score=1.0)])[1]["rejected"])
 
 
 def test_a_call_that_cannot_be_read_takes_its_session_with_its_money(read):
