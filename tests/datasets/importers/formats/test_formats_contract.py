@@ -33,13 +33,19 @@ LOGS = {
     "inspect": ("inspect", {"a.json": logs.inspect_log()}, (FIRST, SECOND)),
     "inspect, zip": ("inspect", {"a.eval": logs.inspect_zip()}, (FIRST, SECOND)),
 }
-OPTIONS = {"atif": {}}
+WHOLE_RUNS = {
+    "sweagent": ("sweagent", {"x.traj": logs.sweagent(), "r.json": {"x": 1.0}}),
+    "mini-swe-agent": ("mtrouter", {"x.traj.json": logs.mini_swe_agent(), "report.json": logs.SWE_BENCH_REPORT}),
+    "tau2": ("tau2", logs.tau2()),
+}
+DAMAGED = {key: (name, files) for key, (name, files, _) in LOGS.items()} | WHOLE_RUNS
 IDS = {"atif": "files__abc/s1", "inspect": "files/q1/1/E"}
+WITH_SCORES = ("atif", "inspect", "langfuse", "sweagent", "mtrouter", "tau2")
 WITHOUT_SYSTEM = ("claude-code", "codex")
 
 
 def run(read, name, files):
-    return read(name, files, scores={"s1": 0.5} if name not in ("atif", "inspect", "langfuse") else None)
+    return read(name, files, scores={"s1": 0.5} if name not in WITH_SCORES else None)
 
 
 @pytest.mark.parametrize(("name", "files", "usages"), LOGS.values(), ids=LOGS)
@@ -77,7 +83,7 @@ def test_the_log_is_recognized_and_its_dataset_loads_back(tmp_path, pool, name, 
     assert (found.format, found.others) == (name, ())
     scores = tmp_path / "scores.csv"
     scores.write_text("session_id,score\ns1,0.5\n")
-    given = () if name in ("atif", "inspect", "langfuse") else (scores,)
+    given = () if name in WITH_SCORES else (scores,)
     request = ImportRequest(format=name, paths=(folder,), pool=pool, out=tmp_path / "out", scores=given)
     assert import_log(request, show_progress=False).n_turns == 2
     (episode,) = Dataset.load(tmp_path / "out").episodes
@@ -143,7 +149,16 @@ def damaged(content, rng):
     return value
 
 
-@pytest.mark.parametrize(("name", "files"), [(name, files) for name, files, _ in LOGS.values()], ids=LOGS)
+@pytest.mark.parametrize("key", WHOLE_RUNS)
+def test_whole_runs_are_recognized_and_add_up(tmp_path, read, key):
+    name, files = WHOLE_RUNS[key]
+    episodes, report = run(read, name, files)
+    assert [(len(episode.turns), episode.utility) for episode in episodes] == [(2, 1.0)]
+    assert (report.read.n_prompt, report.read.n_output, report.n_rejected) == (300, 30, 0)
+    assert recognize([tmp_path / "log"]).format == name
+
+
+@pytest.mark.parametrize(("name", "files"), DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_log_gives_no_traceback_and_no_token_out_of_nothing(read, name, files):
     rng = random.Random(f"damage {name}")
     for _ in range(150):
@@ -190,12 +205,12 @@ def _at(value, path):
     return value
 
 
-KEPT = ("openai-pairs", "claude-code", "litellm", "atif")
+KEPT = ("openai-pairs", "claude-code", "litellm", "atif", "tau2", "mini-swe-agent")
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_read_and_left_out_adds_up_to_the_log(read, name):
-    files = next(files for other, files, _ in LOGS.values() if other == name)
+    name, files = DAMAGED[name]
     rng = random.Random(f"sums {name}")
     n_checked = 0
     for _ in range(150):
@@ -208,4 +223,4 @@ def test_what_is_read_and_left_out_adds_up_to_the_log(read, name):
         if seen.n_unknown == 0 and seen.n_calls == 2:
             n_checked += 1
             assert (seen.n_prompt, seen.n_output) == (300, 30), changed
-    assert n_checked > 60
+    assert n_checked > 50
