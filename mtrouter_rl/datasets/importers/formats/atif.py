@@ -37,6 +37,7 @@ from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, JsonValue
 
 VERSION = "ATIF-v"
+KNOWN_VERSIONS = tuple(f"{VERSION}1.{minor}" for minor in range(8))
 TRUNCATED = ("AgentTimeoutError",)
 """Exceptions of a trial that a limit raised; the verifier scores what is there."""
 OTHER_FILE = "JSON file that is neither a trajectory, a result nor a table of scores, not read"
@@ -44,6 +45,7 @@ LOST_PART = "continued trajectory whose earlier part is not there"
 SUB_AGENT = "run of a sub-agent, whose calls are no turns of the agent that called it"
 SEVERAL_CALLS = "step for which the agent made several calls, whose tokens are one sum"
 NO_CALL = "step of the agent without a call of a model, part of what came before it"
+UNKNOWN_VERSION = "schema_version that is not known, read like the known ones"
 WRONG_TRIAL = "trial that raised an exception and was scored all the same"
 _RESULT = "result.json"
 _REWARDS = ("reward.txt", "reward.json")
@@ -340,6 +342,8 @@ class _Converter:
         except UnusableEpisodeError as error:
             self._report.reject(error.reason, source=file.source, detail=error.detail)
             return None
+        if run.schema_version not in KNOWN_VERSIONS:
+            self._report.note(UNKNOWN_VERSION, source=file.source, detail=cut(run.schema_version))
         place = _key(path, file, file.path)
         if self._is_sub_agent(run, place):
             self._report.pass_over(SUB_AGENT, source=file.source, amount=self._amount(run))

@@ -152,3 +152,8 @@ def test_a_step_without_metrics_names_itself(read):
     assert episodes == []
     assert "steps.3.metrics is missing" in str(report)
     assert (report.left_out.n_calls, report.left_out.n_prompt, report.left_out.n_unknown) == (2, 100, 1)
+
+
+def test_a_newer_version_is_read_and_noted(read):
+    (_,), report = read("atif", job(logs.atif(schema_version="ATIF-v1.99"), logs.trial()))
+    assert report.to_json()["notes"][atif.UNKNOWN_VERSION]["examples"][0]["detail"] == "ATIF-v1.99"
