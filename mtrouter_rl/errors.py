@@ -39,6 +39,10 @@ class MaskedActionError(MTRouterError):
     """The chosen model is not allowed this turn: its worst-case call does not fit the budget or its context window."""
 
 
+class NoModelAllowedError(MTRouterError):
+    """No model may be called: each is too dear for what is left, has too small a context window, or is ruled out."""
+
+
 class CallOrderError(MTRouterError):
     """A method was called before the one that has to come first, such as `step` before `reset`."""
 

@@ -46,6 +46,10 @@ texts by a stated rule, and so was the cost."""
 UNLIMITED_BUDGET_USD = 1e6
 """Budget of an imported episode that was run without one: more than any episode can spend."""
 
+UNLIMITED_TURNS = 1_000_000
+"""Turn limit of an imported episode that was run without one, as far as the log says. Never its own length: nobody knows that
+before it is over, so a router that was shown it would learn from hindsight."""
+
 
 class Frozen(BaseModel):
     """Base of everything that is read from a file: immutable, and an unknown key is an error."""

@@ -6,9 +6,15 @@ nothing and heavy optional packages load where they are needed.
 
 import importlib
 import importlib.metadata
+import logging
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,18 @@ class Registry:
         """Every known name with its "module:attribute"; our own win over a plug-in of the same name."""
         plugins = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=self.group)}
         return plugins | self.builtin
+
+    def load_all(self) -> dict[str, object]:
+        """Every implementation that can be imported, by name; a plug-in that cannot is left out with a warning."""
+        found: dict[str, object] = {}
+        for name in sorted(self.targets()):
+            try:
+                found[name] = self.load(name)
+            except InvalidConfigError as error:
+                if name in self.builtin:
+                    raise
+                logger.warning("left out: %s", error)
+        return found
 
     def load(self, name: str) -> object:
         """Import an implementation; a name of the form "module:attribute" is taken at its word, without registration.
@@ -57,10 +75,14 @@ def load_target(target: str, *, what: str) -> object:
     """
     module, _, path = target.partition(":")
     try:
-        loaded: object = importlib.import_module(module)
+        loaded: object = _import(module)
     except ImportError as error:
         raise InvalidConfigError(
             f"{what} is '{target}', which cannot be imported: {error}; install the package, or correct the name"
+        ) from error
+    except Exception as error:  # whatever a plug-in raises while it is imported must not end the program
+        raise InvalidConfigError(
+            f"{what} is '{target}', which breaks while it is imported: {type(error).__name__}: {error}; mend or uninstall it"
         ) from error
     for attribute in path.split("."):
         if not hasattr(loaded, attribute):
@@ -69,6 +91,22 @@ def load_target(target: str, *, what: str) -> object:
             )
         loaded = getattr(loaded, attribute)
     return loaded
+
+
+def _import(module: str) -> ModuleType:
+    """Import a module; one that no installed package has is looked for in the working directory as well."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here = str(Path.cwd())
+        if error.name != module.partition(".")[0] or here in sys.path:
+            raise
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        try:
+            return importlib.import_module(module)
+        finally:
+            sys.path.remove(here)
 
 
 TASK_FAMILIES = Registry(

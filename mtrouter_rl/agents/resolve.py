@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from mtrouter_rl.agents.base import Algorithm, TrainingContext, check_router
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.rules.behavior_policies import parse_policy
-from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE
+from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE, read_record
 from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
 from mtrouter_rl.cards.policy import AT, POLICY_FORMS, REFERENCE, PolicyRef, split_name_at
 from mtrouter_rl.cards.pool import PoolCard
@@ -164,6 +164,19 @@ class RouterRef:
     def __call__(self, config: "EnvConfig") -> Router:
         """Make the router for an environment's pool."""
         return resolve_router(self.text, config.pool, cache=None if self.cache is None else Path(self.cache))
+
+
+def envs_of_router(text: str) -> tuple[str, ...]:
+    """Environments that a saved router was trained for; none for a policy, and where nobody wrote it down.
+
+    Raises:
+        RouterError: If the saved router cannot be read.
+    """
+    folder = Path(split_cost_weight(PolicyRef.parse(text).source)[0])
+    if not (folder / RECORD_FILE).is_file():
+        return ()
+    made = read_record(folder).provenance
+    return () if made is None else made.envs
 
 
 def fingerprint(text: str) -> str:

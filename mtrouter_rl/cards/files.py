@@ -110,10 +110,30 @@ def find_card(kind: CardKind, name_or_path: str | Path) -> Path:
     raise unknown_name(f"{kind.removesuffix('s')} card", text, known, fix="A path to a YAML file is taken as well")
 
 
-def _explain(card: str, error: ValidationError, *, inside: tuple[str, ...] = ()) -> CardError:
+def _place(data: object, parts: Iterable[int | str]) -> str:
+    """Where a field is; an entry of a list by its name, if it has one.
+
+    Example:
+        >>> _place({"models": [{"name": "small"}]}, ["models", 0, "prices"])
+        "models.'small'.prices"
+    """
+    told: list[str] = []
+    for part in parts:
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            data = None
+        name = data.get("name") if isinstance(part, int) and isinstance(data, dict) else None
+        told.append(f"'{name}'" if isinstance(name, str) and name else str(part))
+    return ".".join(told)
+
+
+def _explain(card: str, error: ValidationError, *, data: object = None, inside: tuple[str, ...] = ()) -> CardError:
     lines = []
     for issue in error.errors():
-        where = ".".join(str(part) for part in (*inside, *issue["loc"])) or "(card)"
+        where = ".".join((*inside, *filter(None, [_place(data, issue["loc"])]))) or "(card)"
         value = "" if issue["type"] == "missing" else f": got {issue['input']!r}"[:120]
         fix = {
             "missing": "add it; there is no default",
@@ -170,7 +190,7 @@ def _validated(path: Path, data: dict[str, object], model: type[CardT]) -> CardT
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explain(str(path), error) from error
+        raise _explain(str(path), error, data=data) from error
 
 
 def _card_data(

@@ -64,7 +64,8 @@ class ModelCard(Frozen):
         prices: USD per million tokens.
         context_tokens: Size of the context window: prompt and output together.
         max_output_tokens: Longest output that the model can give.
-        knowledge_cutoff: Date up to which it was trained; a feature of the model, so it must be stated.
+        knowledge_cutoff: Date up to which it was trained, a feature of the model; None where nobody says, for all models of
+            a pool or for none.
         aliases: Other names of the model in logs; importers look for them.
     """
 
@@ -72,7 +73,7 @@ class ModelCard(Frozen):
     prices: Prices
     context_tokens: Annotated[int, Field(gt=0)]
     max_output_tokens: Annotated[int, Field(gt=0)]
-    knowledge_cutoff: datetime.date
+    knowledge_cutoff: datetime.date | None = None
     aliases: tuple[str, ...] = ()
 
 
@@ -133,17 +134,17 @@ class PoolCard(Frozen):
         name: Name of the card.
         description: What the pool is and where its numbers are from; a simulation says so here.
         models: The M models; the action is an index into this list.
-        token_counter: How prompt tokens are counted before a call.
+        token_counter: How prompt tokens are counted before a call; by default an upper bound that holds for every model.
         prompt_cache: None where no vendor discount for warm prompts is modelled.
-        backend: Who answers.
+        backend: Who answers; by default nobody, as for the models of a log.
     """
 
     name: str
-    description: str
+    description: str = ""
     models: Annotated[tuple[ModelCard, ...], Field(min_length=1)]
-    token_counter: TokenCounter
+    token_counter: TokenCounter = TokenCounter(kind="utf8_bytes")
     prompt_cache: PromptCacheCard | None = None
-    backend: BackendCard
+    backend: BackendCard = BackendCard(kind="none")
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "PoolCard":
@@ -155,6 +156,16 @@ class PoolCard(Frozen):
         ambiguous = sorted({name for name in everything if everything.count(name) > 1})
         if ambiguous:
             raise ValueError(f"models: alias(es) {ambiguous} stand for more than one model; leave them to one")
+        return self
+
+    @model_validator(mode="after")
+    def _cutoffs_are_complete(self) -> "PoolCard":
+        without = [model.name for model in self.models if model.knowledge_cutoff is None]
+        if without and len(without) < len(self.models):
+            raise ValueError(
+                f"models: {', '.join(without)} have no knowledge_cutoff and the others do; a date of all of them, or of none, "
+                "since it is a feature that models are told apart by"
+            )
         return self
 
     @property

@@ -4,23 +4,29 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterator
+from types import ModuleType
 
 from mtrouter_rl import studies
 from mtrouter_rl.options import Command
 
 _OWN = (
     *("study", "collect", "evaluate"),
-    *("import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
+    *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
     *("new_env", "check_env", "completion"),
-    *("inspect_log", "report", "behavior"),
+    *("names", "inspect_log", "report", "behavior"),
 )
 """Files of this package with a command, in the order of the help."""
 
 
 def all_commands() -> tuple[Command, ...]:
     """Every command, in the order of the help; those of studies by their names."""
-    own = (importlib.import_module(f"{__package__}.{name}").COMMAND for name in _OWN)
+    own = (one for name in _OWN for one in _of_module(importlib.import_module(f"{__package__}.{name}")))
     return (*own, *sorted(_of_studies(), key=lambda command: command.name))
+
+
+def _of_module(module: ModuleType) -> Iterator[Command]:
+    """Every command that a module defines, in the order in which it does."""
+    return (one for one in vars(module).values() if isinstance(one, Command))
 
 
 def _of_studies() -> Iterator[Command]:
@@ -28,4 +34,4 @@ def _of_studies() -> Iterator[Command]:
     for folder in pkgutil.iter_modules(studies.__path__):
         name = f"{studies.__name__}.{folder.name}.command"
         if importlib.util.find_spec(name) is not None:
-            yield from (one for one in vars(importlib.import_module(name)).values() if isinstance(one, Command))
+            yield from _of_module(importlib.import_module(name))

@@ -1,13 +1,14 @@
 """`mtrouter-rl evaluate`: routers run closed-loop and compared; also at several cost weights or under several budgets."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Option, Output, shared, values
-from mtrouter_rl.options.environment import environment, environment_config
+from mtrouter_rl.options.environment import DEFAULT_ENV, environment, environment_config
 
 if TYPE_CHECKING:
     from mtrouter_rl.rollout import RolloutPool
@@ -19,7 +20,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import EvaluateRequest, evaluate_routers, present
 
-    config = environment_config(args)
+    config = environment_config(args, env=args.env or _env_of_routers(args.router, output))
     request = EvaluateRequest(
         routers=tuple(args.router),
         cache=args.out / "embeddings",
@@ -35,6 +36,29 @@ def _run(args: argparse.Namespace, output: Output) -> None:
             notes = "".join(f"\nnote: {note}" for note in results.notes)
             output.show(f"{format_table(results, args.split)}\n{notes}", results)
     output.say(f"report: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+
+
+def _env_of_routers(routers: Sequence[str], output: Output) -> str:
+    """Environment that the given routers were trained for; the default where none of them says.
+
+    Raises:
+        InvalidConfigError: If they are of several, or of an imported log, which cannot be run.
+    """
+    from mtrouter_rl.agents.resolve import envs_of_router
+    from mtrouter_rl.cards import list_cards
+
+    found = sorted({env for text in routers for env in envs_of_router(text)})
+    if len(found) > 1:
+        raise InvalidConfigError(f"the routers are of environments {', '.join(found)}; say which to run with --env")
+    if not found:
+        return DEFAULT_ENV
+    if found[0] not in list_cards("envs"):
+        raise InvalidConfigError(
+            f"the routers were trained for '{found[0]}', of which there is no card: give it with --env. A log of other "
+            "programs cannot be run: estimate routers from it with mtrouter-rl ope"
+        )
+    output.say(f"environment: {found[0]}, which the routers were trained for")
+    return found[0]
 
 
 def _at_cost_weights(
@@ -99,7 +123,7 @@ COMMAND = Command(
         "--env corridor --router random cheapest --budgets 0.1x 0.5x --out runs/budgets",
     ),
     options=(
-        *environment(),
+        *environment(of_routers=True),
         Option("--router", "routers to run", nargs="+", required=True, metavar="DIR|NAME"),
         *shared.EPISODES_OF_SPLIT,
         *_COST_WEIGHTS,

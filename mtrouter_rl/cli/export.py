@@ -2,18 +2,23 @@
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from mtrouter_rl.cli.formats import describe_format, format_list, parse_options
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Option, Output, shared
 
+if TYPE_CHECKING:
+    from mtrouter_rl.exporters.base import Exporter
+    from mtrouter_rl.records import Frozen
+
 
 def _run(args: argparse.Namespace, output: Output) -> None:
-    from mtrouter_rl.exporters.base import export_dataset, load_exporter
+    from mtrouter_rl.exporters.base import export_dataset
     from mtrouter_rl.registry import EXPORTERS
 
     if args.list:
-        exporters = [(name, load_exporter(name)) for name in sorted(EXPORTERS.targets())]
+        exporters = [(name, cast("Exporter[Frozen]", one)) for name, one in EXPORTERS.load_all().items()]
         formats = [describe_format(name, one.description, one.options_model) for name, one in exporters]
         output.show(format_list(formats), formats)
         return

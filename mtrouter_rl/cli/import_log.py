@@ -37,23 +37,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     )
     output.show(report, {**report.to_json(), "dataset": args.out})
     output.say(f"dataset: {args.out} (see mtrouter-rl inspect {args.out})")
-    check_left_out(report, max_share=args.max_left_out, out=args.out)
-
-
-def share(text: str) -> float:
-    """A share as a number or in percent.
-
-    Raises:
-        ValueError: If it is neither, or outside [0, 1].
-
-    Example:
-        >>> share("5%"), share("0.25")
-        (0.05, 0.25)
-    """
-    number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not 0 <= number <= 1:
-        raise ValueError(f"must be from 0 to 1, or from 0% to 100%, is {text}")
-    return number
+    check_left_out(report.to_json(), max_share=args.max_left_out, out=args.out)
 
 
 def _restore(args: argparse.Namespace, output: Output) -> None:
@@ -78,7 +62,7 @@ def _formats() -> list[dict[str, object]]:
     from mtrouter_rl.datasets.importers.base import Importer
     from mtrouter_rl.registry import IMPORTERS, RESTORERS
 
-    kinds = [(name, cast(type[Importer], IMPORTERS.load(name))) for name in sorted(IMPORTERS.targets())]
+    kinds = [(name, cast(type[Importer], kind)) for name, kind in IMPORTERS.load_all().items()]
     return [describe_format(name, kind.description, kind.options_model) for name, kind in kinds] + [
         describe_format(name, f"what 'mtrouter-rl export {name}' wrote; needs no --pool")
         for name in sorted(RESTORERS.targets())
@@ -107,21 +91,8 @@ COMMAND = Command(
         shared.out("folder of the dataset", required=False),
         shared.dataset_id("id of the dataset (default: FORMAT-v1)"),
         shared.FORMAT_OPTION,
-        Option(
-            "--scores",
-            "scores of the log's sessions, kept apart: CSV, JSON or JSONL by session or trace id; may be given often",
-            Path,
-            "FILE",
-            action="append",
-            default=[],
-        ),
-        Option(
-            "--max-left-out",
-            "share of episodes that may be left out; above it the exit code is 1, and the dataset is kept (default: 5%)",
-            share,
-            "SHARE",
-            default=0.05,
-        ),
+        shared.SCORES,
+        shared.MAX_LEFT_OUT,
         shared.overwrite("another dataset"),
         shared.LIST,
     ),

@@ -10,7 +10,7 @@ from mtrouter_rl.options.environment import COST_WEIGHT, POOL, env
 def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.ope.fqe import FqeParameters
     from mtrouter_rl.ope.inputs import OpeRequest, log_setting
-    from mtrouter_rl.ope.run import run_ope
+    from mtrouter_rl.ope.run import run_ope, write_transcripts
     from mtrouter_rl.ope.sequential import ESTIMATORS
     from mtrouter_rl.reporting.ope_report import format_report
 
@@ -28,6 +28,8 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     output.show(format_report(report), report)
     if args.out is not None:
         output.aside(f"every number: {report.save(args.out)}")
+        write_transcripts(request, args.out)
+        output.aside(f"as a page: mtrouter-rl report {args.out}")
 
 
 COMMAND = Command(

@@ -246,10 +246,18 @@ def read_info(folder: Path) -> DatasetInfo:
         DatasetError: If the folder is no dataset, or its `info.json` is unreadable or breaks a rule.
     """
     path = folder / INFO_FILE
+    if folder.is_file():
+        raise DatasetError(
+            f"{folder} is a file, must be the folder of a dataset. A log of another program becomes one by: mtrouter-rl import "
+            f"FORMAT {folder} --pool POOL --out {folder.with_suffix('')}-log; mtrouter-rl start {folder} goes the whole way"
+        )
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder of a dataset, which holds {INFO_FILE}")
     if not path.is_file():
-        raise DatasetError(f"{folder} is not a dataset, it has no {INFO_FILE}; give a folder that a collection wrote")
+        raise DatasetError(
+            f"{folder} is not a dataset, it has no {INFO_FILE}; give a folder that a collection or an import wrote; "
+            "to make one of logs of other programs: mtrouter-rl import --help"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -185,14 +185,20 @@ def format_summary(summary: Summary) -> str:
     blocks = [_aligned([(f"{name}:", value) for name, value in _facts(summary)])]
     if summary["assumptions"]:
         blocks.append("\n".join(["assumed:", *(f"{_INDENT}- {text}" for text in summary["assumptions"])]))
-    blocks.append(_table("task", ["episodes", "score", "cost USD", "turns"], _task_rows(summary)))
-    blocks.append(_table("model", ["turns", "share", "cost USD", "errors", "output tokens"], _model_rows(summary)))
+    cost = _cost_title(summary)
+    blocks.append(_table("task", ["episodes", "score", cost, "turns"], _task_rows(summary)))
+    blocks.append(_table("model", ["turns", "share", cost, "errors", "output tokens"], _model_rows(summary)))
     if summary["errors"]:
         blocks.append(_table("error", ["turns"], [(name, str(n)) for name, n in summary["errors"].items()]))
     if summary["failed_reasons"]:
         rows = [(reason, str(n)) for reason, n in summary["failed_reasons"].items()]
         blocks.append(_table("failed because", ["episodes"], rows))
     return "\n\n".join(blocks)
+
+
+def _cost_title(summary: Summary) -> str:
+    """Heading of money: simulated models cost nothing, whatever their prices say."""
+    return "simulated cost USD" if summary["is_simulated"] else "cost USD"
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
@@ -224,7 +230,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ),
         ("score", f"mean {_shown(summary['score_mean'], 1)}"),
         (
-            "cost USD",
+            _cost_title(summary),
             f"{_shown(cost['total'], 4)}; per episode mean {_shown(cost['mean'], 6)}; "
             f"failed episodes {_shown(cost['failed_total'], 4)}",
         ),

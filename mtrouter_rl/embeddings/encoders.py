@@ -127,9 +127,9 @@ def make_encoder(name: str, cache: Path | None) -> TextEncoder:
     """
     from mtrouter_rl.embeddings.cache import CachedEncoder
 
-    makers = {key: ENCODERS.load(key) for key in ENCODERS.targets()}
-    if name in makers:
-        return CachedEncoder(makers[name](), cache)  # type: ignore[operator]
+    if name in ENCODERS.targets():
+        return CachedEncoder(ENCODERS.load(name)(), cache)  # type: ignore[operator]
+    makers = ENCODERS.load_all()
     missing: MissingDependencyError | None = None
     for maker in makers.values():
         try:

@@ -49,7 +49,8 @@ def _features_of(card: ModelCard) -> list[float]:
         _log_price(prices.output, 5.0),
         math.log2(card.context_tokens / 131_072) / 2,
         math.log2(card.max_output_tokens / 16_384) / 3,
-        (card.knowledge_cutoff - _REFERENCE_DATE).days / _DAYS_PER_YEAR / 2,
+        # Where it is not stated, it is not stated of any model of the pool, so a constant tells nothing of one.
+        0.0 if card.knowledge_cutoff is None else (card.knowledge_cutoff - _REFERENCE_DATE).days / _DAYS_PER_YEAR / 2,
         math.log2(ratio / 4) / 2,
         discount,
         _log_price(prices.cost_usd(REFERENCE_CALL), 5e-3),

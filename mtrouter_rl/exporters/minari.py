@@ -5,6 +5,7 @@ Gymnasium: row 0 of observations and infos is what `reset` gave, row t + 1 what 
 for (the info, and episodes that failed or have no turn) lies in a file of its own beside its data.
 """
 
+import copy
 import importlib
 import json
 import re
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from mtrouter_rl.embeddings.history import HistoryFeatures
 
+ANY_ENVIRONMENT = "mtrouter_rl/Routing-v0"
 ASIDE_FILE = "mtrouter_rl.jsonl"
 """Beside Minari's own files: the header as in JSON Lines, then the episodes that Minari has no place for."""
 ESCAPE = "\u241b"
@@ -131,6 +133,7 @@ def _write(loaded: Loaded, out: Path, options: MinariOptions) -> None:
             "minari_version": minari.__version__,
             "algorithm_name": loaded.info.behavior_policy,
             "description": _description(loaded.info, options),
+            **_environment(loaded.info),
         }
     )
     kept = [traced for traced in loaded.traced if _fits(traced.episode)]
@@ -141,6 +144,17 @@ def _write(loaded: Loaded, out: Path, options: MinariOptions) -> None:
             if not _fits(traced.episode):
                 line = {"position": position, "episode": episode_value(traced)}
                 file.write(dump_line(line, what=f"episode '{traced.episode.episode_id}'"))
+
+
+def _environment(info: DatasetInfo) -> dict[str, str]:
+    """What `recover_environment` needs: the environment that the log was collected in. An imported log has none."""
+    import gymnasium
+
+    if info.origin == "imported":
+        return {}
+    spec = copy.deepcopy(gymnasium.spec(ANY_ENVIRONMENT))
+    spec.kwargs = {"env": info.env, "pool": info.pool_name, "split": info.split}
+    return {"env_spec": spec.to_json()}
 
 
 def _features(info: DatasetInfo, encoder: str | None) -> "HistoryFeatures | None":

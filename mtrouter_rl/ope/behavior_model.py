@@ -4,7 +4,7 @@ What the classifier cannot see (a person who chose by a reason that is not in th
 bias; numbers that rest on it are marked as estimated wherever they appear.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -60,6 +60,7 @@ def estimate_propensities(
     clusters: npt.NDArray[np.int64],
     *,
     seed: int,
+    model_names: Sequence[str],
 ) -> BehaviorModel:
     """Fit a multinomial logistic regression, calibrated and cross-fitted by cluster.
 
@@ -69,6 +70,7 @@ def estimate_propensities(
         masks: Allowed models, shape (N, M).
         clusters: Turns of one cluster are predicted by a classifier that saw none of them, shape (N,).
         seed: Seed of the folds and of the reduction of the features.
+        model_names: Names of the M models, for messages.
 
     Raises:
         InvalidConfigError: If there is no turn, a feature is not finite, a logged model was masked, all turns have one model,
@@ -76,7 +78,7 @@ def estimate_propensities(
 
     Source: calibration by a held-out sigmoid per class, Platt (1999), as scikit-learn's `CalibratedClassifierCV` has it.
     """
-    _check(features, actions, masks)
+    _check(features, actions, masks, model_names)
     n_clusters, n_models = len(np.unique(clusters)), masks.shape[1]
     if n_clusters < 2 * _N_FOLDS:
         raise InvalidConfigError(
@@ -87,8 +89,9 @@ def estimate_propensities(
     n_clusters_of = {model: len(np.unique(clusters[actions == model])) for model in np.unique(actions).tolist()}
     rare = {model: n for model, n in n_clusters_of.items() if n < 2 * _N_FOLDS}
     if rare:
+        told = ", ".join(f"'{model_names[model]}' in {n}" for model, n in sorted(rare.items()))
         raise InvalidConfigError(
-            f"models {sorted(rare)} (by index) were called in {sorted(rare.values())} (task, variation) clusters, must be in "
+            f"models were called in too few (task, variation) clusters ({told}), must be in "
             f"at least {2 * _N_FOLDS} each to estimate how often; log more, or use the direct method alone (dm)"
         )
     for train, test in _folds(actions, clusters, seed):
@@ -108,7 +111,7 @@ def estimate_propensities(
     )
 
 
-def _check(features: FloatArray, actions: npt.NDArray[np.int64], masks: BoolArray) -> None:
+def _check(features: FloatArray, actions: npt.NDArray[np.int64], masks: BoolArray, names: Sequence[str]) -> None:
     if not len(actions):
         raise InvalidConfigError("the log has no turn; give at least one episode, such as by another split")
     wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
@@ -117,12 +120,12 @@ def _check(features: FloatArray, actions: npt.NDArray[np.int64], masks: BoolArra
     masked = np.flatnonzero(~masks[np.arange(len(actions)), actions])
     if masked.size:
         raise InvalidConfigError(
-            f"turn {masked[0]}: logged model {actions[masked[0]]} (by index) is masked there, must be allowed; the log and its "
+            f"turn {masked[0]}: logged model '{names[actions[masked[0]]]}' is masked there, must be allowed; the log and its "
             "masks do not belong together"
         )
     if len(np.unique(actions)) < 2:
         raise InvalidConfigError(
-            f"all {len(actions)} turns were played by one model ({actions[0]}, by index), so the log cannot tell what another "
+            f"all {len(actions)} turns were played by one model ('{names[actions[0]]}'), so the log cannot tell what another "
             "choice would have earned; log with at least two"
         )
 

@@ -268,8 +268,11 @@ def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
         known, run.kind, run.behavior = model.propensities, "estimated", model.probabilities
         run.notes.append(_describe(model))
     elif run.behavior is None:
-        run.behavior = _estimated_behavior(run).probabilities
-        run.notes.append("support: which models the behaviour policy would call where is estimated by a classifier")
+        try:
+            run.behavior = _estimated_behavior(run).probabilities
+            run.notes.append("support: which models the behaviour policy would call where is estimated by a classifier")
+        except InvalidConfigError as error:  # nothing that was asked for needs it
+            run.notes.append(f"support: whether the log calls what the routers choose was not checked: {error}")
     if run.kind == "estimated":
         run.notes.append(
             "propensities are ESTIMATED: every weighting estimate rests on a model of the behaviour policy"
@@ -305,7 +308,14 @@ def _estimated_behavior(run: OpeLog) -> BehaviorModel:
     masks = np.array([one["action_mask"] for one in run.observations], dtype=bool)
     features = run.transitions.observations[run.transitions.rows, : run.features.dim]
     cluster_of_turn = run.clusters[run.transitions.episodes]
-    return estimate_propensities(features, run.transitions.actions, masks, cluster_of_turn, seed=run.request.seed)
+    return estimate_propensities(
+        features,
+        run.transitions.actions,
+        masks,
+        cluster_of_turn,
+        seed=run.request.seed,
+        model_names=run.request.pool.model_names,
+    )
 
 
 def _describe(model: BehaviorModel) -> str:

@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from mtrouter_rl import __version__
+from mtrouter_rl.agents.resolve import is_router_folder, resolve_router, split_cost_weight
 from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
+from mtrouter_rl.evaluation.query_router import ask
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.evaluation.transcripts import N_EPISODES, TRANSCRIPTS_FILE, transcripts_of
 from mtrouter_rl.ope.estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policies, fit_values
 from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, find_behavior, prepare, turn_away_switching
 from mtrouter_rl.ope.record import (
@@ -26,7 +30,7 @@ from mtrouter_rl.ope.record import (
 )
 from mtrouter_rl.ope.sequential import ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
 from mtrouter_rl.protocols import Router, ValueRouter
-from mtrouter_rl.records import FloatArray
+from mtrouter_rl.records import FloatArray, TracedEpisode
 from mtrouter_rl.statistics.estimate import studentized_ends
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
 
@@ -61,6 +65,33 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     return _report(run, found, memory_spread=spread, truth=truth)
 
 
+def write_transcripts(request: OpeRequest, folder: Path) -> Path | None:
+    """Write `transcripts.json`: a few logged episodes, with what every saved router thinks of each state.
+
+    Returns:
+        The file; None if no saved router is among those that were asked for.
+
+    Raises:
+        As `run_ope`.
+    """
+    folders = [text for text in request.routers if is_router_folder(split_cost_weight(text)[0])]
+    if not folders:
+        return None
+    dataset = Dataset.load(request.dataset)
+    episodes = [episode for episode in dataset.completed if episode.turns][:N_EPISODES]
+    opinions: dict[str, list[TracedEpisode]] = {}
+    for text in folders:
+        router = resolve_router(text, request.pool, cache=request.cache)
+        opinions[router.name] = [ask(router, episode, request.pool) for episode in episodes]
+    shown = transcripts_of(
+        {dataset.info.split: opinions},
+        request.pool.model_names,
+        is_simulated=dataset.info.is_simulated,
+        is_logged=True,
+    )
+    return shown.write(folder / TRANSCRIPTS_FILE)
+
+
 def _report(
     run: OpeLog,
     found: Mapping[str, PolicyEstimates],
@@ -78,6 +109,8 @@ def _report(
             f"trained on this very log, so that their estimates lean to the good side: {', '.join(trained)}; split the log, "
             "train on one part and estimate on the other"
         )
+    if info.is_simulated:
+        run.notes.append("the models of the log were simulated: no LLM was called, and no money was spent")
     means = run.log.rewards.sum(axis=0) / len(run.episodes)
     return OpeReport(
         dataset_id=info.dataset_id,

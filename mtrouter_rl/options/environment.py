@@ -26,11 +26,12 @@ def env(help: str = "environment card", *, default: str | None = None, required:
     return Option("--env", help, default=default, required=required, metavar="NAME|PATH")
 
 
-def environment(*, of_logs: bool = False, has_cost_weight: bool = True) -> tuple[Option, ...]:
+def environment(*, of_logs: bool = False, of_routers: bool = False, has_cost_weight: bool = True) -> tuple[Option, ...]:
     """The options.
 
     Args:
         of_logs: Take several environments, and without any those of the datasets.
+        of_routers: Without one, the command takes that of the routers.
         has_cost_weight: Whether one cost weight is among them.
     """
     options = (
@@ -41,6 +42,10 @@ def environment(*, of_logs: bool = False, has_cost_weight: bool = True) -> tuple
         Option("--max-turns", "turn limit (default: the card's)", int, "T"),
     )
     first, *others = (replace(one, section=_SECTION) for one in options)
+    if of_routers:
+        first = replace(
+            first, help=f"environment card (default: that of the routers, else {DEFAULT_ENV})", default=None
+        )
     return (ENV_OF_LOGS if of_logs else first, *others)
 
 

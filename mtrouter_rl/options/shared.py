@@ -24,6 +24,39 @@ LOG_SHARES = Option(
 PER_TASK = Option("--per-task", "at most N variations of a task (default: all)", int, "N")
 
 
+def share(text: str) -> float:
+    """A share as a number or in percent.
+
+    Raises:
+        ValueError: If it is neither, or outside [0, 1].
+
+    Example:
+        >>> share("5%"), share("0.25")
+        (0.05, 0.25)
+    """
+    number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= number <= 1:
+        raise ValueError(f"must be from 0 to 1, or from 0% to 100%, is {text}")
+    return number
+
+
+SCORES = Option(
+    "--scores",
+    "scores of the log's sessions, kept apart: CSV, JSON or JSONL by session or trace id; may be given often",
+    Path,
+    "FILE",
+    action="append",
+    default=[],
+)
+MAX_LEFT_OUT = Option(
+    "--max-left-out",
+    "share of episodes that may be left out; above it the exit code is 1, and the dataset is kept (default: 5%)",
+    share,
+    "SHARE",
+    default=0.05,
+)
+
+
 def out(what: str, *, metavar: str = "DIR", required: bool = True, default: Path | None = None) -> Option:
     """`--out`: where the results go."""
     return Option("--out", what, Path, metavar, required=required, default=default)

@@ -59,38 +59,73 @@ class Picture:
     text: str
 
 
-Block = Heading | Paragraph | Bullets | Contents | Code | Picture | Table
+@dataclass(frozen=True, kw_only=True)
+class Interactive:
+    """Something that moves in a page, and is left out of Markdown.
+
+    Attributes:
+        markup: HTML of it, with its own script; every text in it is escaped.
+        text: What it shows.
+        needs_plotly: Whether the page has to hold Plotly's script for it.
+    """
+
+    markup: str
+    text: str
+    needs_plotly: bool = False
+
+
+Block = Heading | Paragraph | Bullets | Contents | Code | Picture | Table | Interactive
 
 _STYLE = """
-:root { color-scheme: light; }
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #f5f5f5; --line: #ddd; --soft: #555;
+  --link: #00558a; --note: #fff8e8; }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #15171a; --faint: #22262b; --line: #3a4048;
+  --soft: #a8b0b8; --link: #7cc4f2; --note: #33290f; } img { background: #fff; border-radius: 4px; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 74rem; margin: 0 auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 74rem; margin: 0 auto;
   padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.4rem; border-bottom: 1px solid #ddd; }
+h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.4rem; border-bottom: 1px solid var(--line); }
 h2, h3 { line-height: 1.25; scroll-margin-top: .5rem; } h3 { margin: 1.8rem 0 .4rem; font-size: 1.05rem; }
-a { color: #00558a; }
-.note { border-left: 4px solid #E69F00; background: #fff8e8; padding: .6rem .9rem; }
-nav { background: #f5f5f5; padding: .6rem .9rem; font-size: .92rem; } nav ul { margin: .2rem 0; padding-left: 1.2rem; }
+a { color: var(--link); }
+.note { border-left: 4px solid #E69F00; background: var(--note); padding: .6rem .9rem; }
+nav { background: var(--faint); padding: .6rem .9rem; font-size: .92rem; } nav ul { margin: .2rem 0; padding-left: 1.2rem; }
 li { margin: .25rem 0; } .level-3 { margin-left: 1.2rem; list-style: circle; }
 .scroll { overflow-x: auto; margin-top: 1rem; }
 .scroll:focus-visible { outline: 2px solid #0072B2; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap;
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   vertical-align: top; }
 thead th { border-bottom: 2px solid #888; vertical-align: bottom; white-space: normal; line-height: 1.25; }
 tr.group > * { border-top: 2px solid #bbb; }
-th:first-child { text-align: left; font-weight: normal; position: sticky; left: 0; background: #fff; }
+th:first-child { text-align: left; font-weight: normal; position: sticky; left: 0; background: var(--paper); }
 thead th:first-child { font-weight: bold; }
 .prose td, .prose thead th { text-align: left; white-space: normal; min-width: 6rem; overflow-wrap: anywhere; }
-.caption, figcaption { color: #555; font-size: .86rem; margin-top: .4rem; }
+.caption, figcaption { color: var(--soft); font-size: .86rem; margin-top: .4rem; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
-pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; font-size: .8rem; }
-code { background: #f2f2f2; padding: 0 .2em; } pre code { padding: 0; }
-@media screen and (max-width: 40rem) { th, td { padding: .3rem .4rem; } .picture { overflow-x: auto; }
-  th:first-child { white-space: normal; min-width: 6.8rem; max-width: 9rem; overflow-wrap: break-word; }
-  .picture img { max-width: none; width: 38rem; } }
-@media print { @page { margin: 14mm 12mm; }
+pre { background: var(--faint); padding: .7rem; overflow-x: auto; font-size: .8rem; }
+code { background: var(--faint); padding: 0 .2em; } pre code { padding: 0; }
+.moving { max-width: 100%; overflow: hidden; }
+.filter input, .viewer select { font: inherit; max-width: 100%; color: inherit;
+  background: var(--paper); border: 1px solid var(--soft); border-radius: 4px; padding: .2rem .4rem; }
+.filter { font-size: .9rem; }
+.viewer-choice { display: flex; flex-wrap: wrap; gap: .6rem; font-size: .9rem; }
+.viewer ol { padding-left: 1.6rem; } .viewer li { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+.viewer p { margin: .2rem 0; } .viewer .why { color: var(--soft); font-size: .86rem; } .viewer .error { color: #D55E00; }
+.bar { display: grid; grid-template-columns: minmax(5rem, 12rem) 1fr 4rem; gap: .5rem; align-items: center; font-size: .82rem; }
+.bar .track { background: var(--faint); height: .6rem; } .bar .fill { display: block; height: 100%; }
+.bar .number { text-align: right; font-variant-numeric: tabular-nums; } .bar .called { font-weight: bold; }
+.bar .who { overflow-wrap: anywhere; } .message summary { font-size: .86rem; cursor: pointer; overflow-wrap: anywhere; }
+.message pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 20rem; overflow-y: auto; }
+@media screen and (max-width: 40rem) { thead { display: none; }
+  table, tbody, tr, th, td { display: block; } tr { border-bottom: 2px solid var(--line); padding: .3rem 0; }
+  th:first-child { position: static; font-weight: bold; border: 0; padding: .3rem 0; white-space: normal; }
+  td, .prose td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; white-space: normal;
+    text-align: right; min-width: 0; }
+  td::before { content: attr(data-label); color: var(--soft); text-align: left; flex: none; max-width: 45%; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  .bar { grid-template-columns: minmax(4rem, 8rem) 1fr 3.5rem; } }
+@media print { .moving { display: none; } @page { margin: 14mm 12mm; }
   body { max-width: none; padding: 0; font-size: 10pt; } a { color: inherit; text-decoration: none; }
   table { font-size: 7.5pt; width: 100%; } th, td { white-space: normal; padding: .15rem .3rem; }
   th:first-child { position: static; } .scroll, .picture, pre { overflow: visible; } pre { white-space: pre-wrap; }
@@ -108,12 +143,13 @@ def render_markdown(blocks: Sequence[Block], *, folder: Path) -> str:
         if isinstance(block, Contents)
         else _markdown(block, folder=folder)
         for block in blocks
+        if not isinstance(block, Interactive)
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def render_html(blocks: Sequence[Block], *, title: str) -> str:
-    """The document as one HTML page that needs nothing else: style inside, pictures as base64, no script."""
+    """The document as one HTML page that needs nothing else: style, pictures and, if anything moves, scripts inside."""
     anchors = iter(_anchors(blocks))
     contents = _contents_html(_contents(blocks))
     parts = []
@@ -126,9 +162,18 @@ def render_html(blocks: Sequence[Block], *, title: str) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n{_scripts(blocks)}</head>\n<body>\n<main>\n{body}\n"
+        "</main>\n"
         "</body>\n</html>\n"
     )
+
+
+def _scripts(blocks: Sequence[Block]) -> str:
+    if not any(isinstance(block, Interactive) and block.needs_plotly for block in blocks):
+        return ""
+    from mtrouter_rl.reporting.interactive import plotly_script
+
+    return f"{plotly_script()}\n"
 
 
 def _anchors(blocks: Sequence[Block]) -> Iterator[str]:
@@ -172,8 +217,8 @@ def _markdown(block: Block, *, folder: Path) -> str:
             return f"![{block.text}]({block.path.relative_to(folder).as_posix()})"
         case Table():
             return to_markdown(block)
-        case Contents():
-            raise AssertionError("the contents are rendered where all headings are known")
+        case Contents() | Interactive():
+            raise AssertionError("contents are rendered where all headings are known, and nothing moves in Markdown")
 
 
 def _html(block: Block) -> str:
@@ -188,6 +233,8 @@ def _html(block: Block) -> str:
             return _picture_html(block)
         case Table():
             return _table_html(block)
+        case Interactive():
+            return f'<figure class="moving">{block.markup}<figcaption>{html.escape(block.text)}</figcaption></figure>'
         case Heading() | Contents():
             raise AssertionError("headings and contents are rendered where all anchors are known")
 
@@ -209,10 +256,11 @@ def _table_html(table: Table) -> str:
     header = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
     label = html.escape(table.caption)
     kind = ' class="prose"' if table.is_prose else ""
+    named = " data-policies" if table.header[:1] == ("policy",) else ""
     rows = "\n".join(_row_html(table, index) for index in range(len(table.rows)))
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
-        f"<table{kind}><thead><tr>{header}</tr></thead><tbody>\n{rows}\n</tbody></table></div>\n"
+        f"<table{kind}{named}><thead><tr>{header}</tr></thead><tbody>\n{rows}\n</tbody></table></div>\n"
         f'<p class="caption">{label}</p>'
     )
 
@@ -223,5 +271,6 @@ def _row_html(table: Table, index: int) -> str:
         for number, cell in enumerate(table.rows[index])
     ]
     kind = ' class="group"' if index in table.groups else ""
-    cells = "".join(f"<td>{text}</td>" for text in others)
+    labels = (html.escape(name, quote=True) for name in table.header[1:])
+    cells = "".join(f'<td data-label="{label}">{text}</td>' for label, text in zip(labels, others, strict=True))
     return f'<tr{kind}><th scope="row">{first}</th>{cells}</tr>'

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.evaluation.transcripts import Transcripts
 from mtrouter_rl.reporting.compare import setting_table
 from mtrouter_rl.reporting.comparison_report import comparison_blocks
 from mtrouter_rl.reporting.document import (
@@ -13,10 +14,13 @@ from mtrouter_rl.reporting.document import (
     Code,
     Contents,
     Heading,
+    Interactive,
     Paragraph,
     render_html,
     render_markdown,
 )
+from mtrouter_rl.reporting.interactive import frontier_html, viewer_html
+from mtrouter_rl.reporting.log_pages import log_page
 from mtrouter_rl.reporting.ope_section import ope_blocks
 from mtrouter_rl.reporting.plots import save_plots
 from mtrouter_rl.reporting.report_sections import (
@@ -61,6 +65,38 @@ def write_report(run_folder: Path, *, draws_plots: bool = True) -> Path:
     return page
 
 
+def write_log_page(folder: Path, out: Path | None = None) -> Path | None:
+    """Write the page about estimates from a log, a log, or a saved router.
+
+    Args:
+        folder: Holds `ope.json`, `info.json` or `router.json`.
+        out: The page; None writes `report.html` into the folder.
+
+    Returns:
+        The page; None if the folder holds none of these.
+
+    Raises:
+        MTRouterError: If a file breaks its schema, or the page cannot be written where it is asked for.
+    """
+    found = log_page(folder)
+    if found is None:
+        return None
+    title, blocks = found
+    page = out or folder / "report.html"
+    _check_page(page)
+    page.write_text(render_html(blocks, title=title), encoding="utf-8")
+    return page
+
+
+def _check_page(out: Path) -> None:
+    if out.is_dir():
+        raise ResultsError(
+            f"--out {out} is a folder, must be the file to write; give a name such as {out / 'report.html'}"
+        )
+    if not out.parent.is_dir():
+        raise ResultsError(f"--out {out}: there is no folder {out.parent}; make it, or write the page elsewhere")
+
+
 def write_page(run_folders: Sequence[Path], out: Path) -> Path:
     """Write one self-contained page about one run or several; the folders of the runs are left as they are.
 
@@ -76,12 +112,7 @@ def write_page(run_folders: Sequence[Path], out: Path) -> Path:
             or a file breaks its schema.
         InvalidConfigError: If an `ope/ope.json` cannot be read.
     """
-    if out.is_dir():
-        raise ResultsError(
-            f"--out {out} is a folder, must be the file to write; give a name such as {out / 'report.html'}"
-        )
-    if not out.parent.is_dir():
-        raise ResultsError(f"--out {out}: there is no folder {out.parent}; make it, or write the page elsewhere")
+    _check_page(out)
     runs = load_runs(run_folders)
     with tempfile.TemporaryDirectory() as scratch:
         plots = {run.name: _draw(run, Path(scratch) / str(number)) for number, run in enumerate(runs)}
@@ -93,6 +124,17 @@ def write_page(run_folders: Sequence[Path], out: Path) -> Path:
             blocks = comparison_blocks(runs, title=title, plots=plots, scratch=Path(scratch))
         out.write_text(render_html(blocks, title=title), encoding="utf-8")
     return out
+
+
+_FRONTIER = "Score against cost per episode: point at a policy for its numbers. The box filters the tables as well."
+
+
+def viewer_blocks(transcripts: Transcripts | None) -> list[Block]:
+    """The episode viewer, if episodes were kept for it."""
+    if transcripts is None or not transcripts.episodes:
+        return []
+    text = "A few episodes, turn by turn: who was called, what it cost, what the router valued, what was said."
+    return [Heading(text="Episodes, turn by turn"), Interactive(markup=viewer_html(transcripts), text=text)]
 
 
 def _title(run: ReportedRun) -> str:
@@ -118,12 +160,14 @@ def _blocks(run: ReportedRun, *, plots: Path) -> list[Block]:
     blocks.append(Contents())
     for split in run.splits:
         blocks.append(Heading(text=f"Results: {SPLIT_NAMES.get(split, split)}"))
+        blocks.append(Interactive(markup=frontier_html(results, split), text=_FRONTIER, needs_plotly=True))
         blocks += result_blocks(results, split, plots=plots)
     settings = [table for split in run.splits if (table := setting_table(run, split)) is not None]
     if settings:
         blocks += [Heading(text="By cost weight and budget"), *settings]
     blocks += _by_split("Which model is called", run, lambda split: usage_blocks(results, split, plots=plots))
     blocks += _by_split("Behaviour", run, lambda split: behavior_blocks(run, split, plots=plots))
+    blocks += viewer_blocks(run.transcripts)
     if run.ope is not None:
         blocks += [Heading(text="Estimates from a log against runs"), *ope_blocks(run.ope, results, plots=plots)]
     return blocks

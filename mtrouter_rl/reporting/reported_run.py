@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.evaluation.transcripts import TRANSCRIPTS_FILE, Transcripts
 
 if TYPE_CHECKING:
     from mtrouter_rl.ope.record import OpeReport
@@ -35,6 +36,7 @@ class ReportedRun:
         config: Its resolved configuration, nested fields as "limits.max_turns"; outcomes are not part of it.
         behavior: How its policies routed; None if there is no such file.
         ope: Estimates from a log; None if there are none.
+        transcripts: Episodes turn by turn; None if none were kept.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ReportedRun:
     config: dict[str, JsonValue]
     behavior: Behavior | None
     ope: "OpeReport | None"
+    transcripts: Transcripts | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -88,6 +91,7 @@ def _load(folder: Path, name: str) -> ReportedRun:
         config=_config(results, folder / CONFIG_FILE),
         behavior=Behavior.load(behavior) if behavior.is_file() else None,
         ope=_load_ope(folder / OPE_PATH),
+        transcripts=Transcripts.load(folder / TRANSCRIPTS_FILE) if (folder / TRANSCRIPTS_FILE).is_file() else None,
     )
 
 

@@ -15,19 +15,23 @@ _PHRASES = {
 
 
 def verdict(results: Results, split: str) -> str:
-    """A few sentences on a learned router on a split, from the numbers alone.
+    """A few sentences on the learned router that the table ranks first on a split, from the numbers alone.
 
-    It is the router that was named first when the run was started: choosing the best one by the numbers that are then
-    reported would flatter it.
+    Choosing the best one by the numbers that are then reported flatters it, so where there are several, it is said.
 
     Raises:
         ResultsError: If there are no rows of that split.
     """
-    row = first_learned(results, split)
+    row = top_learned(results, split)
     if row is None:
         best = results.split_rows(split)[0]
         return f"On {split}, no learned router was run; `{best.label}` has the best return ({best.return_mean:.3f})."
-    parts = [f"On {split}, {_against_strongest(row, results)}.", _against_baselines(row), _after_holm(row, results)]
+    parts = [
+        f"On {split}, {_against_strongest(row, results)}.",
+        _against_baselines(row),
+        _after_holm(row, results),
+        _chosen_by(row, results),
+    ]
     return " ".join(part for part in parts if part)
 
 
@@ -37,7 +41,7 @@ def short_verdict(results: Results, split: str) -> str:
     Raises:
         ResultsError: If there are no rows of that split.
     """
-    row = first_learned(results, split)
+    row = top_learned(results, split)
     if row is None:
         return verdict(results, split)
     words = f"On {split}, {_against_strongest(row, results)}"
@@ -46,6 +50,24 @@ def short_verdict(results: Results, split: str) -> str:
         basis = "after Holm's correction" if _is_corrected(row) else "by paired 95% intervals"
         words += f"; {basis} its return is {groups}"
     return f"{words}."
+
+
+def top_learned(results: Results, split: str) -> ResultRow | None:
+    """Row of the learned router with the highest return on a split, or None.
+
+    Raises:
+        ResultsError: If there are no rows of that split.
+    """
+    rows = [row for row in results.split_rows(split) if row.policy in results.roles.learned]
+    return max(rows, key=lambda row: row.return_mean, default=None)
+
+
+def _chosen_by(row: ResultRow, results: Results) -> str:
+    """That the router was chosen by the numbers that are told of it, where there was a choice."""
+    learned = {one.policy for one in results.split_rows(row.split) if one.policy in results.roles.learned}
+    if len(learned) < 2:
+        return ""
+    return f"It is the best of {len(learned)} learned routers by these very numbers, which flatters it."
 
 
 def first_learned(results: Results, split: str) -> ResultRow | None:
@@ -70,7 +92,8 @@ def enumerate_words(words: Sequence[str]) -> str:
 
 def _against_strongest(row: ResultRow, results: Results) -> str:
     score = format_number(row.score_mean, decimals=1)
-    own = f"`{row.label}` scores **{score}** at {format_usd(row.cost_usd_mean)} USD per episode"
+    unit = "simulated USD" if results.is_simulated else "USD"
+    own = f"`{row.label}` scores **{score}** at {format_usd(row.cost_usd_mean)} {unit} per episode"
     strongest = results.row(results.roles.strongest, row.split) if results.roles.strongest else None
     if strongest is None or row.cost_saved_share is None:
         return f"{own} (the strongest single model was not run)"

@@ -115,7 +115,8 @@ class _Open:
 class _Bar:
     """Progress bar with rate, time left, mean score and spend."""
 
-    def __init__(self, *, total: int, done: int, title: str, is_shown: bool) -> None:
+    def __init__(self, *, total: int, done: int, title: str, is_shown: bool, is_simulated: bool) -> None:
+        self._spent = "simulated spend" if is_simulated else "spent"
         self._bar = Progress(title, total=total, done=done, unit="ep", is_shown=is_shown)
         self._n_scored, self._score, self._spend_usd = 0, 0.0, 0.0
 
@@ -126,7 +127,7 @@ class _Bar:
                 self._n_scored += 1
                 self._score += 100 * traced.episode.utility
         mean = self._score / self._n_scored if self._n_scored else float("nan")
-        self._bar.update(len(episodes), note=f"score {mean:.1f}, spent ${self._spend_usd:.2f}")
+        self._bar.update(len(episodes), note=f"score {mean:.1f}, {self._spent} ${self._spend_usd:.2f}")
 
     def close(self) -> None:
         self._bar.close()
@@ -159,7 +160,8 @@ def collect(
     jobs = [job for number, one in enumerate(opened) for job in one.jobs(number)]
     total = sum(len(plan.specs) for plan in plans)
     done = total - sum(len(job.specs) for job in jobs)
-    bar = _Bar(total=total, done=done, title=title, is_shown=show_progress)
+    is_simulated = pool.config.pool.backend.kind == "simulated"
+    bar = _Bar(total=total, done=done, title=title, is_shown=show_progress, is_simulated=is_simulated)
     try:
         for job, episodes in pool.run(jobs) if jobs else ():
             number, shard, part = job.key

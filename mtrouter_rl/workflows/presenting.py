@@ -12,6 +12,7 @@ from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.hidden_reference import is_reference
 from mtrouter_rl.evaluation.query_router import HistoryEmbedder, ModelEmbedder, history_states, revisit, value_meaning
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.evaluation.transcripts import TRANSCRIPTS_FILE, transcripts_of
 from mtrouter_rl.ope.record import OPE_FILE, load_report
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import TracedEpisode
@@ -43,6 +44,8 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
         split: revisit(policies, by_name, config.pool) for split, policies in episodes_of_run(folder).items()
     }
     save_plots(results, traced, folder / "plots")
+    transcripts = transcripts_of(_in_order(traced, results), results.model_names, is_simulated=results.is_simulated)
+    transcripts.write(folder / TRANSCRIPTS_FILE)
     behavior, ope = folder / BEHAVIOR_FILE, folder / OPE_FOLDER / OPE_FILE
     write_evaluation(
         folder / TENSORBOARD_FOLDER,
@@ -54,6 +57,20 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
         ope=load_report(ope) if ope.is_file() else None,
     )
     return write_report(folder, draws_plots=False)
+
+
+def _in_order(
+    traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]], results: Results
+) -> dict[str, dict[str, Sequence[TracedEpisode]]]:
+    """Splits and policies as a reader wants them: test before others, learned routers before what they are compared with."""
+
+    def rank(policy: str) -> tuple[bool, bool]:
+        return policy not in results.roles.learned, policy in results.roles.single_models
+
+    return {
+        split: {policy: traced[split][policy] for policy in sorted(traced[split], key=rank)}
+        for split in sorted(traced, key=lambda split: split != "test")
+    }
 
 
 def _details(

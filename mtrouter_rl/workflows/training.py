@@ -12,6 +12,7 @@ import numpy as np
 
 from mtrouter_rl import __version__
 from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate, check_router
+from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, deployment_of
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import load_algorithm
@@ -164,7 +165,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         if algorithm.needs_features:
             context = _with_features(context, request, datasets)
         router = check_router(algorithm.train(context))
-    _save(router, request)
+    _save(router, request, datasets[0] if datasets else None)
     took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
     write_atomically(request.out / TRAINING_FILE, (json.dumps(took) + "\n").encode())
     return request.out
@@ -238,8 +239,11 @@ def _with_features(context: TrainingContext, request: TrainRequest, datasets: Se
     return replace(context, features=first.features, more_logs=tuple(more), log_shares=request.log_shares)
 
 
-def _save(router: Router, request: TrainRequest) -> None:
+def _save(router: Router, request: TrainRequest, log: Dataset | None) -> None:
     save_config(request.out, request.identity())
+    episodes = () if log is None else log.completed
+    deployment = deployment_of(request.config, episodes, is_simulated=None if log is None else log.info.is_simulated)
+    deployment.write(request.out / DEPLOYMENT_FILE)
     save_router(router, request.out)
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from mtrouter_rl.cli.import_log import share
 from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.options.shared import share
 from tests.cases.call_rows import POOL, grown, write
 
 

@@ -6,8 +6,10 @@ from mtrouter_rl.ope.behavior_model import FLOOR, estimate_propensities
 
 N = 1200
 
+NAMES = ("small", "middle", "large")
 
-def made_up(seed=0):
+
+def made_up(seed=0, model_names=NAMES):
     """A behaviour policy that depends on the first feature; 40 clusters."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(N, 5))
@@ -19,7 +21,7 @@ def made_up(seed=0):
 
 def test_propensities_come_near_the_truth_and_are_calibrated():
     features, actions, masks, clusters, truth = made_up()
-    model = estimate_propensities(features, actions, masks, clusters, seed=0)
+    model = estimate_propensities(features, actions, masks, clusters, seed=0, model_names=NAMES)
     exact = truth[np.arange(N), actions]
     assert np.abs(model.propensities - exact).mean() < 0.05
     assert model.calibration_error < 0.03
@@ -32,7 +34,7 @@ def test_masked_models_have_no_probability_and_the_floor_is_counted():
     features, actions, masks, clusters, _ = made_up()
     masks[:, 2] = actions == 2
     masks[0] = [True, actions[0] == 1, actions[0] == 2]
-    model = estimate_propensities(features, actions, masks, clusters, seed=0)
+    model = estimate_propensities(features, actions, masks, clusters, seed=0, model_names=NAMES)
     assert (model.probabilities[~masks] == 0).all()
     assert model.propensities.min() >= FLOOR
 
@@ -44,7 +46,7 @@ def test_masked_models_have_no_probability_and_the_floor_is_counted():
         (
             None,
             np.where(np.arange(N) % 40 == 3, 2, np.arange(N) % 2),
-            r"models \[2\] \(by index\) were called in \[1\]",
+            r"models were called in too few \(task, variation\) clusters \('large' in 1\)",
         ),
     ],
 )
@@ -57,6 +59,7 @@ def test_too_little_to_learn_from(clusters, actions, message):
             masks,
             groups if clusters is None else clusters,
             seed=0,
+            model_names=NAMES,
         )
 
 
@@ -67,11 +70,11 @@ def test_logs_that_no_behaviour_policy_can_be_learned_from():
     for arguments, message in (
         (
             (features, np.zeros(N, dtype=np.int64), masks, clusters),
-            r"all 1200 turns were played by one model \(0, by index\)",
+            r"all 1200 turns were played by one model \('small'\)",
         ),
         ((features[:0], actions[:0], masks[:0], clusters[:0]), r"the log has no turn"),
         ((nan, actions, masks, clusters), r"turn 5: a history feature is not finite"),
-        ((features, actions, forbidden, clusters), r"turn 7: logged model \d \(by index\) is masked there"),
+        ((features, actions, forbidden, clusters), r"turn 7: logged model '\w+' is masked there"),
     ):
         with pytest.raises(InvalidConfigError, match=message):
-            estimate_propensities(*arguments, seed=0)
+            estimate_propensities(*arguments, seed=0, model_names=NAMES)

@@ -5,9 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypedDict, cast
+from typing import ClassVar, Literal, Protocol, Self, TypedDict, cast
 
-from mtrouter_rl.cards.pool import PoolCard
+from pydantic import PrivateAttr
+
+from mtrouter_rl.cards.pool import ModelCard, PoolCard, Prices
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, TokenUsage, Turn
 
@@ -302,15 +304,51 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", errors="backslashreplace").decode()
 
 
+class OpenPool(PoolCard):
+    """Stands in for the pool of a log while nobody has said which models it holds: it takes every name, at no price."""
+
+    _found: dict[str, ModelCard] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A pool that has met no model yet."""
+        return cls(name="(models of the log)", models=(_UNPRICED,))
+
+    def add(self, name: str) -> str:
+        """Take a model in, if it is not known; gives its name."""
+        self._found.setdefault(name, _UNPRICED.model_copy(update={"name": name}))
+        return name
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names that were met so far."""
+        return tuple(self._found)
+
+    def model(self, name: str) -> ModelCard:
+        """Card of a model, without prices."""
+        return self._found[name]
+
+
+_UNPRICED = ModelCard(
+    name="(none)",
+    prices=Prices(input=0.0, cached_input=0.0, output=0.0),
+    context_tokens=2**31,
+    max_output_tokens=2**31,
+)
+
+
 class ModelNames:
     """Finds a log's models in a pool by name or alias."""
 
     def __init__(self, pool: PoolCard) -> None:
         self._names = {alias: model.name for model in pool.models for alias in (model.name, *model.aliases)}
         self._pool = pool.name
+        self._open = pool if isinstance(pool, OpenPool) else None
 
     def find(self, *candidates: str) -> str | None:
         """Name in the pool of the first candidate that it knows, or None."""
+        if self._open is not None:
+            return self._open.add(candidates[0])
         return next((self._names[name] for name in candidates if name in self._names), None)
 
     def explain(self, name: str) -> str:

@@ -63,7 +63,7 @@ from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variati
 from mtrouter_rl.datasets.importers.run_scores import RunScores
 from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue, Turn
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS, Episode, Frozen, JsonValue, Turn
 
 SUFFIX = ".traj.json"
 REFUSED = "format_error"
@@ -227,7 +227,7 @@ class MTRouterImporter(ChatImporter[MTRouterOptions]):
         "a run of one configured model chose it with probability 1",
         "the models of the router's pool could be chosen where the log names them, otherwise every model of the pool card",
         "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
-        "max_turns is the step limit, or the number of turns where there was none; the budget is the cost limit, if any",
+        "max_turns is the step limit, and unlimited where there was none; the budget is the cost limit, if any",
         "variation is variation_idx, or a 48-bit hash of the instance's id where there is none; seed is the run's number in "
         "the task id (..._run3), or 0",
     )
@@ -334,7 +334,7 @@ class _Converter:
             first_observation=talk.first_observation,
             behavior_policy=_policy(messages, turns),
             budget_usd=self._budget(run, turns, where),
-            max_turns=max(_agent(run).step_limit or 0, len(turns)),
+            max_turns=_turn_limit(_agent(run).step_limit, len(turns)),
             turns=turns,
             status="failed" if ending == "failed" else "completed",
             status_detail=f"{run.info.exit_status}: {run.info.submission or ''}"[:500] if ending == "failed" else "",
@@ -511,6 +511,10 @@ def _configured(run: _Trajectory) -> str | None:
 
 def _agent(run: _Trajectory) -> _AgentConfig:
     return (run.info.config.agent if run.info.config else None) or _AgentConfig()
+
+
+def _turn_limit(step_limit: int | None, n_turns: int) -> int:
+    return max(step_limit, n_turns) if step_limit else UNLIMITED_TURNS
 
 
 def _max_score(info: _Info) -> float | None:

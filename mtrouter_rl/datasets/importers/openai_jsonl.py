@@ -85,7 +85,7 @@ class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
         "every model of the pool could be chosen where the log has no candidates",
         "no prompt cache was warm before a turn, as far as a router could know; cached tokens are billed as logged",
         "a session without instance is an instance of its own; variation is a 48-bit hash of the instance",
-        "max_turns is the number of calls where the log has none, and the budget is unlimited where the log has none",
+        "turns and budget are unlimited where the log has no max_turns or budget_usd",
         "a session without status was ended by the task itself",
     )
 

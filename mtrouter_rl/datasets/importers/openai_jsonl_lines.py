@@ -105,9 +105,7 @@ class SessionFields(BaseModel):
     behavior_policy: Annotated[
         str | None, Field(min_length=1, description="name of what chose the models; default: logged")
     ] = None
-    max_turns: Annotated[
-        WholeCount | None, Field(ge=1, description="turn limit; default: number of calls of the session")
-    ] = None
+    max_turns: Annotated[WholeCount | None, Field(ge=1, description="turn limit; default: none")] = None
     budget_usd: Annotated[Usd | None, Field(gt=0, description="cost limit, USD; default: none")] = None
     timestamp: Annotated[
         str | float | None,

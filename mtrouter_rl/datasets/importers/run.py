@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mtrouter_rl import __version__
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.datasets.importers.base import Amount, Importer, ImportReport, ImportSource
+from mtrouter_rl.datasets.importers.base import Amount, Importer, ImportReport, ImportSource, ReportJson
 from mtrouter_rl.datasets.importers.recognize import looks_like
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.leaks import check_sibling_splits, sibling_splits
@@ -120,20 +120,33 @@ def import_log(
     return report
 
 
-def check_left_out(report: ImportReport, *, max_share: float, out: Path) -> None:
+def read_report(folder: Path) -> ReportJson:
+    """The report of an import, from the dataset's folder.
+
+    Raises:
+        DatasetError: If it is missing or no JSON.
+    """
+    path = folder / REPORT_FILE
+    try:
+        return cast(ReportJson, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}; import the log again") from error
+
+
+def check_left_out(report: ReportJson, *, max_share: float, out: Path) -> None:
     """See that no more was left out of a dataset than its user accepts.
 
     Raises:
         DatasetError: If more was; the dataset stays, and the message lists what would bring most money and episodes back.
     """
-    if report.left_out_share <= max_share:
+    n_lost, n_found = report["n_rejected"], report["n_episodes"] + report["n_rejected"]
+    if n_lost <= max_share * n_found:
         return
-    n_found = report.n_episodes + report.n_rejected
     lines = [
-        f"{report.n_rejected} of {n_found} episodes ({report.left_out_share:.1%}) were left out, more than the "
+        f"{n_lost} of {n_found} episodes ({n_lost / n_found:.1%}) were left out, more than the "
         f"{max_share:.1%} of --max-left-out; the dataset is kept in {out}. What would bring them back, most money first:"
     ]
-    for remedy in report.remedies:
+    for remedy in report["remedies"]:
         fix = f": {remedy['fix']}" if remedy["fix"] else ""
         lines.append(f"  {remedy['n']} with {remedy['usd']:.6g} USD, {remedy['reason']}{fix}")
     raise DatasetError("\n".join(lines))

@@ -43,7 +43,7 @@ from mtrouter_rl.datasets.importers.threads import (
     in_order,
     without_doubles,
 )
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue, Turn
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS, Episode, JsonValue, Turn
 
 NO_END = "session without the line that ends it"
 CROWDED = "session that was left open while too many others were"
@@ -411,7 +411,7 @@ class _SessionBuilder:
     def _max_turns(self, facts: SessionFacts, turns: Sequence[Turn], where: str) -> int:
         if facts.max_turns is not None and facts.max_turns < len(turns):
             self._tell(OVER_TURNS, where, f"max_turns is {facts.max_turns}, {len(turns)} calls")
-        return max(facts.max_turns or 0, len(turns))
+        return UNLIMITED_TURNS if facts.max_turns is None else max(facts.max_turns, len(turns))
 
     def _extra(
         self, calls: Sequence[PlacedCall], facts: SessionFacts, system_text: str, side: Sequence[CallRecord]

@@ -43,7 +43,7 @@ from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptio
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, Frozen, JsonValue
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS, Episode, Frozen, JsonValue
 
 ENDINGS: dict[str, Ending] = {
     "user_stop": "terminated",
@@ -147,7 +147,7 @@ class Tau2Importer(ChatImporter[Tau2Options]):
         "the whole reward is booked on the last turn",
         "every model of the pool could be chosen; no prompt cache was warm before a turn",
         "prompt tokens are fresh where the log does not say how many were cached",
-        "max_turns is the run's max_steps, which counts messages of customer and tools as well, or the number of turns",
+        "max_turns is the run's max_steps, which counts messages of customer and tools as well; unlimited where it has none",
         "variation is the task's number, or a 48-bit hash of its id where that is no number; seed is the trial",
         "the customer's words are part of the observation; what the simulated customer cost is not part of any cost",
     )
@@ -326,7 +326,7 @@ class _Converter:
             first_observation=talk.first_observation,
             behavior_policy=single_policy(models.pop()) if len(models) == 1 else "logged",
             budget_usd=UNLIMITED_BUDGET_USD,
-            max_turns=max(info.max_steps or 0, len(turns)),
+            max_turns=max(info.max_steps, len(turns)) if info.max_steps else UNLIMITED_TURNS,
             turns=turns,
             status="failed" if ending == "failed" else "completed",
             status_detail=run.termination_reason if ending == "failed" else "",

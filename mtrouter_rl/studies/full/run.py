@@ -176,12 +176,12 @@ def _check_encoders(request: FullStudyRequest) -> None:
 
 
 def _claim(request: FullStudyRequest) -> None:
-    """Write the configuration, unless the folder holds a study of another one."""
+    """Write the configuration, unless the folder holds a study of another one that did anything before it failed."""
     path = request.out / CONFIG_FILE
     wanted = json.loads(json.dumps(request.describe()))
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
     differing = sorted(name for name in wanted if there.get(name) != wanted[name])
-    if differing:
+    if differing and any(request.out.glob("*/*")):
         raise InvalidConfigError(
             f"{request.out} holds a study of another setting (differs in: {', '.join(differing)}); choose another --out"
         )

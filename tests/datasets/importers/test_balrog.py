@@ -9,7 +9,7 @@ import pytest
 
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.datasets.importers.balrog import BalrogImporter, BalrogOptions
+from mtrouter_rl.datasets.importers.balrog import BILLED_EMPTY, BalrogImporter, BalrogOptions
 from mtrouter_rl.datasets.importers.balrog_files import apportion, parse_rows
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
@@ -230,7 +230,13 @@ def billed(folder, *, n_turns, n_answered, n_input, n_output, characters=2000):
     """An arm of which few calls returned text."""
     name = f"sub/babyai/goto/goto_run_{n_turns:02}"
     content = BABYAI_JSON | {"task": "goto", "num_steps": n_turns, "input_tokens": n_input, "output_tokens": n_output}
-    content |= {"failed_candidates": [], "agent": {"type": "naive", "max_history": 16}, "progression": 0.0}
+    content |= {
+        "done": False,
+        "episode_return": 0.0,
+        "failed_candidates": [],
+        "agent": {"type": "naive", "max_history": 16},
+        "progression": 0.0,
+    }
     actions = ["" if index % (n_turns // n_answered) else "left" for index in range(n_turns)]
     rows = [f"{index},{action},,{'x' * characters},0,False\r\n" for index, action in enumerate(actions)]
     return write(
@@ -257,9 +263,7 @@ def test_tokens_lie_on_the_calls_that_can_have_had_them(tmp_path, pool, n_input,
     assert sum(prompts) == n_input
     assert sum(turn.usage.n_output for turn in episode.turns) == 40
     assert (min(prompts) > 0) == is_spread
-    assert notes(report).get(
-        "calls without text that were billed, as the totals show: tokens are spread over all calls", 0
-    ) == (20 - n_answered if is_spread else 0)
+    assert notes(report).get(BILLED_EMPTY, 0) == (20 - n_answered if is_spread else 0)
 
 
 def test_a_turn_above_its_window_is_noted(tmp_path, pool):

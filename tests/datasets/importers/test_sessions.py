@@ -19,6 +19,7 @@ from mtrouter_rl.datasets.importers.openai_jsonl import (
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE
 from mtrouter_rl.datasets.importers.score_files import NO_SCORES
 from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS
 from tests.cases.call_rows import answer, call, grown, read_paths, shown, system, user, write
 
 THREE = [("try 0", "no 0"), ("try 1", "no 1"), ("try 2", "")]
@@ -410,7 +411,8 @@ def test_what_can_be_mended_is_mended_and_noted(read):
     row = grown("x", 1)[0] | odd | {"session_id": 42, "response": None, "task": 7}
     episodes, report = read([row])
     (episode,) = episodes.values()
-    assert (episode.episode_id, episode.seed, episode.task, episode.max_turns) == ("42", 3, "7", 1)
+    assert (episode.episode_id, episode.seed, episode.task) == ("42", 3, "7")
+    assert (episode.max_turns, episode.budget_usd) == (UNLIMITED_TURNS, UNLIMITED_BUDGET_USD)
     assert episode.turns[0].error == '{"code": 500}'
     assert report["notes"][sessions.BAD_LATENCY]["examples"][0]["detail"] == "latency_s is -0.002"
     assert (report["notes"][NO_VALUE]["n"], report["notes"][NUMBER_ID]["n"]) == (3, 1)

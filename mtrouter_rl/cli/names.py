@@ -1,0 +1,123 @@
+"""`mtrouter-rl list` and `show`: what can be named, and what stands behind a name."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from mtrouter_rl.errors import unknown_name
+from mtrouter_rl.options import Command, Group, Option, Output
+
+CARDS = ("envs", "pools", "agents", "datasets")
+
+
+def _cards(kind: str) -> dict[str, str]:
+    """Cards of a kind: name -> what it says of itself, in one line."""
+    from mtrouter_rl.cards.files import CardKind, list_cards
+
+    return {name: _first_line(path) for name, path in list_cards(cast(CardKind, kind)).items()}
+
+
+def _first_line(path: Path) -> str:
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    told = data.get("description", "") if isinstance(data, dict) else ""
+    return " ".join(str(told).split())
+
+
+def _importers() -> dict[str, str]:
+    from mtrouter_rl.registry import IMPORTERS
+
+    return {name: str(getattr(kind, "description", "")) for name, kind in IMPORTERS.load_all().items()}
+
+
+def _exporters() -> dict[str, str]:
+    from mtrouter_rl.registry import EXPORTERS
+
+    return {name: _summary(one) for name, one in EXPORTERS.load_all().items()}
+
+
+def _encoders() -> dict[str, str]:
+    from mtrouter_rl.registry import ENCODERS
+
+    return {name: _summary(one) for name, one in ENCODERS.load_all().items()}
+
+
+def _summary(implementation: object) -> str:
+    return (implementation.__doc__ or "").strip().split("\n")[0]
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    **{kind: lambda kind=kind: _cards(kind) for kind in CARDS},  # type: ignore[misc]
+    "importers": _importers,
+    "exporters": _exporters,
+    "encoders": _encoders,
+}
+"""What can be listed."""
+
+
+def _list(args: argparse.Namespace, output: Output) -> None:
+    found = KINDS[args.kind]()
+    width = max(map(len, found), default=0)
+    output.show("\n".join(f"{name.ljust(width)}  {told}".rstrip()[:160] for name, told in found.items()), found)
+
+
+def _show(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.cards.files import CardKind, find_card, list_cards
+
+    name = args.name
+    cards = [kind for kind in CARDS if name in list_cards(cast(CardKind, kind))]
+    if not cards and Path(name).suffix in (".yaml", ".yml"):
+        cards = ["envs"]
+    for kind in cards[:1]:
+        path = find_card(cast(CardKind, kind), name)
+        text = path.read_text(encoding="utf-8")
+        output.show(
+            f"# {kind.removesuffix('s')} card, {path}\n{text}",
+            {"kind": kind, "path": path, "card": yaml.safe_load(text)},
+        )
+        return
+    for kind in ("importers", "exporters", "encoders"):
+        found = KINDS[kind]()
+        if name in found:
+            output.show(
+                f"{kind.removesuffix('s')} {name}: {found[name]}", {"kind": kind, "name": name, "about": found[name]}
+            )
+            if kind == "importers":
+                output.tell(_options_of(name))
+            return
+    known = {one for kind in KINDS for one in KINDS[kind]()}
+    raise unknown_name("name", name, known, fix="mtrouter-rl list KIND shows the names of a kind")
+
+
+def _options_of(name: str) -> str:
+    from mtrouter_rl.cli.formats import describe_format, format_list
+    from mtrouter_rl.datasets.importers.base import Importer
+    from mtrouter_rl.registry import IMPORTERS
+
+    kind = cast(type[Importer], IMPORTERS.load(name))
+    return format_list([describe_format(name, kind.description, kind.options_model)])
+
+
+LIST = Command(
+    name="list",
+    group=Group.REPORT,
+    summary="names of environments, pools, agents, datasets, importers, exporters, encoders",
+    description="Lists what a kind of thing can be called, with what each says of itself.",
+    examples=("agents", "importers"),
+    options=(Option("kind", "what to list", metavar="KIND", choices=tuple(KINDS)),),
+    run=_list,
+)
+"""The command."""
+
+COMMAND = Command(
+    name="show",
+    group=Group.REPORT,
+    summary="what stands behind a name: a card, or a format with its options",
+    description="Shows the card of an environment, pool, agent or dataset, or the options of a log format.",
+    examples=("fitted-q", "openai-jsonl"),
+    options=(Option("name", "name of a card or of a format, or the path of a card", metavar="NAME"),),
+    run=_show,
+)
+"""The command."""

@@ -1,0 +1,339 @@
+"""A trained router that an agent asks, before every call, which model to take.
+
+The messages go through the converter of the importers (`mtrouter_rl.datasets.importers.messages`), so a conversation that is
+asked about and the same conversation in an imported log give the same features and the same values.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, Deployment, load_deployment
+from mtrouter_rl.agents.resolve import resolve_router, split_cost_weight
+from mtrouter_rl.cards import load_pool_card
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.datasets.importers.base import ModelNames, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.messages import Conversation, open_conversation, read_messages
+from mtrouter_rl.errors import (
+    InvalidConfigError,
+    NoModelAllowedError,
+    unknown_name,
+)
+from mtrouter_rl.protocols import Router, ValueRouter
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Observation, TurnView
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Which model to call next, and why.
+
+    Attributes:
+        model: Name in the pool of the model to call.
+        probability: Probability with which it was chosen: log it as `propensity`, and the log can be learned from.
+        turn: Index of the turn that was decided, from 0.
+        probabilities: Probability of every model; 0 for those that may not be called.
+        q_values: Value of every model that may be called, in utility minus weighted cost; None if the router has no values.
+        expected_cost_usd: What the next call of every model is expected to cost, USD, as if no part of the prompt were cached;
+            None where the training log has no call of the model.
+        not_allowed: Model -> why it may not be called now.
+        reason: The above in a sentence.
+    """
+
+    model: str
+    probability: float
+    turn: int
+    probabilities: Mapping[str, float]
+    q_values: Mapping[str, float] | None
+    expected_cost_usd: Mapping[str, float | None]
+    not_allowed: Mapping[str, str]
+    reason: str
+
+
+def load_router(
+    folder: str | PathLike[str],
+    *,
+    pool: str | PathLike[str] | PoolCard | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> "LiveRouter":
+    """Load a trained router so that an agent can ask it.
+
+    Args:
+        folder: What `mtrouter-rl train --out` wrote; `FOLDER@WEIGHT` for a router that can be told a cost weight.
+        pool: Pool card, as a record, a name or a path; None takes the one that was saved with the router.
+        seed: Seed of the draws of a router that chooses by chance.
+        cache: Folder of the embedding cache; None keeps vectors in memory alone.
+
+    Raises:
+        RouterError: If there is no router, or it cannot be read.
+        ResultsError: If no pool is given and the router was saved without one.
+        CardError, UnknownNameError: If the pool card cannot be read.
+        PoolMismatchError: If the router was made for other models than the pool's.
+    """
+    text = str(folder)
+    place = Path(split_cost_weight(text)[0])
+    saved = load_deployment(place) if pool is None or (place / DEPLOYMENT_FILE).is_file() else None
+    if pool is None:
+        assert saved is not None
+        card = saved.pool
+    else:
+        card = pool if isinstance(pool, PoolCard) else load_pool_card(str(pool))
+    return LiveRouter(resolve_router(text, card, cache=cache), card, saved, seed=seed)
+
+
+class LiveRouter:
+    """A router that is asked with chat messages. It may be shared between threads.
+
+    Attributes:
+        name: Name of the router.
+        pool: Models and prices.
+    """
+
+    def __init__(self, router: Router, pool: PoolCard, saved: Deployment | None = None, *, seed: int = 0) -> None:
+        """Take a router.
+
+        Args:
+            router: The policy.
+            pool: The models that it chooses from.
+            saved: What was saved with it; None leaves expected costs out, and knows no limits.
+            seed: Seed of the draws of a router that chooses by chance.
+        """
+        self.name = router.name
+        self.pool = pool
+        self._router = router
+        self._saved = saved
+        self._names = ModelNames(pool)
+        self._rng = np.random.default_rng(seed)
+        self._lock = threading.Lock()
+
+    def choose(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        models: Sequence[str] = (),
+        errors: Sequence[str] = (),
+        budget_left_usd: float | None = None,
+        budget_usd: float | None = None,
+        max_turns: int | None = None,
+        max_output_tokens: int | None = None,
+        candidates: Sequence[str] | None = None,
+    ) -> Decision:
+        """Choose the model of the next call.
+
+        Args:
+            messages: The conversation so far, as you would send it: chat messages of OpenAI's form or of another that the
+                importers read, the last of which is no answer.
+            models: Which model gave every answer in `messages`, in order; a message may say so itself by a key `model`.
+            errors: Kind of error of every answer, in order, empty where it was none; leave out where your log has none.
+            budget_left_usd: Money left, USD: models whose next call would cost more may not be called.
+            budget_usd: Budget of the whole conversation, USD; None takes that of the training.
+            max_turns: Turn limit of the conversation; None takes that of the training.
+            max_output_tokens: Output limit of the next call: with it, what a call costs at most is held against the budget;
+                without it, what it is expected to cost.
+            candidates: Models that may be called now; None allows every model of the pool.
+
+        Raises:
+            InvalidConfigError: If the messages are no conversation that waits for an answer, or `models` does not name one
+                model for every answer.
+            UnknownNameError: If a model is not in the pool; names the nearest.
+            NoModelAllowedError: If no model may be called; says why for each.
+        """
+        conversation = _conversation(messages)
+        n_prompt = self._prompt_tokens(conversation)
+        expected = {name: self._expected_cost(name, n_prompt) for name in self.pool.model_names}
+        not_allowed = self._not_allowed(
+            n_prompt, expected, left=budget_left_usd, n_output=max_output_tokens, candidates=candidates
+        )
+        observation = self.observe(
+            messages,
+            models=models,
+            errors=errors,
+            budget_left_usd=budget_left_usd,
+            budget_usd=budget_usd,
+            max_turns=max_turns,
+            not_allowed=tuple(not_allowed),
+        )
+        if len(not_allowed) == len(self.pool.models):
+            told = "; ".join(f"{name}: {why}" for name, why in not_allowed.items())
+            raise NoModelAllowedError(f"no model may be called at turn {int(observation['turn'])}: {told}")
+        with self._lock:
+            return self._decide(observation, expected, not_allowed)
+
+    def observe(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        models: Sequence[str] = (),
+        errors: Sequence[str] = (),
+        budget_left_usd: float | None = None,
+        budget_usd: float | None = None,
+        max_turns: int | None = None,
+        not_allowed: Sequence[str] = (),
+    ) -> Observation:
+        """What the router sees of a conversation; arguments and errors as `choose`, and `not_allowed` are names in the pool."""
+        conversation = _conversation(messages)
+        called = self._called(messages, conversation, models)
+        if errors and len(errors) != len(called):
+            raise InvalidConfigError(
+                f"errors has {len(errors)} entries, must have one for each of {len(called)} answers"
+            )
+        left, whole = self._budgets(budget_left_usd, budget_usd)
+        history = tuple(
+            TurnView(model=model, action=answer.action_text, observation=answer.observation_text, error=error)
+            for model, answer, error in zip(called, conversation.answers, errors or [""] * len(called), strict=True)
+        )
+        return Observation(
+            task=conversation.task_text,
+            first_observation=conversation.first_observation,
+            history=history,
+            turn=np.int64(len(history)),
+            max_turns=np.int64(self._turn_limit(max_turns, len(history))),
+            budget_left_usd=np.array([left], dtype=np.float32),
+            budget_usd=np.array([whole], dtype=np.float32),
+            warm=np.zeros(len(self.pool.models), dtype=np.int8),
+            action_mask=np.array([name not in not_allowed for name in self.pool.model_names], dtype=np.int8),
+        )
+
+    def _decide(
+        self, observation: Observation, expected: Mapping[str, float | None], not_allowed: Mapping[str, str]
+    ) -> Decision:
+        names = self.pool.model_names
+        chances = self._router.action_probabilities([observation])[0]
+        index = int(np.argmax(chances)) if chances.max() == 1.0 else int(self._rng.choice(len(names), p=chances))
+        values = None
+        if isinstance(self._router, ValueRouter):
+            numbers = self._router.q_values([observation])[0]
+            values = {name: float(value) for name, value in zip(names, numbers, strict=True) if name not in not_allowed}
+        last = observation["history"][-1]["model"] if observation["history"] else None
+        return Decision(
+            model=names[index],
+            probability=float(chances[index]),
+            turn=int(observation["turn"]),
+            probabilities={name: float(chance) for name, chance in zip(names, chances, strict=True)},
+            q_values=values,
+            expected_cost_usd=expected,
+            not_allowed=not_allowed,
+            reason=_reason(names[index], None if last is None else names[last], values, expected, not_allowed),
+        )
+
+    def _called(
+        self, messages: Sequence[Mapping[str, object]], conversation: Conversation, models: Sequence[str]
+    ) -> list[int]:
+        """Action of every answer so far."""
+        said = [message.get("model") for message in messages]
+        given = list(models) if models else [name for name in said if isinstance(name, str)]
+        if len(given) != len(conversation.answers):
+            raise InvalidConfigError(
+                f"models names {len(given)} models, but the messages hold {len(conversation.answers)} answers: say which model "
+                "gave each, oldest first, such as choose(messages, models=['small', 'big'])"
+            )
+        return [self.pool.index(self._known(name)) for name in given]
+
+    def _known(self, name: str) -> str:
+        found = self._names.find(name)
+        if found is None:
+            raise unknown_name(
+                f"model of pool '{self.pool.name}'", name, self.pool.model_names, fix="The router knows no other models"
+            )
+        return found
+
+    def _prompt_tokens(self, conversation: Conversation) -> int:
+        """Expected tokens of the next prompt: characters at the log's rate, or by the pool's counter without a log."""
+        texts = [conversation.system_text, conversation.task_text, conversation.first_observation]
+        for answer in conversation.answers:
+            texts += [answer.action_text, answer.observation_text]
+        rate = self._saved.tokens_per_character if self._saved else None
+        if rate is None:
+            return sum(self.pool.token_counter.count(text) for text in texts if text)
+        return round(rate * sum(map(len, texts)))
+
+    def _expected_cost(self, model: str, n_prompt: int) -> float | None:
+        calls = self._saved.calls.get(model) if self._saved else None
+        if calls is None:
+            return None
+        prices = self.pool.model(model).prices
+        return float(n_prompt * prices.input + calls.mean_output_tokens * prices.output) / 1_000_000
+
+    def _not_allowed(
+        self,
+        n_prompt: int,
+        expected: Mapping[str, float | None],
+        *,
+        left: float | None,
+        n_output: int | None,
+        candidates: Sequence[str] | None,
+    ) -> dict[str, str]:
+        allowed = None if candidates is None else {self._known(name) for name in candidates}
+        reasons: dict[str, str] = {}
+        for model in self.pool.models:
+            if allowed is not None and model.name not in allowed:
+                reasons[model.name] = "not among the candidates"
+            elif n_prompt >= model.context_tokens:
+                reasons[model.name] = f"a prompt of about {n_prompt} tokens does not fit its {model.context_tokens}"
+            elif left is not None:
+                cost = expected[model.name]
+                if n_output is not None or cost is None:
+                    longest = min(model.max_output_tokens, n_output or model.max_output_tokens)
+                    cost = model.prices.worst_case_usd(n_prompt=n_prompt, n_output=longest)
+                if cost > left:
+                    reasons[model.name] = f"its next call may cost {cost:.4g} USD, {left:.4g} USD are left"
+        return reasons
+
+    def _budgets(self, left: float | None, whole: float | None) -> tuple[float, float]:
+        """(left, whole) budget as the router was trained to see it: a log without budgets taught it nothing about them."""
+        trained = self._saved.budget_usd if self._saved else UNLIMITED_BUDGET_USD
+        if trained >= UNLIMITED_BUDGET_USD:
+            return UNLIMITED_BUDGET_USD, UNLIMITED_BUDGET_USD
+        whole = trained if whole is None else whole
+        return (whole if left is None else left), whole
+
+    def _turn_limit(self, given: int | None, n_answers: int) -> int:
+        """Turn limit as the router sees it; a conversation beyond its limit counts as in its last turn."""
+        limit = given if given is not None else self._saved.max_turns if self._saved else None
+        if limit is None:
+            raise InvalidConfigError(
+                f"max_turns is missing: router '{self.name}' was saved without the limits of its training; say how many "
+                "answers the conversation may have"
+            )
+        return max(limit, n_answers + 1)
+
+
+def _conversation(messages: Sequence[Mapping[str, object]]) -> Conversation:
+    """The messages, as the importers read them.
+
+    Raises:
+        InvalidConfigError: If they are no conversation that waits for an answer.
+    """
+    try:
+        return open_conversation(read_messages(messages))
+    except UnusableEpisodeError as error:
+        raise InvalidConfigError(f"messages: {error}") from error
+
+
+def _reason(
+    model: str,
+    last: str | None,
+    values: Mapping[str, float] | None,
+    expected: Mapping[str, float | None],
+    not_allowed: Mapping[str, str],
+) -> str:
+    """Why a model was chosen, in a sentence."""
+    parts = []
+    if values is not None:
+        others = {name: value for name, value in values.items() if name != model and name not in not_allowed}
+        parts.append(f"value {values[model]:.3f}")
+        if others:
+            best = max(others, key=lambda name: others[name])
+            parts.append(f"the best other is {best} with {others[best]:.3f}")
+    cost = expected[model]
+    if cost is not None:
+        parts.append(f"about {cost:.4g} USD for the call")
+    if last is not None and last != model:
+        parts.append(f"changes from {last}, whose prompt cache is of no use to it")
+    if not_allowed:
+        parts.append("not allowed: " + ", ".join(sorted(not_allowed)))
+    return f"{model}: " + ("; ".join(parts) if parts else "the router's rule says so")
