@@ -7,6 +7,8 @@ import random
 import pytest
 
 from mtrouter_rl.datasets.importers.base import Amount
+from mtrouter_rl.datasets.importers.messages import open_conversation, read_messages
+from mtrouter_rl.datasets.importers.new_pool import scan_models
 from mtrouter_rl.datasets.importers.recognize import recognize
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
@@ -88,6 +90,29 @@ def test_the_log_is_recognized_and_its_dataset_loads_back(tmp_path, pool, name, 
     assert import_log(request, show_progress=False).n_turns == 2
     (episode,) = Dataset.load(tmp_path / "out").episodes
     assert tuple(turn.usage for turn in episode.turns) == usages
+
+
+@pytest.mark.parametrize(("name", "files", "usages"), LOGS.values(), ids=LOGS)
+def test_the_callers_own_messages_say_the_same_as_the_imported_log(read, name, files, usages):
+    """So a router sees live what it was trained on. Codex logs the items of an answer, here without its text."""
+    look = logs.LOOK if name != "codex" else logs.LOOK | {"content": None}
+    live = open_conversation(read_messages([logs.SYSTEM, logs.TASK, look, logs.FOUND]))
+    (episode,), _ = run(read, name, files)
+    assert (live.task_text, live.first_observation) == (episode.task_text, episode.first_observation)
+    assert [(one.action_text, one.observation_text) for one in live.answers] == [
+        (turn.action_text, turn.observation_text) for turn in episode.turns[:1]
+    ]
+
+
+@pytest.mark.parametrize(("name", "files"), DAMAGED.values(), ids=DAMAGED)
+def test_the_models_of_a_log_are_found_without_a_pool(tmp_path, name, files):
+    for file, content in files.items():
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_bytes(content))
+    models, _ = scan_models(name, [tmp_path], {}, show_progress=False)
+    whole = {"cheap"} if name in ("sweagent", "mtrouter", "tau2") else {"cheap", "strong"}
+    assert {model.name for model in models} == whole
 
 
 @pytest.mark.parametrize(("name", "files"), [(name, files) for name, files, _ in LOGS.values()], ids=LOGS)
