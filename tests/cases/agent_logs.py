@@ -455,3 +455,45 @@ def sweagent(**info):
         "info": {"exit_status": "submitted", "submission": "diff", "model_stats": stats} | info,
         "replay_config": json.dumps(config),
     }
+
+
+def mini_swe_agent():
+    """A run of mini-swe-agent 2, with an answer in a wrong form and its evaluation."""
+
+    def answer(index, **extra):
+        response = {"model": "cheap", "object": "chat.completion", "choices": [], "usage": USAGES[index]}
+        return {"extra": {"response": response, "cost": 0.00001} | extra}
+
+    messages = [
+        SYSTEM,
+        TASK,
+        {"role": "assistant", "content": "I look."} | answer(0),
+        {"role": "user", "content": "Use one tool."} | answer(1, interrupt_type="FormatError"),
+        {"role": "exit", "content": "", "extra": {"exit_status": "Submitted"}},
+    ]
+    config = {"agent": {"step_limit": 9, "cost_limit": 3.0}, "model": {"model_name": "cheap"}}
+    info = {"exit_status": "Submitted", "submission": "diff", "config": config, "model_stats": {"api_calls": 2}}
+    return {"info": info, "messages": messages, "trajectory_format": "mini-swe-agent-1.1", "instance_id": "x__y-1"}
+
+
+SWE_BENCH_REPORT = {"total_instances": 1, "resolved_ids": ["x__y-1"], "unresolved_ids": [], "empty_patch_ids": []}
+
+
+def tau2():
+    """A folder of tau2-bench by name of the file, as the benchmark writes it."""
+    info = {"agent_info": {"llm": "cheap"}, "environment_info": {"domain_name": "mock"}, "max_steps": 9}
+    talk = [
+        {"role": "assistant", "content": "Hi!", "usage": None},
+        TASK,
+        LOOK
+        | {
+            "tool_calls": [{"id": "c1", "name": "ls", "arguments": {"path": "/"}}],
+            "usage": USAGES[0],
+            "cost": 0.000014,
+        },
+        FOUND | {"requestor": "assistant"},
+        DONE | {"usage": USAGES[1], "cost": 0.0001},
+    ]
+    run = {"id": "a", "task_id": "3", "trial": 0, "termination_reason": "agent_stop", "reward_info": {"reward": 1.0}}
+    results = {"timestamp": "2026-01-01", "info": info, "tasks": [], "simulation_index": [{"id": "a"}]}
+    return {"run/results.json": results, "run/simulations/a.json": run | {"messages": talk}}

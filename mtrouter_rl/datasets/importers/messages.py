@@ -14,6 +14,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -144,7 +145,7 @@ class ChatMessage(LogModel):
         """How many parts are no text."""
         return sum(kind == OTHER_PARTS for kind, _ in self.left_out)
 
-    @property
+    @cached_property  # prompts repeat the history, so each message is asked again and again
     def action_text(self) -> str:
         r"""Text of an answer, with its tool calls as a JSON list in a line of their own.
 

@@ -6,6 +6,7 @@ puts them together. The field-by-field description for users is docs/import-my-l
 models of a line, and `openai_jsonl.schema.json` is its JSON Schema.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -41,6 +42,7 @@ from mtrouter_rl.datasets.importers.openai_jsonl_lines import (
     whole_number,
 )
 from mtrouter_rl.datasets.importers.sample import Sample
+from mtrouter_rl.datasets.importers.score_files import ID_NAMES, score_record
 from mtrouter_rl.datasets.importers.sessions import BAD_LATENCY, SessionAssembler, SessionOptions
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, JsonValue
@@ -108,8 +110,10 @@ class OpenAIJsonlImporter(ChatImporter[OpenAIJsonlOptions]):
         paths = tuple(path for path in source.paths if not _is_score_file(path))
         scores = (*source.scores, *(path for path in source.paths if _is_score_file(path)))
         source = ImportSource(paths=paths, pool=source.pool, report=source.report, scores=scores)
-        expected = _count_lines(source)
+        expected, by_trace = _first_pass(source)
         assembler = SessionAssembler(source, self._options, expected=expected)
+        for score in by_trace:
+            assembler.give(score)
         reader = _Reader(source)
         for path in paths:
             for where, row in read_rows(path, source.report, suffixes=SUFFIXES):
@@ -129,15 +133,25 @@ def _is_score_file(path: Path) -> bool:
     return path.is_file() and plain_name(path.name).endswith((".csv", ".tsv"))
 
 
-def _count_lines(source: ImportSource) -> Counter[str]:
-    """Number of lines of every session."""
+def _first_pass(source: ImportSource) -> tuple[Counter[str], list[ScoreRecord]]:
+    """Number of lines of every session, and scores that name their session by its trace."""
     scratch = ImportReport(format=source.report.format)
     found: Counter[str] = Counter()
+    scores: list[ScoreRecord] = []
     for path in source.paths:
-        for _, row in read_rows(path, scratch, suffixes=SUFFIXES):
-            if isinstance(row, dict) and (session_id := _session_id(row)) is not None:
+        for where, row in read_rows(path, scratch, suffixes=SUFFIXES):
+            if not isinstance(row, dict):
+                continue
+            if (session_id := _session_id(row)) is not None:
                 found[session_id] += 1
-    return found
+            elif _is_score_by_trace(row):
+                with contextlib.suppress(UnusableEpisodeError):  # the second pass counts it
+                    scores.append(score_record(where, row))
+    return found, scores
+
+
+def _is_score_by_trace(row: Row) -> bool:
+    return _is_score_row(row) and "session_id" not in row and any(name.lower() in ID_NAMES for name in row)
 
 
 def _session_id(row: Row) -> str | None:
@@ -170,6 +184,12 @@ class _Reader:
             self._report.reject(row.reason, source=where, detail=row.detail)
             return []
         session_id = _session_id(row)
+        if session_id is None and _is_score_by_trace(row):
+            try:
+                score_record(where, row)  # which was given to its session after the first pass
+            except UnusableEpisodeError as error:
+                self._report.note(error.reason, source=where, detail=error.detail)
+            return []
         has_messages = isinstance(row.get("messages"), list | str)
         if session_id is None or not (has_messages or _is_score_row(row)):
             amount = self._line_amount(row)

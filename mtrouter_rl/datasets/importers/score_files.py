@@ -63,7 +63,7 @@ def read_score_files(paths: Iterable[Path], report: ImportReport) -> Iterator[Sc
         n_rows = 0
         for where, row in _rows(path, report):
             try:
-                record = row if isinstance(row, ScoreRecord) else _record(where, row)
+                record = row if isinstance(row, ScoreRecord) else score_record(where, row)
             except UnusableEpisodeError as error:
                 report.note(NO_SCORES, source=where, detail=f"{error.reason}: {error.detail}")
                 continue
@@ -106,7 +106,12 @@ def _csv_rows(file: LogFile) -> Iterator[tuple[str, Mapping[str, object]]]:
         raise DatasetError(f"{file.source}: is no CSV: {error}") from error
 
 
-def _record(where: str, row: Mapping[str, object]) -> ScoreRecord:
+def score_record(where: str, row: Mapping[str, object]) -> ScoreRecord:
+    """A row that gives a score or status by the id of a session or trace.
+
+    Raises:
+        UnusableEpisodeError: If it gives none, or what it gives breaks its rule.
+    """
     lower = {key.strip().lower(): value for key, value in row.items()}
     session_id = next((lower[name] for name in ID_NAMES if lower.get(name) not in (None, "")), None)
     if not isinstance(session_id, str | int) or isinstance(session_id, bool):

@@ -155,9 +155,13 @@ class SessionAssembler:
         self._open: OrderedDict[str, _Session] = OrderedDict()
         self._given: dict[str, list[ScoreRecord]] = {}
         for score in read_score_files(source.scores, source.report):
-            self._given.setdefault(score.session_id, []).append(score)
+            self.give(score)
         self._used: set[str] = set()
         self._crowded: set[str] = set()
+
+    def give(self, score: ScoreRecord) -> None:
+        """Take what is said of a session by its id or its trace_id, before the session is closed."""
+        self._given.setdefault(score.session_id, []).append(score)
 
     def take(self, *records: Record) -> list[Episode]:
         """Take records of one session, such as all that one line says; gives the episodes that are now whole."""

@@ -230,7 +230,13 @@ def billed(folder, *, n_turns, n_answered, n_input, n_output, characters=2000):
     """An arm of which few calls returned text."""
     name = f"sub/babyai/goto/goto_run_{n_turns:02}"
     content = BABYAI_JSON | {"task": "goto", "num_steps": n_turns, "input_tokens": n_input, "output_tokens": n_output}
-    content |= {"failed_candidates": [], "agent": {"type": "naive", "max_history": 16}, "progression": 0.0}
+    content |= {
+        "done": False,
+        "episode_return": 0.0,
+        "failed_candidates": [],
+        "agent": {"type": "naive", "max_history": 16},
+        "progression": 0.0,
+    }
     actions = ["" if index % (n_turns // n_answered) else "left" for index in range(n_turns)]
     rows = [f"{index},{action},,{'x' * characters},0,False\r\n" for index, action in enumerate(actions)]
     return write(

@@ -145,6 +145,15 @@ def test_a_csv_beside_the_log_is_a_file_of_scores_and_one_by_trace_id_is_found(t
     assert details(report, sessions.LONELY_SCORE, "notes") == ["session 't-10'"]
 
 
+def test_late_lines_that_give_scores_by_trace_id(read):
+    rows = [row | {"score": None, "status": None, "trace_id": "t-9"} for row in grown("s", 2)]
+    late = [{"trace_id": "t-9", "score": 0.5}, {"trace_id": "t-9", "score": 85}, {"trace_id": "t-8", "score": 1}]
+    episodes, report = read([*rows, *late])
+    assert episodes["s"].utility == 0.5
+    assert report["notes"][BAD_SCORE]["examples"][0]["source"] == "log0.jsonl:4"
+    assert details(report, sessions.LONELY_SCORE, "notes") == ["session 't-8'"]
+
+
 def test_files_of_scores_that_disagree_are_an_error(tmp_path):
     log = write(tmp_path / "log.jsonl", grown("s", 2))
     for name, score in (("a.csv", 0), ("b.csv", 1)):

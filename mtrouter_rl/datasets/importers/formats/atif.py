@@ -10,7 +10,6 @@ billed there. What a sub-agent did is no turn of the agent that called it; its t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal, cast
 
@@ -29,14 +28,23 @@ from mtrouter_rl.datasets.importers.chat import (
     validated,
 )
 from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
+from mtrouter_rl.datasets.importers.formats.atif_files import (
+    RESULT_FILE,
+    REWARD_FILES,
+    VERSION,
+    Beside,
+    Trial,
+    is_trajectory,
+    object_at,
+    place_of,
+)
 from mtrouter_rl.datasets.importers.formats.whole_runs import OTHER_TOTAL, Run, RunCall, RunConverter
-from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, read_score
+from mtrouter_rl.datasets.importers.query_table import BAD_SCORE
 from mtrouter_rl.datasets.importers.run_scores import RunScores
 from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import Episode, Frozen, JsonValue
 
-VERSION = "ATIF-v"
 KNOWN_VERSIONS = tuple(f"{VERSION}1.{minor}" for minor in range(8))
 TRUNCATED = ("AgentTimeoutError",)
 """Exceptions of a trial that a limit raised; the verifier scores what is there."""
@@ -47,8 +55,6 @@ SEVERAL_CALLS = "step for which the agent made several calls, whose tokens are o
 NO_CALL = "step of the agent without a call of a model, part of what came before it"
 UNKNOWN_VERSION = "schema_version that is not known, read like the known ones"
 WRONG_TRIAL = "trial that raised an exception and was scored all the same"
-_RESULT = "result.json"
-_REWARDS = ("reward.txt", "reward.json")
 
 
 class _ToolCall(LogModel):
@@ -105,18 +111,6 @@ class _Trajectory(LogModel):
     subagent_trajectories: list[dict[str, object]] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Trial:
-    """What the files beside a trajectory say of it."""
-
-    name: str = ""
-    task: str = ""
-    dataset: str = ""
-    reward: float | None = None
-    exception: str = ""
-    problem: str = ""
-
-
 class ATIFOptions(ChatOptions):
     """Options of the format.
 
@@ -163,9 +157,9 @@ class ATIFImporter(ChatImporter[ATIFOptions]):
             DatasetError: If a path does not exist, or no path holds a trajectory.
         """
         scores = RunScores(
-            source, is_run=lambda path: path.name.lower() == _RESULT or "trajectory" in path.name.lower()
+            source, is_run=lambda path: path.name.lower() == RESULT_FILE or "trajectory" in path.name.lower()
         )
-        beside = _Beside()
+        beside = Beside()
         for path in source.paths:
             if path not in scores.paths:
                 beside.read(path, ImportReport(format=source.report.format))
@@ -183,145 +177,10 @@ class ATIFImporter(ChatImporter[ATIFOptions]):
             )
 
 
-class _Beside:
-    """Results and rewards by folder, continuations, and sub-agents, of all paths."""
-
-    def __init__(self) -> None:
-        self.trials: dict[str, _Trial] = {}
-        self.rewards: dict[str, _Trial] = {}
-        self.continued: dict[str, _Trajectory] = {}
-        self.sub_agents: set[str] = set()
-
-    def read(self, path: Path, report: ImportReport) -> None:
-        for file in read_log_files(path, report, suffixes=(".json", ".txt")):
-            name, folder = file.path.name.lower(), _key(path, file, file.path.parent)
-            if name in _REWARDS:
-                self.rewards[folder] = _reward(file)
-                continue
-            try:
-                row = parse_object(file.data)
-            except UnusableEpisodeError:
-                continue
-            if name == _RESULT and ("trial_name" in row or "verifier_result" in row):
-                self.trials[folder] = _trial(row)
-            elif _is_trajectory(row):
-                self._read_references(row, path, file)
-
-    def _read_references(self, row: Mapping[str, JsonValue], path: Path, file: LogFile) -> None:
-        following = row.get("continued_trajectory_ref")
-        if isinstance(following, str):
-            self.continued.setdefault(_key(path, file, file.path.parent / PurePosixPath(following).name), _NONE)
-        for reference in _references(row):
-            if isinstance(reference.get("trajectory_path"), str):
-                name = PurePosixPath(str(reference["trajectory_path"])).name
-                self.sub_agents.add(_key(path, file, file.path.parent / name))
-            for key in ("trajectory_id", "session_id"):
-                value = reference.get(key)
-                if isinstance(value, str) and value and value != row.get("session_id"):
-                    self.sub_agents.add(value)
-
-    def trial(self, path: Path, file: LogFile) -> _Trial:
-        """What is said of a trajectory: by the result beside it or in the folder above, else by the reward there."""
-        folders = [_key(path, file, folder) for folder in (file.path.parent, *list(file.path.parents)[1:3])]
-        found = next((self.trials[folder] for folder in folders if folder in self.trials), _Trial())
-        if found.reward is not None or found.problem:
-            return found
-        for folder in folders:
-            for place in (folder, f"{folder}/verifier"):
-                if place in self.rewards:
-                    reward = self.rewards[place]
-                    return _Trial(
-                        name=found.name,
-                        task=found.task,
-                        dataset=found.dataset,
-                        reward=reward.reward,
-                        exception=found.exception,
-                        problem=reward.problem,
-                    )
-        return found
-
-
-_NONE = _Trajectory(schema_version="", agent=_Agent(name=""), steps=[])
-
-
-def _key(path: Path, file: LogFile, inner: PurePosixPath) -> str:
-    return f"{path}!{file.archive}!{inner.as_posix().removeprefix('./')}"
-
-
-def _is_trajectory(row: Mapping[str, object]) -> bool:
-    version = row.get("schema_version")
-    return isinstance(version, str) and version.startswith(VERSION)
-
-
-def _references(row: Mapping[str, JsonValue]) -> Iterator[Mapping[str, object]]:
-    steps = row.get("steps")
-    for step in steps if isinstance(steps, list) else []:
-        observation = step.get("observation") if isinstance(step, dict) else None
-        results = observation.get("results") if isinstance(observation, dict) else None
-        for result in results if isinstance(results, list) else []:
-            references = result.get("subagent_trajectory_ref") if isinstance(result, dict) else None
-            for reference in references if isinstance(references, list) else [references]:
-                if isinstance(reference, dict):
-                    yield reference
-
-
-def _reward(file: LogFile) -> _Trial:
-    text = file.data.decode("utf-8", errors="replace").strip()
-    try:
-        value: object = parse_object(file.data).get("reward") if file.path.name.lower().endswith(".json") else text
-        return _Trial(reward=_number(value))
-    except UnusableEpisodeError as error:
-        return _Trial(problem=f"{file.source}: {error.detail}")
-
-
-def _trial(row: Mapping[str, JsonValue]) -> _Trial:
-    verifier, info = _object(row, "verifier_result"), _object(row, "exception_info")
-    rewards = _object(verifier, "rewards")
-    reward, problem = rewards.get("reward", row.get("reward")), ""
-    if reward is None and len(rewards) > 1:
-        problem = f"result.json has several rewards ({', '.join(rewards)}) and none of name 'reward'"
-    elif reward is None and len(rewards) == 1:
-        reward = next(iter(rewards.values()))
-    try:
-        number = None if reward is None else _number(reward)
-    except UnusableEpisodeError as error:
-        number, problem = None, f"result.json: {error.detail}"
-    return _Trial(
-        name=str(row.get("trial_name") or ""),
-        task=str(row.get("task_name") or ""),
-        dataset=str(row.get("source") or ""),
-        reward=number,
-        exception=f"{info.get('exception_type')}: {info.get('exception_message')}" if info else "",
-        problem=problem,
-    )
-
-
-def _object(row: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = row.get(name)
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> float:
-    """A reward of any size; `max_reward` brings it into [-1, 1]."""
-    if isinstance(value, bool | str):
-        return read_score(value) if isinstance(value, bool) else _text_number(value)
-    if isinstance(value, int | float) and abs(value) < float("inf"):
-        return float(value)
-    raise UnusableEpisodeError(BAD_SCORE, f"reward is {cut(repr(value))}, must be a number")
-
-
-def _text_number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise UnusableEpisodeError(BAD_SCORE, f"reward is {cut(repr(text))}, must be a number") from error
-    return _number(number)
-
-
 class _Converter:
     """Turns a trajectory into an episode, or counts why it cannot."""
 
-    def __init__(self, source: ImportSource, options: ATIFOptions, scores: RunScores, beside: _Beside) -> None:
+    def __init__(self, source: ImportSource, options: ATIFOptions, scores: RunScores, beside: Beside) -> None:
         self.n_trajectories = 0
         self._options = options
         self._beside = beside
@@ -334,7 +193,7 @@ class _Converter:
         """The episode of a file, or of the file that waited for it; None if there is none."""
         try:
             row = parse_object(file.data)
-            if not _is_trajectory(row):
+            if not is_trajectory(row):
                 self._pass_over(file, row)
                 return None
             self.n_trajectories += 1
@@ -344,7 +203,7 @@ class _Converter:
             return None
         if run.schema_version not in KNOWN_VERSIONS:
             self._report.note(UNKNOWN_VERSION, source=file.source, detail=cut(run.schema_version))
-        place = _key(path, file, file.path)
+        place = place_of(path, file, file.path)
         if self._is_sub_agent(run, place):
             self._report.pass_over(SUB_AGENT, source=file.source, amount=self._amount(run))
             return None
@@ -357,9 +216,9 @@ class _Converter:
                 self._parts[place] = run
                 return None
             file, first = self._waiting.pop(place)
-            return self._in_order(_joined(first, run), file, path, _key(path, file, file.path))
+            return self._in_order(_joined(first, run), file, path, place_of(path, file, file.path))
         if run.continued_trajectory_ref:
-            following = _key(path, file, file.path.parent / PurePosixPath(run.continued_trajectory_ref).name)
+            following = place_of(path, file, file.path.parent / PurePosixPath(run.continued_trajectory_ref).name)
             if following not in self._parts:
                 self._waiting[following] = file, run
                 return None
@@ -367,7 +226,7 @@ class _Converter:
         return self._build(run, file, path)
 
     def _pass_over(self, file: LogFile, row: Mapping[str, JsonValue]) -> None:
-        if file.path.name.lower() not in (_RESULT, *_REWARDS):
+        if file.path.name.lower() not in (RESULT_FILE, *REWARD_FILES):
             self._report.note(OTHER_FILE, source=file.source, detail=f"has {', '.join(list(row)[:6])}")
 
     def _is_sub_agent(self, run: _Trajectory, place: str) -> bool:
@@ -446,7 +305,7 @@ class _Converter:
             messages += [read_message({"role": "tool", "content": result.content}) for result in results]
         return messages, places
 
-    def _ending(self, trial: _Trial, where: str) -> tuple[Ending, str]:
+    def _ending(self, trial: Trial, where: str) -> tuple[Ending, str]:
         if not trial.exception:
             return "terminated", ""
         if trial.exception.partition(":")[0] in TRUNCATED:
@@ -503,7 +362,7 @@ def _call(run: _Trajectory, index: int, step: _Step) -> RunCall:
 def _usage(metrics: Mapping[str, object]) -> dict[str, object]:
     """Usage in OpenAI's form; what stands under `extra` may say how many tokens were written to the cache."""
     further = {
-        name: value for name, value in _object(metrics, "extra").items() if not isinstance(value, str | list | dict)
+        name: value for name, value in object_at(metrics, "extra").items() if not isinstance(value, str | list | dict)
     }
     usage: dict[str, object] = {
         name: metrics.get(name) for name in ("prompt_tokens", "completion_tokens") if metrics.get(name) is not None

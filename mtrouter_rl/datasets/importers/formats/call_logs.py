@@ -98,7 +98,8 @@ class Models:
             served one is empty if it is the chosen one, or if the pool does not have its name.
         """
         asked, said = [name for name in requested if name], [name for name in answered if name]
-        chosen, served = self._names.find(*asked), self._names.find(*said)
+        chosen = self._names.find(*asked) if asked else None
+        served = self._names.find(*said) if said else None
         if chosen is None:
             return served or next(iter([*asked, *said]), ""), ""
         return chosen, served if served is not None and served != chosen else ""
