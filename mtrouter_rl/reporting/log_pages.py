@@ -8,7 +8,7 @@ from mtrouter_rl.agents.saving import RECORD_FILE, read_record
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.datasets.summary import format_summary, summarize
-from mtrouter_rl.evaluation.transcripts import TRANSCRIPTS_FILE, Transcripts
+from mtrouter_rl.evaluation.shown_episodes import TRANSCRIPTS_FILE, Transcripts
 from mtrouter_rl.ope.record import OPE_FILE, OpeReport, load_report
 from mtrouter_rl.reporting.document import Block, Bullets, Code, Contents, Heading, Interactive, Paragraph
 from mtrouter_rl.reporting.interactive import estimates_html, viewer_html
