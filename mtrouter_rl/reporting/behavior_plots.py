@@ -8,7 +8,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mtrouter_rl.evaluation.behavior_file import BehaviorRow
-from mtrouter_rl.reporting.plot_style import OTHER_COLOR, left_title, legend_below, model_style, new_figure
+from mtrouter_rl.reporting.plot_style import (
+    MIN_CELL_TURNS,
+    OTHER_COLOR,
+    left_title,
+    legend_below,
+    model_style,
+    new_figure,
+)
 from mtrouter_rl.reporting.plots import stacked_bars
 
 _COLOR_MAP = "Blues"
@@ -24,18 +31,19 @@ def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[
 
     Args:
         counts: Consecutive turns by [model][next model], in pool order, shape (M, M); stays are on the diagonal,
-            which is framed.
+            which is framed. Rows of fewer than `MIN_CELL_TURNS` turns are blank.
         model_names: Names of the pool, in pool order, length M.
         title: Title of the figure.
     """
     matrix = np.asarray(counts, dtype=float)
     totals = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+    is_shown = totals >= MIN_CELL_TURNS
+    shares = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=is_shown)
     n_models = len(model_names)
     figure, axes = new_figure(width=3.2 + 0.95 * n_models, height=2.2 + 0.75 * n_models)
     image = axes.imshow(shares, cmap=_COLOR_MAP, vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(matrix):
-        if count:
+        if count and is_shown[row, 0]:
             axes.text(
                 column,
                 row,
@@ -53,7 +61,8 @@ def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[
         positions, [f"{name}  ({total:.0f})" for name, total in zip(model_names, totals[:, 0], strict=True)]
     )
     axes.set_xlabel("model of the next turn")
-    axes.set_ylabel("model of a turn (turns that another follows)")
+    blank = "" if is_shown.all() else f"; blank: fewer than {MIN_CELL_TURNS}"
+    axes.set_ylabel(f"model of a turn (turns that another follows{blank})")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     stays = float(np.trace(matrix))

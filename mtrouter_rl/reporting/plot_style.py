@@ -4,6 +4,11 @@ No global plotting state: every figure is a `Figure` of its own. Colors are thos
 can tell apart; a model keeps its color in all figures.
 """
 
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,9 +31,26 @@ KINDS: dict[str, tuple[str, str, float]] = {
 """Kind of policy -> color, marker and its size."""
 
 
+MIN_CELL_TURNS = 30
+"""Shares of fewer turns than this are mostly chance: they are left blank."""
+_LETTERS_PER_INCH = 10
+_scale: ContextVar[float] = ContextVar("figure scale", default=1.0)
+
+
+@contextmanager
+def thumbnails() -> Iterator[None]:
+    """Figures that are drawn meanwhile are small beside their letters, so that they can be read as thumbnails."""
+    token = _scale.set(0.62)
+    try:
+        yield
+    finally:
+        _scale.reset(token)
+
+
 def new_figure(*, width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure with one pair of axes; sizes in inches."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    scale = _scale.get()
+    figure = Figure(figsize=(scale * width, scale * height), dpi=DPI / scale, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -36,7 +58,10 @@ def new_figure(*, width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def left_title(figure: Figure, text: str) -> None:
-    """Title a figure; long titles are given line breaks by the caller."""
+    """Title a figure; long titles are given line breaks by the caller, and more where the figure is a thumbnail."""
+    if _scale.get() < 1:
+        width = round(figure.get_figwidth() * _LETTERS_PER_INCH)
+        text = "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
     figure.suptitle(text, x=0.01, ha="left", fontsize=11)
 
 
@@ -56,6 +81,7 @@ def kind_of(row: ResultRow, results: Results) -> str:
 def legend_below(axes: Axes, *, n_columns: int) -> None:
     """Legend of the axes below the figure."""
     handles, names = axes.get_legend_handles_labels()
+    n_columns = n_columns if _scale.get() == 1 else min(n_columns, 2)
     axes.figure.legend(handles, names, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=8.5)
 
 

@@ -19,6 +19,7 @@ from mtrouter_rl.reporting.plot_style import (
     DPI,
     KINDS,
     LEARNED_COLOR,
+    MIN_CELL_TURNS,
     SINGLE_COLOR,
     kind_of,
     left_title,
@@ -78,18 +79,22 @@ def model_share_figure(results: Results, split: str) -> Figure:
     return figure
 
 
-def model_share_by_task_figure(row: ResultRow, model_names: Sequence[str]) -> Figure:
+def model_share_by_task_figure(
+    row: ResultRow, model_names: Sequence[str], *, n_turns: Mapping[str, int] | None = None
+) -> Figure:
     """Share of turns of every model within each task, one bar per task with the task's mean score.
 
     Args:
         row: The policy on a split.
         model_names: Names of the pool, in pool order, length M.
+        n_turns: Task -> its turns: tasks of fewer than `MIN_CELL_TURNS` are left out; None shows all.
     """
-    figure, axes = new_figure(width=8.2, height=1.6 + 0.32 * max(1, len(row.model_share_by_task)))
     shares = {
         f"{task}  ({format_number(row.score_by_task[task], decimals=0)})": share
         for task, share in row.model_share_by_task.items()
+        if n_turns is None or n_turns.get(task, 0) >= MIN_CELL_TURNS
     }
+    figure, axes = new_figure(width=8.2, height=1.6 + 0.32 * max(1, len(shares)))
     stacked_bars(axes, shares, model_names)
     left_title(figure, f"{row.label}, {row.split} split: model by task (mean score)")
     return figure
@@ -97,6 +102,8 @@ def model_share_by_task_figure(row: ResultRow, model_names: Sequence[str]) -> Fi
 
 def model_share_by_turn_figure(traced: Sequence[TracedEpisode], model_names: Sequence[str], *, title: str) -> Figure:
     """Share of every model at each turn, among the episodes still running, and how many those are.
+
+    Turns that fewer than `MIN_CELL_TURNS` episodes reach are blank.
 
     Args:
         traced: Episodes of one policy, of unequal length.
@@ -106,6 +113,8 @@ def model_share_by_turn_figure(traced: Sequence[TracedEpisode], model_names: Seq
     episodes = [one.episode for one in traced]
     shares = model_share_by_turn(episodes, model_names)
     turns = np.arange(1, len(shares) + 1)
+    n_running = running_share_by_turn(episodes) * sum(episode.status == "completed" for episode in episodes)
+    shares = np.where(np.round(n_running)[:, None] >= MIN_CELL_TURNS, shares, 0.0)
     figure, axes = new_figure(width=8.2, height=4.2)
     floor = np.zeros(len(shares))
     for index, name in enumerate(model_names):
@@ -128,7 +137,7 @@ def model_share_by_turn_figure(traced: Sequence[TracedEpisode], model_names: Seq
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("turn")
-    axes.set_ylabel("share of running episodes")
+    axes.set_ylabel(f"share of running episodes (blank: fewer than {MIN_CELL_TURNS})")
     left_title(figure, title)
     legend_below(axes, n_columns=4)
     return figure
@@ -160,7 +169,7 @@ def paired_difference_figure(results: Results, split: str) -> Figure:
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.grid(visible=True, axis="x", color="0.92")
     axes.set_axisbelow(True)
-    axes.set_xlabel("difference of return (right of 0: the learned router is better)")
+    axes.set_xlabel("difference of return\n(right of 0: the learned router is better)")
     results_title(figure, results, f"paired differences with 95% intervals, {split} split")
     for name, (color, marker) in _DIFFERENCE_STYLES.items():
         axes.plot([], [], color=color, marker=marker, ls="", label=name)

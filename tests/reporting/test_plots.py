@@ -5,7 +5,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.records import TracedEpisode
 from mtrouter_rl.reporting.labels import Label, place_labels
+from mtrouter_rl.reporting.plot_style import thumbnails
 from mtrouter_rl.reporting.plots import (
     cost_score_figure,
     model_share_by_task_figure,
@@ -14,7 +16,7 @@ from mtrouter_rl.reporting.plots import (
     paired_difference_figure,
     save_plots,
 )
-from tests.cases.evaluation_cases import MODELS, POLICIES, make_results
+from tests.cases.evaluation_cases import MODELS, POLICIES, make_episode, make_results, make_turn
 
 
 def texts(figure):
@@ -102,3 +104,22 @@ def test_saved_files(results, traced, tmp_path):
         "model_share_by_turn_test_fitted-q.png",
     }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_turns_that_few_episodes_reach_are_left_blank():
+    long = [make_episode([make_turn("tiny"), make_turn("big", end="terminated")], seed=seed) for seed in range(29)]
+    short = [make_episode([make_turn("tiny", end="terminated")], seed=seed) for seed in range(29, 40)]
+    traced = [TracedEpisode(episode=episode) for episode in (*long, *short)]
+    figure = model_share_by_turn_figure(traced, MODELS, title="x")
+    heights = [bar.get_height() for container in figure.axes[0].containers for bar in container]
+    assert sum(heights[0::2]) == 1, "forty episodes take the first turn"
+    assert sum(heights[1::2]) == 0, "and 29 the second"
+
+
+def test_thumbnails_have_large_letters(results):
+    plain = cost_score_figure(results, "test")
+    with thumbnails():
+        small = cost_score_figure(results, "test")
+    assert small.get_figwidth() == pytest.approx(0.62 * plain.get_figwidth())
+    assert small.get_figwidth() * small.dpi == pytest.approx(plain.get_figwidth() * plain.dpi)
+    assert cost_score_figure(results, "test").get_figwidth() == plain.get_figwidth()

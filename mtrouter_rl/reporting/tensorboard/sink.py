@@ -4,6 +4,7 @@
 may be called again with more policies: what it wrote before is replaced, files of others (training curves) are kept.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from mtrouter_rl.reporting.behavior_plots import switch_matrix_figure
 from mtrouter_rl.reporting.calibration_plots import calibration_figure
 from mtrouter_rl.reporting.ope_plots import QUANTITIES, ope_figure
 from mtrouter_rl.reporting.ope_report import format_report
+from mtrouter_rl.reporting.plot_style import MIN_CELL_TURNS, thumbnails
 from mtrouter_rl.reporting.plots import (
     cost_score_figure,
     model_share_by_task_figure,
@@ -186,10 +188,10 @@ def write_evaluation(
     )
     paths = []
     for run, label in runs.items():
-        with _writer(folder / run) as writer:
+        with _writer(folder / run) as writer, thumbnails():
             _write_policy(writer, evaluation, label=label)
         paths.append(folder / run)
-    with _writer(folder / COMPARISON_RUN) as writer:
+    with _writer(folder / COMPARISON_RUN) as writer, thumbnails():
         _write_comparison(writer, evaluation)
     return (*paths, folder / COMPARISON_RUN)
 
@@ -282,9 +284,7 @@ def _write_policy(writer: SummaryWriter, evaluation: _Evaluation, *, label: str)
     rows = [row for row in results.rows if row.label == label]
     for row in rows:
         _scalars(writer, row_scalars(row))
-        if _is_mixing(row):
-            figure = model_share_by_task_figure(row, results.model_names)
-            writer.add_figure(f"model_share_by_task/{row.split}", figure, close=False)
+        _write_tasks(writer, evaluation, row)
         traced = evaluation.traced.get(row.split, {}).get(label, ())
         if any(one.episode.turns for one in traced if one.episode.status == "completed"):
             _write_turns(writer, traced, row, model_names=results.model_names)
@@ -303,6 +303,18 @@ def _write_policy(writer: SummaryWriter, evaluation: _Evaluation, *, label: str)
         write_model_embeddings(writer, details.model_embeddings, evaluation.pool)
     if details.history_states is not None:
         write_history_embeddings(writer, details.history_states)
+
+
+def _write_tasks(writer: SummaryWriter, evaluation: _Evaluation, row: ResultRow) -> None:
+    """The figure of model share by task, if any task has enough turns."""
+    if not _is_mixing(row):
+        return
+    n_turns: Counter[str] = Counter()
+    for one in evaluation.traced.get(row.split, {}).get(row.label, ()):
+        n_turns[one.episode.task] += len(one.episode.turns)
+    if not n_turns or max(n_turns.values()) >= MIN_CELL_TURNS:
+        figure = model_share_by_task_figure(row, evaluation.results.model_names, n_turns=n_turns or None)
+        writer.add_figure(f"model_share_by_task/{row.split}", figure, close=False)
 
 
 def _is_mixing(row: ResultRow) -> bool:
@@ -370,9 +382,10 @@ def _write_transcripts(writer: SummaryWriter, evaluation: _Evaluation, *, split:
 def _write_comparison(writer: SummaryWriter, evaluation: _Evaluation) -> None:
     results = evaluation.results
     for split in results.splits:
-        figures = {"cost_score": cost_score_figure, "model_share": model_share_figure}
+        # TensorBoard orders groups by name; what is looked at first is to come first.
+        figures = {"1_cost_score": cost_score_figure, "3_model_share": model_share_figure}
         if any(row.paired for row in results.split_rows(split)):
-            figures["paired_difference"] = paired_difference_figure
+            figures["2_paired_difference"] = paired_difference_figure
         for name, draw in figures.items():
             writer.add_figure(f"{name}/{split}", draw(results, split), close=False)
         writer.add_text(f"results/{split}", markdown_table(results, split))

@@ -130,7 +130,7 @@ def test_curves_over_turns(folder, traced):
 def test_figures(folder):
     assert set(read(folder / "comparison").Tags()["images"]) == {
         f"{name}/{split}"
-        for name in ("cost_score", "model_share", "paired_difference", "ope_score", "ope_cost_usd", "ope_return")
+        for name in ("1_cost_score", "2_paired_difference", "3_model_share", "ope_score", "ope_cost_usd", "ope_return")
         for split in ("test", "ood")
     }
     names = ("model_share_by_task", "model_share_by_turn", "switch_matrix", "calibration")
