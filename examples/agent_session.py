@@ -69,7 +69,7 @@ def main() -> None:
             out=folder / "log",
         )
         import_log(first, show_progress=False)
-        router = load_router(train(folder / "log", folder / "router", "turn-ridge"))
+        router = load_router(train(folder / "log", folder / "router", "turn-ridge"), explore=0.3)
         rng = random.Random(0)
         for number in range(10):
             session = RoutingSession(router, budget_usd=0.05, log=folder / "routed.jsonl", session_id=f"task-{number}")
