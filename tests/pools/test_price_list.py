@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mtrouter_rl.errors import MissingDependencyError
-from mtrouter_rl.pools.price_list import TABLE_FILE, PriceList, load_price_list, bare_name
+from mtrouter_rl.pools.price_list import TABLE_FILE, PriceList, bare_name, load_price_list
 
 ROWS = {
     "swift-2": {"mode": "chat", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "max_input_tokens": 1000},
