@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mtrouter_rl import __version__
+from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.resolve import is_router_folder, resolve_router, split_cost_weight
 from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.cards import RewardCard
@@ -35,6 +36,7 @@ from mtrouter_rl.statistics.estimate import studentized_ends
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
 
 
+@one_thread()
 def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool = True) -> OpeReport:
     """Estimate routers from a log.
 
