@@ -110,6 +110,45 @@ def find_card(kind: CardKind, name_or_path: str | Path) -> Path:
     raise unknown_name(f"{kind.removesuffix('s')} card", text, known, fix="A path to a YAML file is taken as well")
 
 
+def check_card_name(kind: CardKind, name: str, *, where: str) -> None:
+    """Refuse anything but the name of an installed card, where a file says which card is meant.
+
+    A path there would make this package read, and perhaps run, what whoever wrote the file put beside it.
+
+    Args:
+        kind: Which kind of card.
+        name: What the file says.
+        where: File and field, for the error message.
+
+    Raises:
+        UnknownNameError: If no installed card has the name; lists the names.
+    """
+    known = list_cards(kind)
+    if name not in known:
+        one = f"{kind.removesuffix('s')} card in {where}"
+        raise unknown_name(one, name, known, fix="A file names a card, it never gives a path: give the path yourself")
+
+
+@cache
+def _code_of_installed_cards() -> frozenset[str]:
+    """Every "module:attribute" in the settings of an environment card that an installed package ships."""
+    found: set[str] = set()
+    for path in list_cards("envs").values():
+        if ":" in (text := path.read_text(encoding="utf-8")) and "gymnasium_text" in text:
+            waiting: list[object] = [_read_mapping(path).get("settings")]
+            while waiting:
+                value = waiting.pop()
+                if isinstance(value, dict):
+                    found |= {one for key in ("id", "entry_point") if isinstance(one := value.get(key), str)}
+                    waiting += value.values()
+    return frozenset(found)
+
+
+def is_named_by_installed_card(target: str) -> bool:
+    """Whether an environment card of this package, or of a plug-in, names this Gymnasium id or entry point."""
+    return target in _code_of_installed_cards()
+
+
 def _place(data: object, parts: Iterable[int | str]) -> str:
     """Where a field is; an entry of a list by its name, if it has one.
 

@@ -127,6 +127,8 @@ def log_setting(
         return logged.pool, logged.reward
     if cost_unit_usd is not None:
         raise InvalidConfigError("--cost-unit-usd is for imported logs; this environment's card has its own")
+    if env is None:
+        check_card_name("envs", info.env, where=f"{dataset / INFO_FILE}, field env")
     config = resolve_env(env or info.env, pool, cost_weight=cost_weight)
     return config.pool, config.reward
 

@@ -89,7 +89,8 @@ class SearchCard(Frozen):
     """Who searches, in an environment card.
 
     Attributes:
-        backend: Registered name, or "module:function" of a function that takes the options and gives a `SearchBackend`.
+        backend: Registered name, or, where the user allows code, "module:function" of a function that takes the options and gives
+            a `SearchBackend`.
         options: Checked by the backend.
     """
 
@@ -101,7 +102,7 @@ class SearchCard(Frozen):
 
         Raises:
             UnknownNameError: If no such backend is registered.
-            InvalidConfigError: If it cannot be imported.
+            InvalidConfigError: If it cannot be imported, or is code and the user does not allow that.
             CardError: If the options are wrong, or what is made is no search backend.
         """
         make = cast(Callable[[Mapping[str, object]], object], SEARCH_BACKENDS.load(self.backend))
