@@ -86,7 +86,7 @@ class Registry:
 
         Args:
             name: A registered name; "module:attribute" only where code is allowed.
-            allow_code: Whether "module:attribute" is taken at its word, without registration; `is_code_allowed` says so as well.
+            allow_code: Whether "module:attribute" is taken at its word, without registration; or see `is_code_allowed`.
 
         Raises:
             UnknownNameError: If nothing is registered under the name.

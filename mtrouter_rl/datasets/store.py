@@ -33,6 +33,7 @@ from mtrouter_rl.datasets.validation import (
     group_turns,
 )
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
+from mtrouter_rl.files import LockedPlace
 from mtrouter_rl.records import Episode, JsonValue, TracedEpisode
 
 logger = logging.getLogger(__name__)
@@ -148,11 +149,13 @@ class DatasetWriter:
             compression_level: Of Zstandard, 1 to 22; the default is small and slow, 3 is several times faster.
 
         Raises:
+            BusyError: If another process writes to the folder; this one holds it as long as the writer lives.
             DatasetError: If the folder holds another dataset or shards of unknown origin, or cannot be written.
         """
         self.folder = Path(folder)
         self.info = info
         self._compression_level = compression_level
+        self._lock = LockedPlace(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if overwrite:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.resolve import resolve_router
-from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards import RewardCard, check_card_name
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder

@@ -89,8 +89,8 @@ class SearchCard(Frozen):
     """Who searches, in an environment card.
 
     Attributes:
-        backend: Registered name, or, where the user allows code, "module:function" of a function that takes the options and gives
-            a `SearchBackend`.
+        backend: Registered name, or, where the user allows code, "module:function" of a function that takes the options and
+            gives a `SearchBackend`.
         options: Checked by the backend.
     """
 
