@@ -12,13 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from mtrouter_rl.cards.agent import AgentCard
 from mtrouter_rl.cards.dataset import DatasetCard
 from mtrouter_rl.cards.env import EnvCard
 from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cards.reading import read_text, read_yaml
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.records import Frozen
 
@@ -134,7 +134,7 @@ def _code_of_installed_cards() -> frozenset[str]:
     """Every "module:attribute" in the settings of an environment card that an installed package ships."""
     found: set[str] = set()
     for path in list_cards("envs").values():
-        if ":" in (text := path.read_text(encoding="utf-8")) and "gymnasium_text" in text:
+        if ":" in (text := read_text(path)) and "gymnasium_text" in text:
             waiting: list[object] = [_read_mapping(path).get("settings")]
             while waiting:
                 value = waiting.pop()
@@ -217,8 +217,10 @@ def parse_card(path: Path, model: type[CardT]) -> CardT:
 
 def _read_mapping(path: Path) -> dict[str, object]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = read_yaml(path)
+    except OSError as error:
+        raise CardError(f"card {path} cannot be read: {error}; correct path and permissions") from error
+    except ValueError as error:
         raise CardError(f"card {path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise CardError(f"card {path} holds {type(data).__name__}, must be a mapping of fields to values")

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import yaml
-
+from mtrouter_rl.cards.reading import read_text, read_yaml
 from mtrouter_rl.errors import unknown_name
 from mtrouter_rl.options import Command, Group, Option, Output
 
@@ -21,7 +20,7 @@ def _cards(kind: str) -> dict[str, str]:
 
 
 def _first_line(path: Path) -> str:
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = read_yaml(path)
     told = data.get("description", "") if isinstance(data, dict) else ""
     return " ".join(str(told).split())
 
@@ -72,10 +71,10 @@ def _show(args: argparse.Namespace, output: Output) -> None:
         cards = ["envs"]
     for kind in cards[:1]:
         path = find_card(cast(CardKind, kind), name)
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         output.show(
             f"# {kind.removesuffix('s')} card, {path}\n{text}",
-            {"kind": kind, "path": path, "card": yaml.safe_load(text)},
+            {"kind": kind, "path": path, "card": read_yaml(path)},
         )
         return
     for kind in ("importers", "exporters", "encoders"):

@@ -6,11 +6,12 @@ Each writer stands beside its inverse. No rule about values is checked here; tha
 import json
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pyarrow as pa
 
 from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.files import parse_json
 from mtrouter_rl.records import Episode, JsonValue, TokenUsage, TracedEpisode, Turn
 
 RecordT = TypeVar("RecordT")
@@ -82,7 +83,7 @@ def _column(records: Sequence[RecordT], field: pa.Field, get: Callable[[RecordT]
 def _extra_text(episode: Episode) -> str:
     try:
         return json.dumps(dict(episode.extra), sort_keys=True, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"episode '{episode.episode_id}': extra is {episode.extra!r:.80}, must be a mapping of names to JSON values: "
             f"{error}"
@@ -108,8 +109,8 @@ def table_to_episode_fields(table: pa.Table) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = table.select(EPISODE_SCHEMA.names).to_pylist()
     for row in rows:
         try:
-            row["extra"] = json.loads(str(row["extra"]))
-        except json.JSONDecodeError as error:
+            row["extra"] = parse_json(str(row["extra"]), is_unique=False)
+        except ValueError as error:
             raise DatasetError(
                 f"episode '{row['episode_id']}': column 'extra' holds text that is not JSON: {error}; "
                 "write a JSON object, or {} for nothing"
@@ -169,9 +170,9 @@ def table_to_hidden(table: pa.Table) -> dict[str, tuple[dict[str, JsonValue], ..
     """Hidden information of every turn, by episode id.
 
     Raises:
-        json.JSONDecodeError: If a row is not JSON.
+        ValueError: If a row is not JSON.
     """
     hidden: dict[str, list[dict[str, JsonValue]]] = {}
     for episode_id, text in zip(table["episode_id"].to_pylist(), table["hidden"].to_pylist(), strict=True):
-        hidden.setdefault(episode_id, []).append(json.loads(text))
+        hidden.setdefault(episode_id, []).append(cast("dict[str, JsonValue]", parse_json(text, is_unique=False)))
     return {episode_id: tuple(rows) for episode_id, rows in hidden.items()}

@@ -5,7 +5,6 @@ counts exactly if its episodes file is there. Everything that is loaded has been
 `mtrouter_rl.datasets.validation`; what is written is checked as well, so that a broken log fails when it is made.
 """
 
-import json
 import logging
 import os
 import re
@@ -284,7 +283,7 @@ def load_hidden(folder: Path | str) -> dict[str, tuple[Mapping[str, JsonValue], 
             continue
         try:
             hidden |= columns.table_to_hidden(table)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise DatasetError(
                 f"{folder / file}: column 'hidden' holds text that is not JSON: {error}; {_RESTORE}"
             ) from error

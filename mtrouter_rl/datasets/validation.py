@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from mtrouter_rl.cards.pool import Prices
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import DatasetError, unknown_name
+from mtrouter_rl.files import check_depth
 from mtrouter_rl.records import Episode, EpisodeStatus, Turn, UsageSource
 
 RecordT = TypeVar("RecordT")
@@ -151,6 +152,7 @@ def _is_json_object(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     try:
+        check_depth(value)
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
@@ -251,7 +253,7 @@ EPISODE_RULES: tuple[Rule[Episode], ...] = (
     Rule(
         field="extra",
         holds=lambda episode, _: _is_json_object(episode.extra),
-        must="must be a mapping of names to JSON values, NaN and infinity not among them",
+        must="must be a mapping of names to JSON values that are not nested too deep, NaN and infinity not among them",
         fix="write a JSON object, or {} for nothing",
     ),
     Rule(

@@ -12,12 +12,13 @@ MAX_JSON_DEPTH = 100
 """Brackets within brackets; whatever this package writes has fewer than 20."""
 
 
-def parse_json(text: str | bytes, *, max_depth: int = MAX_JSON_DEPTH) -> JsonValue:
+def parse_json(text: str | bytes, *, max_depth: int = MAX_JSON_DEPTH, is_unique: bool = True) -> JsonValue:
     """Value of a JSON text.
 
     Args:
         text: The text.
         max_depth: How many brackets may stand within each other.
+        is_unique: Whether a key that stands twice in an object is an error; what this package alone writes need not be asked.
 
     Raises:
         ValueError: If it is no JSON, is nested too deep, has a number of too many digits, or an object has a key twice.
@@ -29,7 +30,7 @@ def parse_json(text: str | bytes, *, max_depth: int = MAX_JSON_DEPTH) -> JsonVal
         ValueError: key 'a' stands twice in one object; keep one of them
     """
     try:
-        value = cast(JsonValue, json.loads(text, object_pairs_hook=_unique))
+        value = cast(JsonValue, json.loads(text, object_pairs_hook=_unique if is_unique else None))
     except RecursionError:
         raise ValueError(f"it is nested deeper than {max_depth} brackets") from None
     except json.JSONDecodeError:

@@ -18,6 +18,7 @@ from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.datasets.validation import Context, ShardFiles, ViolationLog, check_episodes
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, unknown_name
+from mtrouter_rl.files import read_json
 from mtrouter_rl.progress import track
 from mtrouter_rl.records import Episode, Frozen, TracedEpisode
 from mtrouter_rl.registry import IMPORTERS
@@ -137,7 +138,7 @@ def read_report(folder: Path) -> ReportJson:
     """
     path = folder / REPORT_FILE
     try:
-        return cast(ReportJson, json.loads(path.read_text(encoding="utf-8")))
+        return cast(ReportJson, read_json(path))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read: {error}; import the log again") from error
 

@@ -4,7 +4,6 @@ The web is searched only if the user brings a backend for it. The small ranking 
 `rank_bm25`, has not been maintained since 2022.
 """
 
-import json
 import math
 import re
 import unicodedata
@@ -17,6 +16,7 @@ from typing import Annotated, Protocol, cast, runtime_checkable
 from pydantic import Field, ValidationError
 
 from mtrouter_rl.errors import CardError, InvalidConfigError
+from mtrouter_rl.files import parse_json
 from mtrouter_rl.records import Frozen
 from mtrouter_rl.registry import SEARCH_BACKENDS
 
@@ -163,7 +163,7 @@ def _read_lines(path: Path) -> Iterable[Document]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = cast("dict[str, object]", parse_json(line))
             yield Document(id=str(row["id"]), title=str(row["title"]), text=str(row["text"]))
         except (ValueError, LookupError, TypeError) as error:
             raise InvalidConfigError(
