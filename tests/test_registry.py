@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from mtrouter_rl import registry
 from mtrouter_rl.agents.loading import ROUTER_KINDS
 from mtrouter_rl.cards import card_root, find_card, list_cards, load_env_card
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
 from mtrouter_rl.registry import Registry
 
@@ -170,3 +172,18 @@ def test_cards_of_every_kind_are_found_beside_the_plug_in(installed, folder):
     path = installed / folder / "of_plugin.yaml"
     path.write_text("name: of_plugin\n", encoding="utf-8")
     assert find_card("pools" if folder == "envs/pools" else folder, "of_plugin") == path
+
+
+def test_a_plug_in_that_breaks_while_it_is_imported_does_not_end_the_command_line(installed, capsys, caplog):
+    (installed / "__init__.py").write_text("raise RuntimeError('half written')", encoding="utf-8")
+    info = installed.parent / "mtr_plugin_package-1.0.dist-info" / "entry_points.txt"
+    groups = ("importers", "exporters", "encoders")
+    info.write_text("".join(f"[mtrouter_rl.{group}]\nbroken = mtr_plugin_package:x\n" for group in groups))
+    importlib.invalidate_caches()
+    for words in (["import", "--list"], ["export", "--list"], ["list", "encoders"], ["list", "importers"]):
+        assert main(words) == 0
+        assert "broken" not in capsys.readouterr().out
+    told = "left out: log format 'broken' is 'mtr_plugin_package:x', which breaks while it is imported: RuntimeError"
+    assert told in caplog.text
+    with pytest.raises(InvalidConfigError, match="half written; mend or uninstall it"):
+        registry.IMPORTERS.load("broken")

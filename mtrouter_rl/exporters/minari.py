@@ -112,8 +112,15 @@ def _require_packages() -> None:
             raise missing_package(package) from error
 
 
-def _write(loaded: Loaded, out: Path, options: MinariOptions) -> None:
+def _check(options: MinariOptions) -> None:
     _require_packages()
+    if options.encoder is not None:
+        from mtrouter_rl.embeddings.encoders import make_encoder
+
+        make_encoder(options.encoder, None)
+
+
+def _write(loaded: Loaded, out: Path, options: MinariOptions) -> None:
     import minari
     from minari.dataset.minari_storage import MinariStorage
 
@@ -364,4 +371,5 @@ export_minari = Exporter(
     description="Minari (HDF5): texts and, with an encoder, features; loses nothing and can be imported again.",
     options_model=MinariOptions,
     write=_write,
+    check=_check,
 )

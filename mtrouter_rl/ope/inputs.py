@@ -138,12 +138,13 @@ def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     from mtrouter_rl.embeddings.history import HistoryFeatures
     from mtrouter_rl.embeddings.history_sources import observations_of
 
+    encoder = make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
     dataset = Dataset.load(request.dataset)
     dataset.info.check_pool(request.pool)
     episodes = tuple(episode for episode in dataset.completed if episode.turns)
     _check_log(dataset, episodes)
     routers, texts = _routers(request)
-    features = HistoryFeatures(encoder=make_encoder(request.encoder, request.cache), pool=request.pool)
+    features = HistoryFeatures(encoder=encoder, pool=request.pool)
     say(f"encode {len(episodes)} episodes")
     transitions = make_transitions(dataset, features, reward=request.reward, gamma=1.0, show_progress=show_progress)
     observations = [one for episode in episodes for one in observations_of(episode, request.pool)]

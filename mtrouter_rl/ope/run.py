@@ -17,7 +17,7 @@ from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.query_router import ask
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.evaluation.transcripts import N_EPISODES, TRANSCRIPTS_FILE, transcripts_of
+from mtrouter_rl.evaluation.shown_episodes import N_EPISODES, TRANSCRIPTS_FILE, transcripts_of
 from mtrouter_rl.ope.estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policies, fit_values
 from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, find_behavior, prepare, turn_away_switching
 from mtrouter_rl.ope.record import (

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from mtrouter_rl.evaluation.result_rows import single_model_points
 from mtrouter_rl.evaluation.results import ResultRow, Results
-from mtrouter_rl.evaluation.transcripts import Transcripts
+from mtrouter_rl.evaluation.shown_episodes import Transcripts
 from mtrouter_rl.ope.record import OpeReport
 from mtrouter_rl.records import SCORE_PER_UTILITY, Ends
 from mtrouter_rl.reporting.plot_style import KINDS, MODEL_COLORS, SINGLE_COLOR, kind_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.evaluation.transcripts import Transcripts
+from mtrouter_rl.evaluation.shown_episodes import Transcripts
 from mtrouter_rl.reporting.compare import setting_table
 from mtrouter_rl.reporting.comparison_report import comparison_blocks
 from mtrouter_rl.reporting.document import (

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.evaluation.transcripts import TRANSCRIPTS_FILE, Transcripts
+from mtrouter_rl.evaluation.shown_episodes import TRANSCRIPTS_FILE, Transcripts
 from mtrouter_rl.files import read_json
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.hidden_reference import is_reference
 from mtrouter_rl.evaluation.query_router import HistoryEmbedder, ModelEmbedder, history_states, revisit, value_meaning
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.evaluation.transcripts import TRANSCRIPTS_FILE, transcripts_of
+from mtrouter_rl.evaluation.shown_episodes import TRANSCRIPTS_FILE, transcripts_of
 from mtrouter_rl.ope.record import OPE_FILE, load_report
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import TracedEpisode

@@ -143,6 +143,8 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     """
     algorithm = load_algorithm(request.agent)
     _check_held_out(request, algorithm)
+    if algorithm.needs_features:
+        make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
     datasets = load_logs(request.logs, algorithm=algorithm, agent=request.agent.name)
     if _is_done(request):
         return request.out

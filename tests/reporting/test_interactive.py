@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mtrouter_rl.evaluation.transcripts import MAX_TEXT, N_EPISODES, Transcripts, transcripts_of
+from mtrouter_rl.evaluation.shown_episodes import MAX_TEXT, N_EPISODES, Transcripts, transcripts_of
 from mtrouter_rl.reporting.document import Interactive, Paragraph, render_html, render_markdown
 from mtrouter_rl.reporting.interactive import frontier_html, viewer_html
 from mtrouter_rl.reporting.report import write_report

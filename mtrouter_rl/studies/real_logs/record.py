@@ -147,8 +147,14 @@ class LogOutcome:
             single_models=tuple(name for name in singles if name in known),
             strongest="strongest" if "strongest" in known else None,
             learned=tuple(name for name in known if name not in (*singles, *_FIXED)),
-            baselines=tuple(name for name in (*_FIXED, BASELINE) if name in known),
+            baselines=tuple(name for name in (*_FIXED, *self._best_single(singles), BASELINE) if name in known),
         )
+
+    def _best_single(self, singles: Sequence[str]) -> tuple[str, ...]:
+        """The single model with the highest return: what a router has to beat at this cost weight."""
+        returns = {name: float(one.snips[OUTCOMES.index("return")]) for name, one in self.believed.items()}
+        known = [name for name in singles if name in returns]
+        return (max(known, key=lambda name: returns[name]),) if known else ()
 
     def kept(self) -> tuple[Kept, ...]:
         """What came of the promises, of the policies that are believed."""

@@ -130,6 +130,7 @@ def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_prog
             the folds, or a number is out of range.
     """
     _check(request)
+    make_encoder(request.encoder, request.out / "embeddings")  # a missing extra is told before minutes of reading
     original = Dataset.load(request.dataset)
     study = _prepare(request, original, say=say, show_progress=show_progress)
     confounded = _flagged(study, original)

@@ -10,7 +10,7 @@ from mtrouter_rl.datasets.importers.mtrouter import MTRouterImporter, MTRouterOp
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS
 
 PROMPT = [{"role": "system", "content": "You play."}, {"role": "user", "content": "Boil water."}]
 
@@ -198,7 +198,7 @@ def test_mini_swe_agent_takes_scores_from_a_report(read, tmp_path):
     assert turn.action_text == 'I list.\n[{"name": "bash", "arguments": {"command": "ls"}}]'
     assert (turn.observation_text, turn.propensity, turn.utility_gain) == ("a.py", 1.0, 1.0)
     assert (episode.task, episode.behavior_policy) == ("mini-swe-agent", "single:cheap")
-    assert (episode.budget_usd, episode.max_turns) == (UNLIMITED_BUDGET_USD, 1)
+    assert (episode.budget_usd, episode.max_turns) == (UNLIMITED_BUDGET_USD, UNLIMITED_TURNS)
     assert report["notes"] == {}
     again, _ = read({"b.traj.json": swe_run(model_stats={})}, table)
     assert {one.variation for one in again} == {episode.variation}

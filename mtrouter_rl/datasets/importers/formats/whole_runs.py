@@ -22,7 +22,7 @@ from mtrouter_rl.datasets.importers.chat_importer import ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.run_scores import RunScores
 from mtrouter_rl.pools.usage import UsageReading
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, JsonValue, Turn, UsageSource
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, UNLIMITED_TURNS, Episode, JsonValue, Turn, UsageSource
 
 SILENT = "answer to which nothing came back"
 OVER_LIMIT = "cost limit that the last call went over: the budget is what was spent"
@@ -148,7 +148,7 @@ class RunConverter:
             first_observation=talk.first_observation,
             behavior_policy=_policy(turns),
             budget_usd=self._budget(run, turns),
-            max_turns=max(run.max_turns or 0, len(turns)),
+            max_turns=max(run.max_turns, len(turns)) if run.max_turns else UNLIMITED_TURNS,
             turns=turns,
             status="failed" if run.ending == "failed" else "completed",
             status_detail=run.status_detail[:500] if run.ending == "failed" else "",
