@@ -143,7 +143,7 @@ def test_a_name_with_a_colon_is_taken_at_its_word_where_the_user_allows_code():
     with registry.code_allowed():
         assert registry.TASK_FAMILIES.load(code) is registry.TASK_FAMILIES.load("corridor")
     with pytest.raises(
-        InvalidConfigError, match="is code that would run on this machine.*give the option --allow-code"
+        InvalidConfigError, match=r"is code that would run on this machine.*give the option --allow-code"
     ):
         registry.TASK_FAMILIES.load(code)
 

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import torch
 from pydantic import Field, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "router.json"
 WEIGHTS_FILE = "weights.safetensors"
+_DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
 
 MakeFeatures = Callable[[dict[str, JsonValue]], "HistoryFeatures"]
 """Makes the history features that a saved router was trained on from their `to_config()`."""
@@ -174,15 +176,27 @@ class SavedRouter:
         """The router's weights.
 
         Raises:
-            RouterError: If the file is missing or cannot be read.
+            RouterError: If the file is missing, cannot be read, or holds numbers of another kind than routers are saved with.
         """
         path = self.folder / WEIGHTS_FILE
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            weights = load_file(path)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise RouterError(
                 f"router weights {path} cannot be read ({error}); copy or train the router again"
             ) from error
+        for name, tensor in weights.items():
+            if tensor.dtype not in _DTYPES:
+                raise RouterError(
+                    f"router weights {path}: '{name}' is of type {tensor.dtype}, must be one of "
+                    f"{', '.join(map(str, _DTYPES))}; copy or train the router again"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise RouterError(
+                    f"router weights {path}: '{name}' holds NaN or infinity, so nothing could be chosen by it; train the "
+                    "router again"
+                )
+        return weights
 
 
 def write_router(folder: Path, record: RouterRecord, *, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -448,7 +448,7 @@ def check_hidden(
                 turn,
                 "turn",
                 str(turn),
-                f"must be {expected}: the rows of an episode are 0..T-1, one after the other",
+                f"must be {expected}: rows are 0..T-1, one after the other",
             )
         seen[episode] = expected + 1
         previous = episode
