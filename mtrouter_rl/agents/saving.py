@@ -203,6 +203,7 @@ def write_router(folder: Path, record: RouterRecord, *, weights: Mapping[str, Te
     """Write a router into a folder, which is made if need be. The record comes last: with it the router is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     if weights is not None:
+        (folder / RECORD_FILE).unlink(missing_ok=True)  # an older one does not fit these weights
         write_atomically(folder / WEIGHTS_FILE, save(dict(weights)))
     write_atomically(folder / RECORD_FILE, (record.model_dump_json(indent=2) + "\n").encode())
 

@@ -107,7 +107,7 @@ def _acquire(path: Path, place: Path) -> bool:
             except OSError:
                 os.close(descriptor)
                 return False
-            if _is_still(path, descriptor):
+            if is_still(path, descriptor):
                 break
             os.close(descriptor)  # its holder removed it between the two calls
         with contextlib.suppress(OSError):
@@ -117,7 +117,8 @@ def _acquire(path: Path, place: Path) -> bool:
         return True
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one that lies there."""
     try:
         there = path.stat()
     except OSError:

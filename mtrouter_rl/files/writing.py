@@ -3,13 +3,15 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mtrouter_rl.files.locks import locked
+from mtrouter_rl.files.locks import is_still, locked
 
 PARTIAL_SUFFIX = ".mtrouter-rl-partial"
 """End of the name of what is not whole yet. No user has such a name: what a killed run has left there is deleted."""
@@ -19,18 +21,37 @@ _NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EBUSY, 
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a kill, never meets half of it."""
+    """Write a file so that a reader, or a kill, never meets half of it; what a killed writer left is used again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, descriptor = _open_temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
+            file.truncate()
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
+            temporary.replace(path)  # while it is locked: nobody else takes it for a temporary file
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        raise
+
+
+def _open_temporary(path: Path) -> tuple[Path, int]:
+    """A file beside `path` that no other process writes to."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    for name in (f".{path.name}.tmp", f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"):
+        temporary = path.with_name(name)
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process writes there, or the disk knows no locks
+            os.close(descriptor)
+            continue
+        if is_still(temporary, descriptor):
+            return temporary, descriptor
+        os.close(descriptor)
+    return temporary, os.open(temporary, flags, 0o666)
 
 
 @contextmanager

@@ -167,9 +167,11 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         if algorithm.needs_features:
             context = _with_features(context, request, datasets)
         router = check_router(algorithm.train(context))
-    _save(router, request, datasets[0] if datasets else None)
+    # Before the router: once that is there, the training counts as done and is not run again.
+    (request.out / RECORD_FILE).unlink(missing_ok=True)
     took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
     write_atomically(request.out / TRAINING_FILE, (json.dumps(took) + "\n").encode())
+    _save(router, request, datasets[0] if datasets else None)
     return request.out
 
 
