@@ -135,7 +135,7 @@ def _code_of_installed_cards() -> frozenset[str]:
     found: set[str] = set()
     for path in list_cards("envs").values():
         if ":" in (text := read_text(path)) and "gymnasium_text" in text:
-            waiting: list[object] = [_read_mapping(path).get("settings")]
+            waiting: list[object] = [read_mapping(path).get("settings")]
             while waiting:
                 value = waiting.pop()
                 if isinstance(value, dict):
@@ -206,10 +206,15 @@ def parse_card(path: Path, model: type[CardT]) -> CardT:
     Raises:
         CardError: If the file is no YAML mapping, or a field is missing, unknown or out of range; names every one.
     """
-    return validated(_read_mapping(path), model, card=str(path))
+    return validated(read_mapping(path), model, card=str(path))
 
 
-def _read_mapping(path: Path) -> dict[str, object]:
+def read_mapping(path: Path) -> dict[str, object]:
+    """Fields of a card's file, none of them checked.
+
+    Raises:
+        CardError: If it cannot be read, or is no YAML mapping.
+    """
     try:
         data = read_yaml(path)
     except OSError as error:
@@ -316,7 +321,7 @@ def _card_data(
 
     `changes` are made to the cards that are extended, by their names.
     """
-    data = _read_mapping(path)
+    data = read_mapping(path)
     if EXTENDS not in data:
         return data
     base = data.pop(EXTENDS)

@@ -163,6 +163,7 @@ class _Call:
         self._endpoint = endpoint
         self._url = urllib.parse.urlsplit(endpoint.base_url)
         self._connection = self._connect()
+        self._socket: socket.socket | None = None
         self.is_late = False
 
     def post(self, path: str, data: bytes) -> tuple[int, str, str, bytes]:
@@ -176,6 +177,7 @@ class _Call:
             if self._endpoint.key:
                 headers["Authorization"] = f"Bearer {self._endpoint.key}"
             self._connection.connect()
+            self._socket = self._connection.sock  # the connection itself lets go of it before the reply is read
             if self.is_late:  # nothing cuts it any more
                 raise TimeoutError
             self._connection.request("POST", target, body=data, headers=headers)
@@ -221,7 +223,7 @@ class _Call:
 
     def _cut(self) -> None:
         self.is_late = True
-        connected = self._connection.sock
+        connected = self._socket or self._connection.sock
         if connected is not None:
             with suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
