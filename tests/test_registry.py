@@ -131,13 +131,26 @@ def test_a_router_kind_of_a_plug_in_is_loaded():
         ("mtr_plugin_package:nothing", "has no 'nothing'; correct the name, or reinstall the plug-in"),
     ],
 )
-def test_a_broken_plug_in_is_named(name, message):
+def test_a_broken_plug_in_is_named(name, message, monkeypatch):
+    monkeypatch.setenv("MTROUTER_RL_ALLOW_CODE", "1")
     with pytest.raises(InvalidConfigError, match=message):
         registry.TASK_FAMILIES.load(name)
 
 
-def test_a_name_with_a_colon_is_taken_at_its_word():
-    assert registry.TASK_FAMILIES.load("mtrouter_rl.envs.corridor:make_task") is registry.TASK_FAMILIES.load("corridor")
+def test_a_name_with_a_colon_is_taken_at_its_word_where_the_user_allows_code():
+    code = "mtrouter_rl.envs.corridor:make_task"
+    assert registry.TASK_FAMILIES.load(code, allow_code=True) is registry.TASK_FAMILIES.load("corridor")
+    with registry.code_allowed():
+        assert registry.TASK_FAMILIES.load(code) is registry.TASK_FAMILIES.load("corridor")
+    with pytest.raises(
+        InvalidConfigError, match=r"is code that would run on this machine.*give the option --allow-code"
+    ):
+        registry.TASK_FAMILIES.load(code)
+
+
+def test_the_kind_of_a_saved_router_is_never_code():
+    with registry.code_allowed(), pytest.raises(UnknownNameError, match="unknown kind of saved router 'this:s'"):
+        ROUTER_KINDS.load("this:s")
 
 
 @pytest.mark.parametrize("package", ["mtr_gone", "mtr_gone.cards"])

@@ -18,6 +18,7 @@ from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.exporters.base import Exporter, Loaded, RewardOptions
+from mtrouter_rl.files import read_json
 from mtrouter_rl.protocols import TextEncoder
 from mtrouter_rl.registry import DEFAULT_ENCODER
 
@@ -147,10 +148,10 @@ def load_d3rlpy(folder: Path) -> "ReplayBuffer":
     from d3rlpy.dataset import Episode, InfiniteBuffer, ReplayBuffer, load
 
     try:
-        models = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))["models"]
+        models = cast("dict[str, list[str]]", read_json(folder / ABOUT_FILE))["models"]
         with (folder / BUFFER_FILE).open("rb") as file:
             episodes = load(Episode, file)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise DatasetError(
             f"{folder} is not a readable export: {error}; give the folder that 'mtrouter-rl export d3rlpy' wrote"
         ) from error

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.resolve import resolve_router
-from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards import RewardCard, check_card_name
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder
@@ -127,6 +127,8 @@ def log_setting(
         return logged.pool, logged.reward
     if cost_unit_usd is not None:
         raise InvalidConfigError("--cost-unit-usd is for imported logs; this environment's card has its own")
+    if env is None:
+        check_card_name("envs", info.env, where=f"{dataset / INFO_FILE}, field env")
     config = resolve_env(env or info.env, pool, cost_weight=cost_weight)
     return config.pool, config.reward
 

@@ -3,13 +3,14 @@
 import datetime
 import importlib.metadata
 import importlib.util
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from mtrouter_rl.errors import MissingDependencyError
+from mtrouter_rl.files import read_json
 
 TABLE_FILE = "model_prices_and_context_window_backup.json"
 _MILLION = 1_000_000
@@ -142,7 +143,7 @@ def load_price_list() -> PriceList:
             "no price list is installed; install it with: pip install 'mtrouter-rl[prices]', or write the prices into the card "
             "yourself"
         )
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = cast("dict[str, dict[str, object]]", read_json(path))
     version = importlib.metadata.version("litellm")
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     return PriceList(rows, f"the price list of LiteLLM {version}, looked up on {today}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from mtrouter_rl.cards.files import PRICE_UNIT, USD_PER_MILLION, looks_like_another_unit
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, OpenPool
 from mtrouter_rl.datasets.importers.run import make_importer
 from mtrouter_rl.errors import DatasetError
@@ -144,6 +145,9 @@ def pool_text(new: NewPool, name: str) -> str:
     ]
     for model, row in zip(new.models, new.listed, strict=True):
         lines += _model_lines(model, row)
+    prices = [price for row in new.listed if row for price in (row.input, row.output)]
+    if looks_like_another_unit(prices):
+        lines.append(f"{PRICE_UNIT}: {USD_PER_MILLION} # the low prices are meant")
     lines += ["token_counter: { kind: utf8_bytes }", "backend: { kind: none } # nobody answers calls here"]
     return "\n".join(lines) + "\n"
 
