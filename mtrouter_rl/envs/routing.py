@@ -17,7 +17,15 @@ from mtrouter_rl.cards.pool import ModelCard, PoolCard
 from mtrouter_rl.envs.spaces import Unicode
 from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError, unknown_name
 from mtrouter_rl.pools.prompt_cache import PromptCache
-from mtrouter_rl.protocols import BilledBackend, HiddenState, HiddenStateBackend, ModelBackend, Reply, TaskStep, TextTask
+from mtrouter_rl.protocols import (
+    BilledBackend,
+    HiddenState,
+    HiddenStateBackend,
+    ModelBackend,
+    Reply,
+    TaskStep,
+    TextTask,
+)
 from mtrouter_rl.records import EpisodeSpec, Message, Observation, TurnView
 
 MONEY_TOLERANCE_USD = 1e-9

@@ -11,8 +11,19 @@ if TYPE_CHECKING:
     from mtrouter_rl.datasets.importers.suites.build import SuiteRequest
 
 SUITE_OPTIONS = (
-    Option("outcomes", "CSV, TSV or JSON Lines table, SWE-bench leaderboard file, or a folder with one folder a model", Path, "OUTCOMES"),
-    Option("others", "table of task texts and groups, and trajectories (*.traj.json, folders, archives)", Path, "FILE", nargs="*"),
+    Option(
+        "outcomes",
+        "CSV, TSV or JSON Lines table, SWE-bench leaderboard file, or a folder with one folder a model",
+        Path,
+        "OUTCOMES",
+    ),
+    Option(
+        "others",
+        "table of task texts and groups, and trajectories (*.traj.json, folders, archives)",
+        Path,
+        "FILE",
+        nargs="*",
+    ),
     Option("--name", "name of the suite (default: that of the file)", metavar="NAME"),
     Option(
         "--column",
@@ -29,7 +40,9 @@ SUITE_OPTIONS = (
         choices=("refuse", "tasks", "models"),
         default="refuse",
     ),
-    Option("--growth", "share of the first turn's cost by which turns grow (default: fitted, else assumed)", float, "RATE"),
+    Option(
+        "--growth", "share of the first turn's cost by which turns grow (default: fitted, else assumed)", float, "RATE"
+    ),
 )
 
 

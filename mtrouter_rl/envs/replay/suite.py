@@ -256,9 +256,7 @@ def _parsed(record: type[RecordT], line: str, path: Path, number: int) -> Record
     try:
         return record.model_validate_json(line)
     except ValidationError as error:
-        raise DatasetError(
-            f"{path}, line {number}: {error}; make the suite anew with `mtrouter-rl suite`"
-        ) from error
+        raise DatasetError(f"{path}, line {number}: {error}; make the suite anew with `mtrouter-rl suite`") from error
 
 
 def assemble(
@@ -293,7 +291,9 @@ def assemble(
     n_turns = np.zeros(shape, dtype=np.int64)
     for run in runs:
         if run.task not in rows or run.model not in columns:
-            raise DatasetError(f"{where}: run of task '{run.task}' by '{run.model}' is of no task and model of the suite")
+            raise DatasetError(
+                f"{where}: run of task '{run.task}' by '{run.model}' is of no task and model of the suite"
+            )
         cell = rows[run.task], columns[run.model]
         if n_turns[cell]:
             raise DatasetError(f"{where}: task '{run.task}' was run by '{run.model}' twice; keep one run of each")
@@ -314,6 +314,4 @@ def assemble(
                 f"{where}: task '{tasks[n].id}', model '{head.models[m]}': {len(run)} turns for {total:.6f} USD are known, but the "
                 f"run has {n_turns[n, m]} turns for {costs_usd[n, m]:.6f} USD; they must agree: leave the turns out, or correct them"
             )
-    return Suite(
-        head=head, tasks=tuple(tasks), scores=scores, costs_usd=costs_usd, n_turns=n_turns, turns=known
-    )
+    return Suite(head=head, tasks=tuple(tasks), scores=scores, costs_usd=costs_usd, n_turns=n_turns, turns=known)

@@ -93,7 +93,9 @@ def make_backend(pool: PoolCard, env: EnvCard) -> "ReplayBackend":
         CardError: If the environment is of another family, or its suite has not the models of the pool.
     """
     if env.family != FAMILY:
-        raise CardError(f"pool '{pool.name}' answers from a log, so environment '{env.name}' must be of family '{FAMILY}'")
+        raise CardError(
+            f"pool '{pool.name}' answers from a log, so environment '{env.name}' must be of family '{FAMILY}'"
+        )
     suite = _suite_of(parse_settings(env, ReplaySettings))
     unknown = [name for name in pool.model_names if name not in suite.models]
     if unknown:
@@ -204,7 +206,9 @@ class ReplayBackend:
             InvalidConfigError: If it is none of family "replay".
         """
         if not isinstance(task, ReplayTask):
-            raise InvalidConfigError(f"task is {type(task).__name__}, must be one of family '{FAMILY}': nothing else has a log")
+            raise InvalidConfigError(
+                f"task is {type(task).__name__}, must be one of family '{FAMILY}': nothing else has a log"
+            )
         self._task = task
 
     def reply(self, model: str, messages: Sequence[Message], *, turn: int, max_output_tokens: int) -> Reply:
@@ -262,9 +266,7 @@ def suite_env(suite: Suite, *, name: str, pool: str, settings: ReplaySettings) -
         pool=pool,
         system_prompt="Logged runs are replayed.",
         train_tasks={group: "all" for group in suite.groups},
-        splits=SplitCard(
-            variations_per_task=max(map(len, suite.groups.values())), train=0.6, validation=0.2, seed=42
-        ),
+        splits=SplitCard(variations_per_task=max(map(len, suite.groups.values())), train=0.6, validation=0.2, seed=42),
         limits=LimitsCard(
             max_turns=_RUNS_PER_EPISODE * int(suite.n_turns.max()),
             budget_usd=UNLIMITED_BUDGET_USD,

@@ -34,9 +34,7 @@ class Entry:
     told: tuple[str, ...]
 
 
-def resamples_of(
-    exact: ExactSuite, policies: Mapping[str, Outcome], *, seed: int
-) -> Resamples:
+def resamples_of(exact: ExactSuite, policies: Mapping[str, Outcome], *, seed: int) -> Resamples:
     """Single models and policies on the same tasks, on the same resamples; singles are called by their index."""
     suite = exact.suite
     names = (*(str(m) for m in range(len(suite.models))), *policies)
@@ -82,7 +80,7 @@ def compare(
         for goal in GOALS
     ]
     outcomes = {f"{entry.family}/{entry.goal}": part.value(entry.legs) for entry in entries}
-    resamples = resamples_of(part, {REFERENCE: part.value(singles.legs[0]), **outcomes}, seed=seed)
+    resamples = resamples_of(part, {REFERENCE: part.value(singles.legs[-1]), **outcomes}, seed=seed)
     hull = _hulls(resamples, len(exact.suite.models))
     return [_comparison(part, resamples, hull, entry, scheme=scheme) for entry in entries]
 
@@ -102,11 +100,16 @@ def _comparison(
     reference_cost = resamples.costs_usd([REFERENCE])[:, 0]
     own_savings = 1 - cost / np.maximum(reference_cost, 1e-12)
     tested = gains if entry.goal == "gain" else savings
-    spread = float(np.std(tested[1:]))
+    spread = float(np.diff(np.quantile(tested[1:], [0.16, 0.84]))[0] / 2)
     is_enough = part.suite.n_tasks >= FEWEST_CLUSTERS
     p_value = max(bootstrap_p_value(tested[1:]), 2.0 ** (1 - part.suite.n_tasks)) if is_enough else None
     means = mean_estimates(resamples, name)
     outcome = part.value(entry.legs)
+    column, reference = resamples.columns([name, REFERENCE])
+    has_abstained = all(
+        np.array_equal(by_task[:, column], by_task[:, reference])
+        for by_task in (resamples.means.scores, resamples.means.costs_usd)
+    )
     comparison = Comparison(
         scheme=scheme,
         family=entry.family,
@@ -121,7 +124,7 @@ def _comparison(
         p_adjusted=None,
         detectable=0.0,
         n_needed=None,
-        answer="not shown",
+        answer="abstained" if has_abstained else "not shown",
         told=entry.told,
         moves=moves_of(part, entry.legs, outcome),
         share_restarted=float(((outcome.n_legs > 1) | ~outcome.is_ended).mean()),
@@ -134,7 +137,8 @@ def judge(found: Sequence[tuple[Comparison, float]]) -> tuple[Comparison, ...]:
     known = [one for one, _ in found if one.p_value is not None]
     adjusted = iter(holm([one.p_value for one in known if one.p_value is not None]))
     return tuple(
-        _judged(one, spread, None if one.p_value is None else next(adjusted), n_comparisons=len(found)) for one, spread in found
+        _judged(one, spread, None if one.p_value is None else next(adjusted), n_comparisons=len(found))
+        for one, spread in found
     )
 
 
@@ -149,7 +153,9 @@ def _judged(one: Comparison, spread: float, p_adjusted: float | None, *, n_compa
     if one.goal == "save":
         is_above = is_above and one.score_difference.value >= 0
     answer: Answer
-    if is_above:
+    if one.answer == "abstained":
+        answer = "abstained"
+    elif is_above:
         answer = "shown"
     elif p_adjusted is None:
         answer = "too few to tell"
@@ -190,7 +196,7 @@ def frontier(exact: ExactSuite, family: str, held: HeldOut, scheme: Scheme) -> F
     """What a family reaches at every price."""
     part = exact.part(held.tasks)
     points = []
-    for price, legs in zip(PRICES, held.legs, strict=True):
+    for price, legs in zip(PRICES, held.legs, strict=False):
         outcome = part.value(legs)
         points.append(
             Point(
@@ -202,9 +208,25 @@ def frontier(exact: ExactSuite, family: str, held: HeldOut, scheme: Scheme) -> F
     return FamilyRow(scheme=scheme, family=family, points=tuple(points))
 
 
-def answers_of(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    """What came of the two targets, in plain words."""
-    return tuple(_answer([one for one in comparisons if one.goal == goal], goal) for goal in GOALS)
+def answers_of(comparisons: Sequence[Comparison], exact: ExactSuite) -> tuple[str, ...]:
+    """What came of the two targets, and what so many tasks can show at all, in plain words."""
+    answers = [_answer([one for one in comparisons if one.goal == goal], goal) for goal in GOALS]
+    return (*answers, power_of(exact, max(len(comparisons), 1)))
+
+
+def power_of(exact: ExactSuite, n_comparisons: int) -> str:
+    """What difference of score the tasks can show, by how far the two best single models differ from task to task."""
+    suite = exact.suite
+    second, first = np.argsort(suite.scores.mean(axis=0), kind="stable")[-2:]
+    differences = SCORE_PER_UTILITY * (suite.scores[:, first] - suite.scores[:, second])
+    error = float(differences.std(ddof=1)) / math.sqrt(suite.n_tasks)
+    factor = float(norm.ppf(1 - LEVEL / 2 / n_comparisons) + norm.ppf(POWER))
+    needed = math.ceil(suite.n_tasks * (factor * error / TARGET_POINTS) ** 2)
+    return (
+        f"Power: two policies that differ as much as the two best single models ({suite.models[first]} and {suite.models[second]}) are "
+        f"told apart on {suite.n_tasks} tasks from {factor * error:.1f} points on (80% power, {n_comparisons} comparisons); "
+        f"{TARGET_POINTS:g} points would take about {needed} tasks. Policies that differ on fewer tasks need fewer."
+    )
 
 
 def _answer(found: Sequence[Comparison], goal: Goal) -> str:
@@ -219,20 +241,26 @@ def _answer(found: Sequence[Comparison], goal: Goal) -> str:
     if shown:
         names = ", ".join(f"{one.family} ({one.scheme} held out)" for one in shown)
         return f"{target}: SHOWN by {names}."
-    best = max(found, key=lambda one: (one.hull_gain if goal == "gain" else one.saving).value)
+    acting = [one for one in found if one.answer != "abstained"]
+    abstained = f"{len(found) - len(acting)} of {len(found)} found nothing on the training tasks to bet on"
+    if not acting:
+        return f"{target}: NOT SHOWN, {abstained} and did what the best single model does."
+    best = max(acting, key=lambda one: (one.hull_gain if goal == "gain" else one.saving).value)
     estimate = best.hull_gain if goal == "gain" else best.saving
+    n_excluded = sum(one.answer == "excluded" for one in acting)
+    if n_excluded == len(acting):
+        words = "NOT SHOWN, and the intervals of all that acted lie below it"
+    else:
+        words = "TOO FEW TO TELL" if any(one.answer == "too few to tell" for one in acting) else "NOT SHOWN"
     value = _amount(estimate.value, goal)
-    ends = "no interval" if estimate.ends is None else f"[{_amount(estimate.bounds[0], goal)}, {_amount(estimate.bounds[1], goal)}]"
-    needed = sorted(one.n_needed for one in found if one.n_needed)
-    words = "TOO FEW TO TELL" if any(one.answer == "too few to tell" for one in found) else "NOT SHOWN"
-    n_excluded = sum(one.answer == "excluded" for one in found)
-    how_many = f" It would take about {needed[0]} to {needed[-1]} tasks to show it." if needed else ""
+    ends = "no interval" if estimate.ends is None else " to ".join(_amount(end, goal) for end in estimate.bounds)
+    needed = [one.n_needed for one in acting if one.n_needed and one.answer == "too few to tell"]
+    how_many = f" Those that could not be told would need about {min(needed)} tasks or more." if needed else ""
     return (
-        f"{target}: {words}. The best of {len(found)} comparisons is {best.family} ({best.scheme} held out) with {value} {ends} on "
-        f"{estimate.n_clusters} tasks; {n_excluded} of {len(found)} intervals lie wholly below the target.{how_many}"
+        f"{target}: {words}. Of {len(found)} comparisons the best is {best.family} ({best.scheme} held out): {value} ({ends}) on "
+        f"{estimate.n_clusters} tasks; {n_excluded} of the {len(acting)} that acted lie wholly below the target; {abstained}.{how_many}"
     )
 
 
 def _amount(value: float, goal: Goal) -> str:
     return f"{value:+.1f} points" if goal == "gain" else f"{value:+.0%}"
-

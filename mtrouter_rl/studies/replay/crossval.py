@@ -11,16 +11,19 @@ from typing import Literal
 
 import numpy as np
 
+from mtrouter_rl.envs.replay.suite import Suite
 from mtrouter_rl.records import FloatArray
 from mtrouter_rl.statistics.hull import Hulls
-from mtrouter_rl.studies.replay.exact import IntArray, Legs
-from mtrouter_rl.studies.replay.families import Family, Known, Policy
+from mtrouter_rl.studies.replay.exact import NOBODY, IntArray, Legs
+from mtrouter_rl.studies.replay.families import Family, Known, Policy, Singles
 
 Scheme = Literal["groups", "time"]
 Goal = Literal["save", "gain"]
 GOALS: tuple[Goal, ...] = ("save", "gain")
 PRICES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.5, 2.5)
 """Prices of money that policies are learned at: the score that the mean cost of the best single model's run is worth."""
+BEST_SINGLE = len(PRICES)
+"""Stands for the best single model of the training tasks, among the prices that a goal may choose."""
 N_FOLDS = 5
 N_INNER = 3
 _N_BLOCKS = 4
@@ -40,7 +43,7 @@ class HeldOut:
 
     Attributes:
         tasks: Index of every held-out task, ascending, shape (H,).
-        legs: Legs on them at every price, one `Legs` over (H,) tasks each.
+        legs: Legs on them at every price, then those of the best single model; one `Legs` over (H,) tasks each.
         chosen: Goal -> price that was chosen in the fold of every task, as an index, shape (H,).
         told: Goal -> what the policy of each fold does, in words.
     """
@@ -100,16 +103,14 @@ def cross_validate(family: Family, known: Known, folds: Sequence[Fold], *, seed:
         train, test = known.part(fold.train), known.part(fold.test)
         weights = weights_of(train)
         chosen = choose(family, train, weights, seed=seed)
-        policies = family.fit(train, weights)
+        policies = [*family.fit(train, weights), *Singles().fit(train, [0.0])]
         parts.append((fold.test, [policy.legs(test) for policy in policies], chosen, policies))
     tasks = np.concatenate([part[0] for part in parts])
     order = np.argsort(tasks)
-    legs = tuple(_joined([part[1][price] for part in parts]).of(order) for price in range(len(PRICES)))
-    chosen = {
-        goal: np.concatenate([np.full(len(part[0]), part[2][goal]) for part in parts])[order] for goal in GOALS
-    }
+    legs = tuple(_joined([part[1][price] for part in parts]).of(order) for price in range(len(PRICES) + 1))
+    chosen = {goal: np.concatenate([np.full(len(part[0]), part[2][goal]) for part in parts])[order] for goal in GOALS}
     told = {goal: tuple(part[3][part[2][goal]].told for part in parts) for goal in GOALS}
-    return HeldOut(tasks=tasks[order], legs=legs, chosen=chosen, told=told)
+    return HeldOut(tasks=tasks[order], legs=_equally_long(legs), chosen=chosen, told=told)
 
 
 def weights_of(train: Known) -> list[float]:
@@ -120,10 +121,10 @@ def weights_of(train: Known) -> list[float]:
 
 
 def choose(family: Family, train: Known, weights: Sequence[float], *, seed: int) -> dict[Goal, int]:
-    """Price for every goal, by inner cross-validation.
+    """Price for every goal, by inner cross-validation; `BEST_SINGLE` where no price does what the goal wants.
 
-    "save" takes the cheapest policy that scores no less than the best single model on the training tasks, or the best one where
-    none does; "gain" the one that scores highest above the blind mixtures of the single models at its own cost.
+    "save" takes the cheapest policy that scores no less than the best single model and costs less; "gain" the one that scores
+    highest above the blind mixture of single models at its own cost, if that is by more than one standard error.
     """
     suite = train.exact.suite
     scores, costs = np.zeros((len(weights), suite.n_tasks)), np.zeros((len(weights), suite.n_tasks))
@@ -134,10 +135,27 @@ def choose(family: Family, train: Known, weights: Sequence[float], *, seed: int)
             scores[price, fold.test], costs[price, fold.test] = outcome.scores, outcome.costs_usd
     mean_scores, mean_costs = scores.mean(axis=1), costs.mean(axis=1)
     singles = suite.scores.mean(axis=0)
-    reaches = mean_scores >= singles.max() - 1e-12
-    save = int(np.where(reaches, mean_costs, np.inf).argmin()) if reaches.any() else int(mean_scores.argmax())
-    gains = mean_scores - hull_heights(suite.costs_usd.mean(axis=0), singles, mean_costs)
-    return {"save": save, "gain": int(gains.argmax())}
+    best = int(singles.argmax())
+    saves = (mean_scores >= singles[best] - 1e-12) & (mean_costs < suite.costs_usd[:, best].mean())
+    save = int(np.where(saves, mean_costs, np.inf).argmin()) if saves.any() else BEST_SINGLE
+    gains = np.array([cautious_gain(suite, scores[price], costs[price]) for price in range(len(weights))])
+    gain = int(gains.argmax()) if gains.max() > 0 else BEST_SINGLE
+    return {"save": save, "gain": gain}
+
+
+def cautious_gain(suite: Suite, scores: FloatArray, costs_usd: FloatArray) -> float:
+    """Mean score above the mixture of two single models that costs as much, less one standard error of the paired difference."""
+    points = suite.costs_usd.mean(axis=0), suite.scores.mean(axis=0)
+    cost = float(costs_usd.mean())
+    vertices = Hulls.of(points[0][None], points[1][None]).vertices()
+    after = int(np.searchsorted(vertices[:, 0], cost, side="right"))
+    ends = [max(after - 1, 0), min(after, len(vertices) - 1)]
+    left, right = (int(np.flatnonzero((points[0] == vertices[k, 0]) & (points[1] == vertices[k, 1]))[0]) for k in ends)
+    width = points[0][right] - points[0][left]
+    share = float(np.clip((cost - points[0][left]) / width, 0, 1)) if width > 0 else 0.0
+    mixture = (1 - share) * suite.scores[:, left] + share * suite.scores[:, right]
+    differences = scores - mixture
+    return float(differences.mean() - differences.std() / np.sqrt(len(differences)))
 
 
 def hull_heights(costs: FloatArray, scores: FloatArray, at: FloatArray) -> FloatArray:
@@ -149,7 +167,20 @@ def hull_heights(costs: FloatArray, scores: FloatArray, at: FloatArray) -> Float
 
 def _joined(parts: Sequence[Legs]) -> Legs:
     """Legs of several folds one after another, filled up to the longest."""
-    longest = max(part.models.shape[1] for part in parts)
-    models = [np.pad(part.models, ((0, 0), (0, longest - part.models.shape[1])), constant_values=-1) for part in parts]
-    limits = [np.pad(part.limits, ((0, 0), (0, longest - part.limits.shape[1])), constant_values=1) for part in parts]
-    return Legs(models=np.concatenate(models), limits=np.concatenate(limits))
+    padded = _equally_long(parts)
+    return Legs(
+        models=np.concatenate([part.models for part in padded]), limits=np.concatenate([part.limits for part in padded])
+    )
+
+
+def _equally_long(legs: Sequence[Legs]) -> tuple[Legs, ...]:
+    """The same legs, all with as many columns."""
+    longest = max(one.models.shape[1] for one in legs)
+    return tuple(_padded(one, longest) for one in legs)
+
+
+def _padded(legs: Legs, n_legs: int) -> Legs:
+    more = ((0, 0), (0, n_legs - legs.models.shape[1]))
+    return Legs(
+        models=np.pad(legs.models, more, constant_values=NOBODY), limits=np.pad(legs.limits, more, constant_values=1)
+    )

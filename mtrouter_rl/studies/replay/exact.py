@@ -36,19 +36,26 @@ class Legs:
     def __post_init__(self) -> None:
         """Check shapes, and that no leg goes on with the model before it: that would be one leg."""
         if self.models.shape != self.limits.shape or self.models.ndim != 2:
-            raise InvalidConfigError(f"legs have shapes {self.models.shape} and {self.limits.shape}, must be one (N, L)")
+            raise InvalidConfigError(
+                f"legs have shapes {self.models.shape} and {self.limits.shape}, must be one (N, L)"
+            )
         if (self.limits < 1).any():
             raise InvalidConfigError(f"a leg has {int(self.limits.min())} turns, must be at least 1")
         repeated = (self.models[:, 1:] == self.models[:, :-1]) & (self.models[:, 1:] != NOBODY)
         if repeated.any():
-            raise InvalidConfigError("a leg has the model of the leg before it, must have another one: join the two legs")
+            raise InvalidConfigError(
+                "a leg has the model of the leg before it, must have another one: join the two legs"
+            )
 
     @classmethod
     def alike(cls, n_tasks: int, *legs: tuple[int, int]) -> "Legs":
         """The same legs, (model, limit) each, on every task."""
         models, limits = zip(*legs, strict=True)
         tile = (n_tasks, 1)
-        return cls(models=np.tile(np.array(models, dtype=np.int64), tile), limits=np.tile(np.array(limits, dtype=np.int64), tile))
+        return cls(
+            models=np.tile(np.array(models, dtype=np.int64), tile),
+            limits=np.tile(np.array(limits, dtype=np.int64), tile),
+        )
 
     def of(self, tasks: IntArray) -> "Legs":
         """Those of some tasks."""

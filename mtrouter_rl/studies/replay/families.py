@@ -17,6 +17,7 @@ from mtrouter_rl.agents.regression.reward_models import Form, make_predictor
 from mtrouter_rl.envs.replay.suite import Suite
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray
+from mtrouter_rl.statistics.hull import Hulls
 from mtrouter_rl.studies.replay.exact import NO_LIMIT, NOBODY, ExactSuite, IntArray, Legs
 from mtrouter_rl.transitions.outcomes import OutcomeLog
 
@@ -159,9 +160,10 @@ class Restarts:
 
     def fit(self, train: Known, weights: Sequence[float]) -> list[Policy]:
         """See `Family`."""
-        return best_rules(train, list(self._candidates(train.exact)), weights)
+        return best_rules(train, list(self.candidates(train.exact)), weights)
 
-    def _candidates(self, exact: ExactSuite) -> "list[tuple[int, str, float]]":
+    def candidates(self, exact: ExactSuite) -> "list[tuple[int, str, float]]":
+        """First legs: model, what is counted, and how much of it."""
         suite = exact.suite
         found = []
         for model in range(len(suite.models)):
@@ -337,6 +339,24 @@ def _best_rule(
     return _rule(suite.models, *chosen)
 
 
+def hindsight_rule(known: Known, kind: str) -> Rule:
+    """The rule that gains most over blind mixing on the very tasks that it is worked out on: what searching finds, not what holds."""
+    suite, rows = known.exact.suite, np.arange(known.n_tasks)
+    costs, scores = suite.costs_usd.mean(axis=0), suite.scores.mean(axis=0)
+    hull = Hulls.of(costs[None], scores[None])
+    found: list[tuple[float, tuple[int, str, float, int]]] = []
+    for model, _, after in Restarts(kind, kind).candidates(known.exact):
+        limits = np.minimum(turn_limits(known.exact, model, kind, after), suite.n_turns[:, model])
+        goes_on = suite.n_turns[:, model] > limits
+        head = known.exact.spent[rows, model, limits].mean(), np.where(goes_on, 0.0, suite.scores[:, model]).mean()
+        for second in [m for m in range(len(suite.models)) if m != model]:
+            cost = head[0] + (goes_on * suite.costs_usd[:, second]).mean()
+            score = head[1] + (goes_on * suite.scores[:, second]).mean()
+            height = float(hull.scores_at(np.maximum(np.array([cost]), hull.costs_usd[:, 0]))[0])
+            found.append((float(score) - height, (model, kind, after, second)))
+    return _rule(suite.models, *max(found)[1])
+
+
 def _rule(names: Sequence[str], model: int, kind: str, after: float, second: int) -> Rule:
     if kind == "never":
         return single_rule(names, model)
@@ -370,7 +390,9 @@ class TextRouter:
         )
         arrays = fit_ridge(log, penalty=_PENALTY) if self.form == "linear" else fit_neighbors(log)
         predict = make_predictor(self.form, arrays, n_models=n_models, n_neighbors=_N_NEIGHBORS)
-        return [TextPolicy(predict=predict, weight=weight, told=f"{self.name} at {weight:.2f} a USD") for weight in weights]
+        return [
+            TextPolicy(predict=predict, weight=weight, told=f"{self.name} at {weight:.2f} a USD") for weight in weights
+        ]
 
 
 class _Predictor(Protocol):

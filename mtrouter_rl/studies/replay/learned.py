@@ -65,7 +65,10 @@ class RunTexts:
         vectors, errors = {}, {}
         for cell, run in sorted(suite.turns.items()):
             texts = [
-                "\n".join(f"{one.action[-_MAX_CHARACTERS:]}\n{one.observation[-_MAX_CHARACTERS:]}" for one in run[max(k - _LAST_TURNS, 0) : k])
+                "\n".join(
+                    f"{one.action[-_MAX_CHARACTERS:]}\n{one.observation[-_MAX_CHARACTERS:]}"
+                    for one in run[max(k - _LAST_TURNS, 0) : k]
+                )
                 for k in checkpoints.tolist()
                 if k < len(run)
             ]
@@ -191,7 +194,9 @@ class Reader:
         )
 
     @staticmethod
-    def _run_text(family: LearnedRestart, known: Known, checkpoints: IntArray) -> tuple[Float64Array | None, Float64Array]:
+    def _run_text(
+        family: LearnedRestart, known: Known, checkpoints: IntArray
+    ) -> tuple[Float64Array | None, Float64Array]:
         x, y = [], []
         if family.texts is not None:
             means = known.exact.suite.scores.mean(axis=0)
@@ -368,7 +373,9 @@ class _Fitting:
         y = suite.scores[n, b] - self.leave_tables[0][n, a, k, b]
         return ridge(x, y, _PENALTY)
 
-    def stay_values(self, scores: Float64Array, costs: Float64Array) -> "tuple[Float64Array, Float64Array, Tables, Float64Array]":
+    def stay_values(
+        self, scores: Float64Array, costs: Float64Array
+    ) -> "tuple[Float64Array, Float64Array, Tables, Float64Array]":
         """Values of staying, cross-fitted, from what came of it on every training task.
 
         Args:
@@ -466,7 +473,9 @@ def stay_rows(text: Float64Array, runs: Float64Array) -> Float64Array:
     return np.concatenate([own, everyone, runs], axis=-1)
 
 
-def leave_values(tables: Float64Array, text: Float64Array, runs: Float64Array, coefficients: Float64Array) -> Float64Array:
+def leave_values(
+    tables: Float64Array, text: Float64Array, runs: Float64Array, coefficients: Float64Array
+) -> Float64Array:
     """Scores of leaving: tables, shape (N or 1, M, K, M), plus what task text and partial run say; shape (N, M, K, M)."""
     shared = text.mean(axis=1)[:, None, None] * coefficients[1] + runs @ coefficients[2:]
     return np.asarray(tables + shared[..., None] + (coefficients[0] * text)[:, None, None, :])

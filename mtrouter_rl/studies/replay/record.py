@@ -11,8 +11,8 @@ from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.replay.crossval import Goal, Scheme
 
 RESULTS_FILE = "results.json"
-Answer = Literal["shown", "not shown", "too few to tell", "excluded"]
-"""`shown`: the target is met and its interval lies above 0, corrected for all comparisons. `excluded`: the whole interval lies below
+Answer = Literal["shown", "not shown", "too few to tell", "excluded", "abstained"]
+"""`abstained`: the family found nothing on the training tasks that it would bet on, and did what the best single model does. `shown`: the target is met and its interval lies above 0, corrected for all comparisons. `excluded`: the whole interval lies below
 the target. `too few to tell`: neither, and so many tasks could not have shown it. `not shown`: neither, though they could have."""
 
 

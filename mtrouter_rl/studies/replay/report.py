@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -35,6 +36,7 @@ from mtrouter_rl.reporting.tables import (
     format_percent,
     format_usd,
     format_usd_mean,
+    format_with_ends,
 )
 from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.hull import upper_hull
@@ -66,7 +68,11 @@ def write_report(results: ReplayResults, folder: Path) -> Path:
 def report_blocks(results: ReplayResults, pictures: list[Picture]) -> list[Block]:
     """The report."""
     layout = results.layout
-    fitted = "" if results.layout_error is None else f", which leaves an error of {results.layout_error:.1%} of the run's cost"
+    fitted = (
+        ""
+        if results.layout_error is None
+        else f", which leaves an error of {results.layout_error:.1%} of the run's cost"
+    )
     blocks: list[Block] = [
         Heading(text=f"Replay of {results.env}", level=1),
         Paragraph(
@@ -111,7 +117,7 @@ def report_blocks(results: ReplayResults, pictures: list[Picture]) -> list[Block
 def models_table(results: ReplayResults) -> Table:
     """Single models."""
     rows = tuple(
-        (row.model, format_interval(row.score, decimals=1), _usd(row.cost_usd), format_number(row.n_turns, decimals=0), str(row.n_known))
+        (row.model, _score(row.score), _usd(row.cost_usd), format_number(row.n_turns, decimals=0), str(row.n_known))
         for row in results.models
     )
     return Table(
@@ -133,9 +139,7 @@ def overlap_table(results: ReplayResults) -> Table:
 
 def references_table(results: ReplayResults) -> Table:
     """Oracles."""
-    rows = tuple(
-        (row.name, format_interval(row.score, decimals=1), _usd(row.cost_usd), row.told) for row in results.references
-    )
+    rows = tuple((row.name, _score(row.score), _usd(row.cost_usd), row.told) for row in results.references)
     return Table(
         caption="Upper limits that no router can be held to: they know the outcome of every run.",
         header=("reference", "score", "USD a task", "what it does"),
@@ -260,7 +264,9 @@ def frontier_figure(results: ReplayResults, scheme: Scheme) -> Figure:
     figure, axes = new_figure(width=9.0, height=5.6)
     _draw_models(axes, results)
     oracle = results.references[0]
-    axes.plot(oracle.cost_usd.value, oracle.score.value, "P", color="0.2", ms=9, label=f"{oracle.name} (knows the outcomes)")
+    axes.plot(
+        oracle.cost_usd.value, oracle.score.value, "P", color="0.2", ms=9, label=f"{oracle.name} (knows the outcomes)"
+    )
     rows = [row for row in results.families if row.scheme == scheme and row.family != "single"]
     for number, row in enumerate(rows):
         color = LEARNED_COLOR if row.family == "restart, learned" else MODEL_COLORS[number % len(MODEL_COLORS)]
@@ -280,9 +286,19 @@ def _draw_models(axes: Axes, results: ReplayResults) -> None:
     points = [(row.cost_usd.value, row.score.value) for row in results.models]
     axes.plot(*zip(*points, strict=True), "o", color=SINGLE_COLOR, ms=5, label="single models (all tasks)")
     hull = upper_hull(points)
-    axes.plot(hull[:, 0], hull[:, 1], "-", color=OTHER_COLOR, lw=1, label="their hull (vertices joined)")
-    for row in results.models[:6]:
-        axes.annotate(row.model[:24], (row.cost_usd.value, row.score.value), fontsize=6.5, xytext=(3, 3), textcoords="offset points")
+    at = np.geomspace(hull[0, 0], hull[-1, 0], 200) if hull[0, 0] > 0 else hull[:, 0]
+    axes.plot(
+        at, np.interp(at, hull[:, 0], hull[:, 1]), "-", color=OTHER_COLOR, lw=1, label="blind mixing of them (hull)"
+    )
+    corners = {tuple(corner) for corner in hull.tolist()}
+    for row in results.models:
+        place = row.cost_usd.value, row.score.value
+        if place in corners:
+            axes.annotate(row.model[:30], place, fontsize=7, xytext=(4, 6), textcoords="offset points")
+
+
+def _score(estimate: Estimate) -> str:
+    return format_with_ends(estimate.value, estimate.ends, decimals=1)
 
 
 def _usd(estimate: Estimate) -> str:

@@ -51,6 +51,7 @@ from mtrouter_rl.studies.replay.families import (
     Restarts,
     Singles,
     TextRouter,
+    hindsight_rule,
     pareto,
 )
 from mtrouter_rl.studies.replay.learned import LearnedRestart, RunTexts
@@ -126,7 +127,9 @@ def run_replay(request: ReplayRequest, *, say: Callable[[str], None] = lambda _:
         InvalidConfigError: If there are fewer than 12 tasks or two models.
     """
     suite = build_suite(request.suite)
-    say(f"suite '{suite.head.name}': {suite.n_tasks} tasks, {len(suite.models)} models, {len(suite.turns)} runs turn by turn")
+    say(
+        f"suite '{suite.head.name}': {suite.n_tasks} tasks, {len(suite.models)} models, {len(suite.turns)} runs turn by turn"
+    )
     results = study_suite(suite, seed=request.seed, say=say)
     results.write(request.out / RESULTS_FILE)
     return results
@@ -169,14 +172,18 @@ def study_suite(suite: Suite, *, seed: int = 0, say: Callable[[str], None] = lam
         best_model=suite.models[best],
         overlap=_overlap(suite, best),
         held=tuple(
-            Held(scheme=scheme, n_tasks=sum(len(fold.test) for fold in folds), fold_sizes=tuple(len(fold.test) for fold in folds))
+            Held(
+                scheme=scheme,
+                n_tasks=sum(len(fold.test) for fold in folds),
+                fold_sizes=tuple(len(fold.test) for fold in folds),
+            )
             for scheme, folds in study.folds.items()
         ),
         families=tuple(families),
         comparisons=comparisons,
         layouts=_layouts(study),
         transfer=_transfer(study),
-        answers=answers_of(comparisons),
+        answers=answers_of(comparisons, exact),
     )
 
 
@@ -203,9 +210,7 @@ def prepare(suite: Suite, *, seed: int, say: Callable[[str], None]) -> Study:
         families += _restarts(suite, left_out)
     else:
         left_out.append("No restart is studied: every run has one turn.")
-    return Study(
-        known=known, folds=folds, families=tuple(families), left_out=tuple(left_out), seed=seed, say=say
-    )
+    return Study(known=known, folds=folds, families=tuple(families), left_out=tuple(left_out), seed=seed, say=say)
 
 
 def _restarts(suite: Suite, left_out: list[str]) -> list[Family]:
@@ -239,7 +244,9 @@ def _models(study: Study) -> tuple[ModelRow, ...]:
         score, cost = mean_estimates(resamples, str(m))
         n_known = sum(cell[1] == m for cell in suite.turns)
         rows.append(
-            ModelRow(model=model, score=score, cost_usd=cost, n_turns=float(suite.n_turns[:, m].mean()), n_known=n_known)
+            ModelRow(
+                model=model, score=score, cost_usd=cost, n_turns=float(suite.n_turns[:, m].mean()), n_known=n_known
+            )
         )
     return tuple(sorted(rows, key=lambda row: -row.score.value))
 
@@ -261,7 +268,16 @@ def _references(study: Study) -> tuple[ReferenceRow, ...]:
                 f"starts {suite.models[first]}, knows everything after {after} turn(s): goes on, starts whoever solves it for least, "
                 "or gives up"
             )
-            outcomes[f"oracle of restarts, {name}, turn {after}"] = (exact.value(restart_oracle_legs(exact, first, after)), told)
+            outcomes[f"oracle of restarts, {name}, turn {after}"] = (
+                exact.value(restart_oracle_legs(exact, first, after)),
+                told,
+            )
+    if suite.n_turns.max() > 1:
+        rule = hindsight_rule(study.known, "turns")
+        told = (
+            f"{rule.told}; the rule that gains most over blind mixing on these very tasks, of all: what searching finds"
+        )
+        outcomes["best restart rule in hindsight"] = (exact.value(rule.legs(study.known)), told)
     resamples = resamples_of(exact, {name: one for name, (one, _) in outcomes.items()}, seed=study.seed)
     rows = []
     for name, (_, told) in outcomes.items():

@@ -109,7 +109,9 @@ def _told(path: Path, row: Mapping[str, object], names: Mapping[str, str]) -> li
     if unread:
         told.append(f"{path.name}: column(s) {', '.join(unread)} were not read.")
     if "turns" not in names:
-        told.append(f"{path.name}: has no column of turns, so every run counts as one turn and no restart can be studied.")
+        told.append(
+            f"{path.name}: has no column of turns, so every run counts as one turn and no restart can be studied."
+        )
     return told
 
 
@@ -185,7 +187,9 @@ def find_columns(
         if what not in COLUMNS:
             raise unknown_name("field of a table", what, COLUMNS)
         if name not in row:
-            raise DatasetError(f"{where}: has no column '{name}' for '{what}'; {unknown_name('column', name, list(row))}")
+            raise DatasetError(
+                f"{where}: has no column '{name}' for '{what}'; {unknown_name('column', name, list(row))}"
+            )
         found[what] = name
     for what, usual in COLUMNS.items():
         name = next((lower[one] for one in usual if one in lower and lower[one] not in found.values()), None)
@@ -205,9 +209,15 @@ def _outcome(row: Mapping[str, object], names: Mapping[str, str], *, where: str,
         return _number(row[names[what]], low, high, where=f"{where}, column '{names[what]}'", fix=fix)
 
     score = number("score", 0.0, max_score, "give --max-score if full success scores more than 1")
-    turns = number("turns", 1, 1e9, "count the model calls of the run; leave out runs that never called") if "turns" in names else None
+    turns = (
+        number("turns", 1, 1e9, "count the model calls of the run; leave out runs that never called")
+        if "turns" in names
+        else None
+    )
     if turns is not None and turns != int(turns):
-        raise DatasetError(f"{where}, column '{names['turns']}': is {turns}, must be a whole number; count the model calls")
+        raise DatasetError(
+            f"{where}, column '{names['turns']}': is {turns}, must be a whole number; count the model calls"
+        )
     return Outcome(
         task=_name(row, names["task"], where),
         model=_name(row, names["model"], where),
@@ -251,7 +261,8 @@ def _of_leaderboard(path: Path, wanted: str | None) -> Outcomes:
             f"with the columns {', '.join(RUN_FIELDS)}, or the folder of the runs"
         )
     with_details = {
-        str(board.get("name")): [one for one in board.get("results", []) if one.get("per_instance_details")] for board in boards
+        str(board.get("name")): [one for one in board.get("results", []) if one.get("per_instance_details")]
+        for board in boards
     }
     usable = {name: results for name, results in with_details.items() if results}
     if wanted is not None and wanted not in usable:
@@ -262,7 +273,9 @@ def _of_leaderboard(path: Path, wanted: str | None) -> Outcomes:
             + ("choose with --leaderboard NAME" if usable else "give a file whose results hold them")
         )
     name = wanted or next(iter(usable))
-    found = Outcomes(notes=[f"{path.name}: leaderboard '{name}', {len(usable[name])} results with details of every task."])
+    found = Outcomes(
+        notes=[f"{path.name}: leaderboard '{name}', {len(usable[name])} results with details of every task."]
+    )
     for result in usable[name]:
         model = str(result.get("name"))
         found.runs += _of_details(result["per_instance_details"], model, where=f"{path}, result '{model}'")
@@ -272,12 +285,16 @@ def _of_leaderboard(path: Path, wanted: str | None) -> Outcomes:
 def _of_details(details: object, model: str, *, where: str) -> Iterator[Outcome]:
     names = {"task": "task", "model": "model", "score": "resolved", "cost": "cost", "turns": "api_calls"}
     if not isinstance(details, dict):
-        raise DatasetError(f"{where}: per_instance_details is {cut(repr(details))}, must map tasks to resolved, cost, api_calls")
+        raise DatasetError(
+            f"{where}: per_instance_details is {cut(repr(details))}, must map tasks to resolved, cost, api_calls"
+        )
     for task, one in details.items():
         row = {"task": task, "model": model, **(one if isinstance(one, dict) else {})}
         for name in names.values():
             if name not in row:
-                raise DatasetError(f"{where}, task '{task}': has no '{name}', must have resolved, cost and api_calls; add it")
+                raise DatasetError(
+                    f"{where}, task '{task}': has no '{name}', must have resolved, cost and api_calls; add it"
+                )
         yield _outcome(row, names, where=f"{where}, task '{task}'", max_score=1.0)
 
 

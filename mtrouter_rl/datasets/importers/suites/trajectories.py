@@ -59,10 +59,14 @@ def read_trajectories(paths: Sequence[Path]) -> tuple[dict[str, dict[str, Trajec
                 broken.append(f"{file.source} ({error.detail})")
                 continue
             if run.task in found.setdefault(name, {}):
-                raise DatasetError(f"{file.source}: task '{run.task}' has two trajectories of '{name}'; keep one of them")
+                raise DatasetError(
+                    f"{file.source}: task '{run.task}' has two trajectories of '{name}'; keep one of them"
+                )
             found[name][run.task] = run
         if sum(map(len, found.values())) == n_before:
-            raise DatasetError(f"{path}: holds no file that ends in {SUFFIX}; give trajectories of mini-SWE-agent, or leave the path out")
+            raise DatasetError(
+                f"{path}: holds no file that ends in {SUFFIX}; give trajectories of mini-SWE-agent, or leave the path out"
+            )
     notes = [f"{len(broken)} trajectories cannot be read and are left out, such as {broken[0]}."] if broken else []
     return found, notes
 
@@ -103,7 +107,10 @@ def _calls(messages: Sequence[JsonValue]) -> Iterator[tuple[float | None, RunTur
         shown = str(after.get("content") or "") if isinstance(after, dict) and after.get("role") != "assistant" else ""
         code = _RETURN_CODE.search(shown)
         error = FAILED_COMMAND if code is not None and code[1] != "0" else ""
-        yield _cost(message), RunTurn(cost_usd=0.0, action=str(message.get("content") or ""), observation=shown, error=error)
+        yield (
+            _cost(message),
+            RunTurn(cost_usd=0.0, action=str(message.get("content") or ""), observation=shown, error=error),
+        )
 
 
 def _cost(message: Mapping[str, JsonValue]) -> float | None:
