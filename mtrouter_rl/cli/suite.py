@@ -24,7 +24,8 @@ COMMAND = Command(
     group=Group.LOGS,
     summary="make an environment of runs in which every model ran every task",
     description=(
-        "Reads outcomes (task, model, score, cost, turns) and, if they are given, task texts and trajectories, and writes a folder "
+        "Reads outcomes (task, model, score, cost, turns) and, if they are given, task texts and trajectories, and writes "
+        "a folder "
         "with the runs, an environment card and a pool card. In that environment the model that is called goes on along its "
         "logged run, and another one starts the task afresh. Costs are those of the log; no tokens are needed."
     ),

@@ -255,9 +255,7 @@ class Subject:
         )
 
     def make_backend(self) -> ModelBackend:
-        """The pool's simulated models, or those of a log; a stand-in where there is no expert to imitate, or the models would be
-        called.
-        """
+        """The pool's simulated models, or its log; a stand-in where no expert can be imitated, or models would be called."""
         if self.pool.backend.kind == REPLAYED:
             return cast(Callable[[PoolCard, EnvCard], ModelBackend], BACKENDS.load(REPLAYED))(self.pool, self.card)
         if self.pool.backend.kind == SIMULATED and isinstance(self.task, ExpertTask):

@@ -111,7 +111,8 @@ class BudgetTransitions(Transitions):
         billed = [one.episode_id for one in episodes if one.usage_source == "cost_only"]
         if billed:
             raise InvalidConfigError(
-                f"episode '{billed[0]}' (and {len(billed) - 1} more) has costs and no tokens (usage_source 'cost_only'), so what "
+                f"episode '{billed[0]}' (and {len(billed) - 1} more) has costs and no tokens (usage_source 'cost_only'), "
+                "so what "
                 "a call would have cost at most is not known; train fitted-q, or collect at each budget"
             )
         turns = [turn for episode in episodes for turn in episode.turns]

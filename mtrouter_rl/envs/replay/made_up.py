@@ -1,4 +1,4 @@
-"""A made-up suite, drawn from a seed: five models that differ in strength, price and length of their runs. It says nothing of real models."""
+"""A made-up suite, drawn from a seed: five models that differ in strength, price and length of runs. No real model is in it."""
 
 from typing import Annotated
 

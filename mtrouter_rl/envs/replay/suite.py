@@ -307,11 +307,13 @@ def assemble(
             "task: add the runs, or leave the task or the model out"
         )
     known = {(rows[run.task], columns[run.model]): run.turns for run in turns}
-    for (n, m), run in known.items():
-        total = sum(turn.cost_usd for turn in run)
-        if len(run) != n_turns[n, m] or abs(total - costs_usd[n, m]) > COST_TOLERANCE_USD:
+    for (n, m), logged in known.items():
+        total = sum(turn.cost_usd for turn in logged)
+        if len(logged) != n_turns[n, m] or abs(total - costs_usd[n, m]) > COST_TOLERANCE_USD:
             raise DatasetError(
-                f"{where}: task '{tasks[n].id}', model '{head.models[m]}': {len(run)} turns for {total:.6f} USD are known, but the "
-                f"run has {n_turns[n, m]} turns for {costs_usd[n, m]:.6f} USD; they must agree: leave the turns out, or correct them"
+                f"{where}: task '{tasks[n].id}', model '{head.models[m]}': {len(logged)} turns for {total:.6f} USD are known, "
+                "but the "
+                f"run has {n_turns[n, m]} turns for {costs_usd[n, m]:.6f} USD; they must agree: leave the turns out, or "
+                "correct them"
             )
     return Suite(head=head, tasks=tuple(tasks), scores=scores, costs_usd=costs_usd, n_turns=n_turns, turns=known)

@@ -261,11 +261,14 @@ def suite_env(suite: Suite, *, name: str, pool: str, settings: ReplaySettings) -
     best = suite.scores.mean(axis=0).argmax()
     return EnvCard(
         name=name,
-        description=f"Logged runs of suite '{suite.head.name}': {suite.n_tasks} tasks, {len(suite.models)} models. Nothing is simulated.",
+        description=(
+            f"Logged runs of suite '{suite.head.name}': {suite.n_tasks} tasks, {len(suite.models)} models. "
+            f"Nothing is simulated."
+        ),
         family=FAMILY,
         pool=pool,
         system_prompt="Logged runs are replayed.",
-        train_tasks={group: "all" for group in suite.groups},
+        train_tasks=dict.fromkeys(suite.groups, "all"),
         splits=SplitCard(variations_per_task=max(map(len, suite.groups.values())), train=0.6, validation=0.2, seed=42),
         limits=LimitsCard(
             max_turns=_RUNS_PER_EPISODE * int(suite.n_turns.max()),

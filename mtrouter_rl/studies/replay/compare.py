@@ -1,4 +1,4 @@
-"""Families against single models on held-out tasks: paired intervals, all comparisons corrected, what so many tasks could show."""
+"""Families against single models on held-out tasks: paired intervals, corrected for all, and what so many tasks could show."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -223,7 +223,8 @@ def power_of(exact: ExactSuite, n_comparisons: int) -> str:
     factor = float(norm.ppf(1 - LEVEL / 2 / n_comparisons) + norm.ppf(POWER))
     needed = math.ceil(suite.n_tasks * (factor * error / TARGET_POINTS) ** 2)
     return (
-        f"Power: two policies that differ as much as the two best single models ({suite.models[first]} and {suite.models[second]}) are "
+        f"Power: two policies that differ as much as the two best single models ({suite.models[first]} and "
+        f"{suite.models[second]}) are "
         f"told apart on {suite.n_tasks} tasks from {factor * error:.1f} points on (80% power, {n_comparisons} comparisons); "
         f"{TARGET_POINTS:g} points would take about {needed} tasks. Policies that differ on fewer tasks need fewer."
     )
@@ -257,8 +258,10 @@ def _answer(found: Sequence[Comparison], goal: Goal) -> str:
     needed = [one.n_needed for one in acting if one.n_needed and one.answer == "too few to tell"]
     how_many = f" Those that could not be told would need about {min(needed)} tasks or more." if needed else ""
     return (
-        f"{target}: {words}. Of {len(found)} comparisons the best is {best.family} ({best.scheme} held out): {value} ({ends}) on "
-        f"{estimate.n_clusters} tasks; {n_excluded} of the {len(acting)} that acted lie wholly below the target; {abstained}.{how_many}"
+        f"{target}: {words}. Of {len(found)} comparisons the best is {best.family} ({best.scheme} held out): {value} "
+        f"({ends}) on "
+        f"{estimate.n_clusters} tasks; {n_excluded} of the {len(acting)} that acted lie wholly below the target; "
+        f"{abstained}.{how_many}"
     )
 
 

@@ -108,9 +108,9 @@ def cross_validate(family: Family, known: Known, folds: Sequence[Fold], *, seed:
     tasks = np.concatenate([part[0] for part in parts])
     order = np.argsort(tasks)
     legs = tuple(_joined([part[1][price] for part in parts]).of(order) for price in range(len(PRICES) + 1))
-    chosen = {goal: np.concatenate([np.full(len(part[0]), part[2][goal]) for part in parts])[order] for goal in GOALS}
+    prices = {goal: np.concatenate([np.full(len(part[0]), part[2][goal]) for part in parts])[order] for goal in GOALS}
     told = {goal: tuple(part[3][part[2][goal]].told for part in parts) for goal in GOALS}
-    return HeldOut(tasks=tasks[order], legs=_equally_long(legs), chosen=chosen, told=told)
+    return HeldOut(tasks=tasks[order], legs=_equally_long(legs), chosen=prices, told=told)
 
 
 def weights_of(train: Known) -> list[float]:
@@ -144,7 +144,7 @@ def choose(family: Family, train: Known, weights: Sequence[float], *, seed: int)
 
 
 def cautious_gain(suite: Suite, scores: FloatArray, costs_usd: FloatArray) -> float:
-    """Mean score above the mixture of two single models that costs as much, less one standard error of the paired difference."""
+    """Mean score above the mixture of two single models that costs as much, less one standard error of the difference."""
     points = suite.costs_usd.mean(axis=0), suite.scores.mean(axis=0)
     cost = float(costs_usd.mean())
     vertices = Hulls.of(points[0][None], points[1][None]).vertices()

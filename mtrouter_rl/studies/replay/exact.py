@@ -95,7 +95,7 @@ class ExactSuite:
 
     @cached_property
     def spent(self) -> FloatArray:
-        """Cost of the first k turns of every run, k from 0 to the longest run's, USD, shape (N, M, K + 1); flat after its end."""
+        """Cost of the first k turns of every run, k from 0 to the longest, USD, shape (N, M, K + 1); flat after its end."""
         n_tasks, n_models = self.suite.scores.shape
         longest = int(self.suite.n_turns.max())
         spent = np.zeros((n_tasks, n_models, longest + 1))
@@ -160,7 +160,8 @@ def oracle_legs(scores: FloatArray, costs_usd: FloatArray, weight: float) -> Leg
 def restart_oracle_legs(exact: ExactSuite, first: int, after: int) -> Legs:
     """Start every task with one model; after so many turns, know everything: go on, or start whoever solves it for least.
 
-    Where nobody scores more than the first model would, it goes on only if it scores at all, else the episode is given up there.
+    Where nobody scores more than the first model would, it goes on only if it scores at all, else the episode is given up
+    there.
     """
     suite = exact.suite
     n_tasks = suite.n_tasks

@@ -1,10 +1,10 @@
 """Families of policies: each learns from training tasks one policy for every price of money.
 
-A price is a weight: score minus weight times USD is what a policy is chosen by. `Family.fit` sees training tasks alone; a policy
-sees of a test task its text, and of a run what a router would have seen by then.
+A price is a weight: score minus weight times USD is what a policy is chosen by. `Family.fit` sees training tasks alone; a
+policy sees of a test task its text, and of a run what a router would have seen by then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,22 +57,22 @@ class Known:
 
 
 class Policy(Protocol):
-    """Says for every task what is run; `told` is what it does, in words."""
+    """Says for every task what is run."""
 
-    told: str
+    @property
+    def told(self) -> str:
+        """What it does, in words."""
 
     def legs(self, known: Known) -> Legs:
         """Legs on every task."""
 
 
 class Family(Protocol):
-    """Learns policies.
+    """Learns policies."""
 
-    Attributes:
-        name: Name in tables.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """Name in tables."""
 
     def fit(self, train: Known, weights: Sequence[float]) -> list[Policy]:
         """A policy for every weight."""
@@ -340,7 +340,7 @@ def _best_rule(
 
 
 def hindsight_rule(known: Known, kind: str) -> Rule:
-    """The rule that gains most over blind mixing on the very tasks that it is worked out on: what searching finds, not what holds."""
+    """The rule that gains most over blind mixing on the very tasks it is tried on: what searching finds, not what holds."""
     suite, rows = known.exact.suite, np.arange(known.n_tasks)
     costs, scores = suite.costs_usd.mean(axis=0), suite.scores.mean(axis=0)
     hull = Hulls.of(costs[None], scores[None])
@@ -395,16 +395,11 @@ class TextRouter:
         ]
 
 
-class _Predictor(Protocol):
-    def __call__(self, vectors: npt.NDArray[np.float64]) -> FloatArray:
-        """Utility and cost of every model, shape (B, M, 2)."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TextPolicy:
     """The model with the best predicted score minus weight times predicted cost."""
 
-    predict: _Predictor
+    predict: Callable[[npt.NDArray[np.float64]], FloatArray]
     weight: float
     told: str
 

@@ -6,17 +6,17 @@ score minus price times what is still to be paid:
 * staying, Q(task, a, k): run a goes on from checkpoint k, and the router goes on deciding;
 * leaving, Q(task, a, k, b): run a is left at checkpoint k for a fresh run of model b, which runs to its end.
 
-Both are known for every training task, whatever was decided there, since every model ran every task. A value is the mean over the
-training tasks whose run of a is that long (drawn to that of the checkpoint before where few are left), plus a ridge regression, one
-for all models, of what task text and partial run say beyond it. That a run is still going at k tells of the task, too: b is valued
-on the tasks on which a is that slow, not on all of them.
+Both are known for every training task, whatever was decided there, since every model ran every task. A value is the mean
+over the training tasks whose run of a is that long (drawn to that of the checkpoint before where few are left), plus a ridge
+regression, one for all models, of what task text and partial run say beyond it. That a run is still going at k tells of the
+task, too: b is valued on the tasks on which a is that slow, not on all of them.
 
-Staying is fitted by iteration: the first round values going to the end; each further round values the rule of the round before, as
-worked out on tasks that its values were not fitted on. A rule leaves, and starts with another model than the best single one, only
-where the gain is more than one standard error: with hundreds of candidates, the best looks better than it is.
+Staying is fitted by iteration: the first round values going to the end; each further round values the rule of the round
+before, as worked out on tasks that its values were not fitted on. A rule leaves, and starts with another model than the best
+single one, only where the gain is more than one standard error: with hundreds of candidates, the best looks better than it is.
 
-Source: fitted policy iteration, Lagoudakis and Parr, Least-Squares Policy Iteration (2003), with returns that are worked out exactly
-in place of temporal differences; one standard error as in Breiman et al., Classification and Regression Trees (1984).
+Source: fitted policy iteration, Lagoudakis and Parr, Least-Squares Policy Iteration (2003), with returns that are worked out
+exactly in place of temporal differences; one standard error as in Breiman et al., Classification and Regression Trees (1984).
 Tables and text regressions are cross-fitted: those of a training task are of other tasks.
 """
 
@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from mtrouter_rl.embeddings.encoders import make_hashing
 from mtrouter_rl.envs.replay.suite import Suite
+from mtrouter_rl.records import FloatArray
 from mtrouter_rl.studies.replay.exact import NO_LIMIT, NOBODY, ExactSuite, IntArray, Legs
 from mtrouter_rl.studies.replay.families import Known, Policy
 
@@ -39,8 +40,6 @@ _PENALTY, _TEXT_PENALTY, _PRIOR = 30.0, 10.0, 8.0
 _N_LEAVING_ROWS = 40_000
 _LAST_TURNS = 5
 _MAX_CHARACTERS = 1500
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class RunTexts:
     """
 
     vectors: dict[tuple[int, int], npt.NDArray[np.float32]]
-    errors: dict[tuple[int, int], Float64Array]
+    errors: dict[tuple[int, int], FloatArray]
     checkpoints: IntArray
 
     @classmethod
@@ -95,13 +94,13 @@ class Tables:
         stay_costs: The same of cost.
     """
 
-    leave_scores: Float64Array
-    leave_costs: Float64Array
-    stay_scores: Float64Array
-    stay_costs: Float64Array
+    leave_scores: FloatArray
+    leave_costs: FloatArray
+    stay_scores: FloatArray
+    stay_costs: FloatArray
 
 
-def mean_of_alive(values: Float64Array, is_alive: npt.NDArray[np.bool_]) -> Float64Array:
+def mean_of_alive(values: FloatArray, is_alive: npt.NDArray[np.bool_]) -> FloatArray:
     """Mean over tasks whose run is still going, drawn to that of the checkpoint before.
 
     Args:
@@ -117,14 +116,14 @@ def mean_of_alive(values: Float64Array, is_alive: npt.NDArray[np.bool_]) -> Floa
         counts = counts[..., None]
     else:
         sums = (is_alive * values).sum(axis=0)
-    means = np.empty_like(sums)
+    means: FloatArray = np.empty_like(sums)
     means[:, 0] = sums[:, 0] / np.maximum(counts[:, 0], 1)
     for k in range(1, sums.shape[1]):
         means[:, k] = (sums[:, k] + _PRIOR * means[:, k - 1]) / (counts[:, k] + _PRIOR)
     return means
 
 
-def ridge(x: Float64Array, y: Float64Array, penalty: float) -> Float64Array:
+def ridge(x: FloatArray, y: FloatArray, penalty: float) -> FloatArray:
     """Coefficients of a ridge regression of columns that are centered, and targets that are 0 on average; no intercept."""
     return np.asarray(np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y))
 
@@ -170,11 +169,11 @@ class Reader:
 
     family: LearnedRestart
     checkpoints: IntArray
-    mean_vector: Float64Array
-    task_text: Float64Array
-    run_text: Float64Array | None
-    mean_run: Float64Array
-    usual_usd: Float64Array
+    mean_vector: FloatArray
+    task_text: FloatArray
+    run_text: FloatArray | None
+    mean_run: FloatArray
+    usual_usd: FloatArray
 
     @classmethod
     def of(cls, family: LearnedRestart, known: Known, checkpoints: IntArray) -> "Reader":
@@ -194,9 +193,7 @@ class Reader:
         )
 
     @staticmethod
-    def _run_text(
-        family: LearnedRestart, known: Known, checkpoints: IntArray
-    ) -> tuple[Float64Array | None, Float64Array]:
+    def _run_text(family: LearnedRestart, known: Known, checkpoints: IntArray) -> tuple[FloatArray | None, FloatArray]:
         x, y = [], []
         if family.texts is not None:
             means = known.exact.suite.scores.mean(axis=0)
@@ -208,11 +205,11 @@ class Reader:
         rows, targets = np.concatenate(x), np.concatenate(y)
         return ridge(rows - rows.mean(axis=0), targets - targets.mean(), _TEXT_PENALTY), rows.mean(axis=0)
 
-    def of_tasks(self, known: Known) -> Float64Array:
+    def of_tasks(self, known: Known) -> FloatArray:
         """What the text of a task says of every model's score, shape (N, M)."""
         return np.asarray((known.vectors - self.mean_vector) @ self.task_text)
 
-    def of_runs(self, known: Known) -> Float64Array:
+    def of_runs(self, known: Known) -> FloatArray:
         """What partial runs say: score read off the last turns, share of errors, money spent; 0 where nothing is known.
 
         Returns:
@@ -234,12 +231,12 @@ def _is_alive(exact: ExactSuite, checkpoints: IntArray) -> npt.NDArray[np.bool_]
     return np.asarray(exact.suite.n_turns[..., None] > checkpoints)
 
 
-def _spent(exact: ExactSuite, checkpoints: IntArray) -> Float64Array:
+def _spent(exact: ExactSuite, checkpoints: IntArray) -> FloatArray:
     """What a run has cost at the checkpoints, USD, shape (N, M, K)."""
     return exact.spent[:, :, np.minimum(checkpoints, exact.spent.shape[2] - 1)]
 
 
-def _runs(texts: RunTexts, known: Known, checkpoints: IntArray) -> "Iterator[tuple[tuple[int, int], Float64Array]]":
+def _runs(texts: RunTexts, known: Known, checkpoints: IntArray) -> "Iterator[tuple[tuple[int, int], FloatArray]]":
     """Every run that can be read: its place, and its text and share of errors at its checkpoints, shape (k, E + 1)."""
     for n, task in enumerate(known.tasks.tolist()):
         for m in range(len(known.exact.suite.models)):
@@ -260,10 +257,10 @@ class Values:
         leave_costs: Shape (1, M, K, M).
     """
 
-    stay_scores: Float64Array
-    stay_costs: Float64Array
-    leave_scores: Float64Array
-    leave_costs: Float64Array
+    stay_scores: FloatArray
+    stay_costs: FloatArray
+    leave_scores: FloatArray
+    leave_costs: FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,8 +276,8 @@ class _Half:
 
     rows: IntArray
     others: IntArray
-    text: Float64Array
-    runs: Float64Array
+    text: FloatArray
+    runs: FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +315,7 @@ class _Fitting:
         return tuple(made)
 
     @cached_property
-    def text(self) -> Float64Array:
+    def text(self) -> FloatArray:
         """Cross-fitted, shape (N, M)."""
         text = np.zeros(self.train.exact.suite.scores.shape)
         for half in self.halves:
@@ -326,7 +323,7 @@ class _Fitting:
         return text
 
     @cached_property
-    def runs(self) -> Float64Array:
+    def runs(self) -> FloatArray:
         """Cross-fitted, shape (N, M, K, 3)."""
         runs = np.zeros((*self.text.shape, len(self.checkpoints), 3))
         for half in self.halves:
@@ -346,12 +343,12 @@ class _Fitting:
         return learned
 
     @cached_property
-    def stay_rows(self) -> Float64Array:
+    def stay_rows(self) -> FloatArray:
         """What a regression of staying reads, shape (N, M, K, 5)."""
         return stay_rows(self.text, self.runs)
 
     @cached_property
-    def leave_tables(self) -> tuple[Float64Array, Float64Array]:
+    def leave_tables(self) -> tuple[FloatArray, FloatArray]:
         """Cross-fitted means of leaving, shape (N, M, K, M) scores and (M, K, M) costs of all tasks."""
         suite = self.train.exact.suite
         scores = np.zeros((*self.is_alive.shape, len(suite.models)))
@@ -360,7 +357,7 @@ class _Fitting:
         return scores, mean_of_alive(suite.costs_usd, self.is_alive)
 
     @cached_property
-    def leave_coefficients(self) -> Float64Array:
+    def leave_coefficients(self) -> FloatArray:
         """Regression of what leaving scores beyond its table, shape (5,)."""
         suite = self.train.exact.suite
         seen = [m for m in range(len(suite.models)) if m not in self.family.unseen]
@@ -373,9 +370,7 @@ class _Fitting:
         y = suite.scores[n, b] - self.leave_tables[0][n, a, k, b]
         return ridge(x, y, _PENALTY)
 
-    def stay_values(
-        self, scores: Float64Array, costs: Float64Array
-    ) -> "tuple[Float64Array, Float64Array, Tables, Float64Array]":
+    def stay_values(self, scores: FloatArray, costs: FloatArray) -> "tuple[FloatArray, FloatArray, Tables, FloatArray]":
         """Values of staying, cross-fitted, from what came of it on every training task.
 
         Args:
@@ -404,8 +399,8 @@ class _Fitting:
         """Fitted policy iteration at a price."""
         suite, exact = self.train.exact.suite, self.train.exact
         spent = _spent(exact, self.checkpoints)
-        scores = np.broadcast_to(suite.scores[..., None], spent.shape).copy()
-        costs = suite.costs_usd[..., None] - spent
+        scores: FloatArray = np.broadcast_to(suite.scores[..., None], spent.shape).copy()
+        costs: FloatArray = suite.costs_usd[..., None] - spent
         leaving = leave_values(self.leave_tables[0], self.text, self.runs, self.leave_coefficients)
         for round_ in range(N_ROUNDS):
             stay_scores, stay_costs, tables, coefficients = self.stay_values(scores, costs)
@@ -430,7 +425,7 @@ class _Fitting:
             told=f"Q-values at {weight:.2f} a USD, {len(self.checkpoints)} checkpoints",
         )
 
-    def _margins(self, scores: Float64Array, costs: Float64Array, weight: float) -> Float64Array:
+    def _margins(self, scores: FloatArray, costs: FloatArray, weight: float) -> FloatArray:
         """Standard error of leaving minus staying, over the tasks that are still running, shape (M, K, M)."""
         suite = self.train.exact.suite
         stay = np.where(self.is_alive, scores - weight * costs, 0.0)
@@ -446,8 +441,8 @@ class _Fitting:
         return np.asarray(np.sqrt(np.maximum(square - mean**2, 0.0) / n) + 1.0 / (n + _PRIOR))
 
     def _returns(
-        self, choice: IntArray, leaves: npt.NDArray[np.bool_], spent: Float64Array
-    ) -> tuple[Float64Array, Float64Array]:
+        self, choice: IntArray, leaves: npt.NDArray[np.bool_], spent: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
         """What a rule earns and pays from every checkpoint on, if it stays there; shape (N, M, K) each."""
         suite = self.train.exact.suite
         rows = np.arange(suite.n_tasks)[:, None]
@@ -465,7 +460,7 @@ class _Fitting:
         return scores, costs
 
 
-def stay_rows(text: Float64Array, runs: Float64Array) -> Float64Array:
+def stay_rows(text: FloatArray, runs: FloatArray) -> FloatArray:
     """What a regression of staying reads: task text of this model and of all, and the partial run; shape (N, M, K, 5)."""
     shape = (*runs.shape[:3], 1)
     own = np.broadcast_to(text[:, :, None, None], shape)
@@ -473,15 +468,13 @@ def stay_rows(text: Float64Array, runs: Float64Array) -> Float64Array:
     return np.concatenate([own, everyone, runs], axis=-1)
 
 
-def leave_values(
-    tables: Float64Array, text: Float64Array, runs: Float64Array, coefficients: Float64Array
-) -> Float64Array:
+def leave_values(tables: FloatArray, text: FloatArray, runs: FloatArray, coefficients: FloatArray) -> FloatArray:
     """Scores of leaving: tables, shape (N or 1, M, K, M), plus what task text and partial run say; shape (N, M, K, M)."""
     shared = text.mean(axis=1)[:, None, None] * coefficients[1] + runs @ coefficients[2:]
     return np.asarray(tables + shared[..., None] + (coefficients[0] * text)[:, None, None, :])
 
 
-def decide(stay: Float64Array, leave: Float64Array, margins: Float64Array) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+def decide(stay: FloatArray, leave: FloatArray, margins: FloatArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
     """For whom a run would be left, shape (N, M, K), and whether it is: where that gains more than the margin."""
     gains = leave - stay[..., None] - margins
     models = np.arange(leave.shape[1])
@@ -510,10 +503,10 @@ class LearnedPolicy:
 
     reader: Reader
     tables: Tables
-    stay: Float64Array
-    leave: Float64Array
-    margins: Float64Array
-    start_margins: Float64Array
+    stay: FloatArray
+    leave: FloatArray
+    margins: FloatArray
+    start_margins: FloatArray
     fallback: int
     weight: float
     told: str

@@ -12,8 +12,9 @@ from mtrouter_rl.studies.replay.crossval import Goal, Scheme
 
 RESULTS_FILE = "results.json"
 Answer = Literal["shown", "not shown", "too few to tell", "excluded", "abstained"]
-"""`abstained`: the family found nothing on the training tasks that it would bet on, and did what the best single model does. `shown`: the target is met and its interval lies above 0, corrected for all comparisons. `excluded`: the whole interval lies below
-the target. `too few to tell`: neither, and so many tasks could not have shown it. `not shown`: neither, though they could have."""
+"""`shown`: the target is met and its interval lies above 0, corrected for all comparisons. `excluded`: the whole interval lies
+below the target. `too few to tell`: neither, and so many tasks could not have shown it. `not shown`: neither, though they could
+have. `abstained`: the family found nothing on the training tasks to bet on, and did what the best single model does."""
 
 
 class ModelRow(FiniteRecord):
@@ -105,8 +106,8 @@ class Comparison(FiniteRecord):
         goal: What chose the price on the training tasks.
         score: Mean score.
         cost_usd: Mean cost, USD.
-        hull_gain: Score above blind mixing of the single models at equal cost. The hull is that of the held-out tasks, so it knows
-            more than any choice on training tasks could.
+        hull_gain: Score above blind mixing of the single models at equal cost. The hull is that of the held-out tasks, so it
+            knows more than any choice on training tasks could.
         saving: Share of cost below blind mixing at equal score; above the best single model's score, below that model's cost.
         score_difference: Score minus that of the best single model, chosen on the training tasks.
         cost_saving: Share of that model's cost that is saved.

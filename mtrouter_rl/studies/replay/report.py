@@ -1,4 +1,4 @@
-"""Report of a replay study, drawn from its record alone: `report.md`, `report.html` and a figure for each way of holding out."""
+"""Report of a replay study, drawn from its record alone: `report.md`, `report.html` and a figure for each holding out."""
 
 from pathlib import Path
 
@@ -76,8 +76,8 @@ def report_blocks(results: ReplayResults, pictures: list[Picture]) -> list[Block
     blocks: list[Block] = [
         Heading(text=f"Replay of {results.env}", level=1),
         Paragraph(
-            text=f"{results.n_tasks} tasks in {results.n_groups} groups, {len(results.models)} models, one logged run of each. Outcomes are "
-            "read off the log: nothing is simulated, nothing is estimated but by sampling tasks."
+            text=f"{results.n_tasks} tasks in {results.n_groups} groups, {len(results.models)} models, one logged run of each. "
+            "Outcomes are read off the log: nothing is simulated, nothing is estimated but by sampling tasks."
         ),
         Contents(),
         Heading(text="What came of it"),
@@ -91,9 +91,11 @@ def report_blocks(results: ReplayResults, pictures: list[Picture]) -> list[Block
         *pictures,
         comparisons_table(results),
         Paragraph(
-            text="Every row was learned and chosen on other tasks than it was worked out on. The hull is that of the held-out tasks "
-            "themselves, so that a router is held to a mixture that nobody could have chosen beforehand. p-values are corrected for all "
-            f"{len(results.comparisons)} comparisons (Holm). 'Detectable' is what so many tasks show with 80% power, so corrected.",
+            text="Every row was learned and chosen on other tasks than it was worked out on. The hull is that of the "
+            "held-out tasks themselves, so that a router is held to a mixture that nobody could have chosen beforehand. p-values are "
+            "corrected for all "
+            f"{len(results.comparisons)} comparisons (Holm). 'Detectable' is what so many tasks show with 80% power, so "
+            "corrected.",
             is_note=True,
         ),
         Heading(text="What was learned"),
@@ -131,7 +133,10 @@ def overlap_table(results: ReplayResults) -> Table:
     """How far others solve the same tasks as the best model."""
     rows = tuple((row.model, format_percent(row.of_failed), format_percent(row.of_solved)) for row in results.overlap)
     return Table(
-        caption=f"Of the tasks that {results.best_model} fails, and of those that it solves, the share that another model solves.",
+        caption=(
+            f"Of the tasks that {results.best_model} fails, and of those that it solves, the share that another "
+            f"model solves."
+        ),
         header=("model", "of its failures", "of its successes"),
         rows=rows,
     )
@@ -151,7 +156,8 @@ def comparisons_table(results: ReplayResults) -> Table:
     """Every comparison."""
     return Table(
         caption=(
-            f"Goal 'save money': cost at equal score, target {TARGET_SAVING:.0%} less. Goal 'gain score': points above blind mixing at "
+            f"Goal 'save money': cost at equal score, target {TARGET_SAVING:.0%} less. Goal 'gain score': points above "
+            "blind mixing at "
             f"equal cost, target {TARGET_POINTS:g}. Brackets: 95% intervals over tasks, paired."
         ),
         header=(
@@ -210,7 +216,10 @@ def moves_table(results: ReplayResults) -> Table:
                 )
             )
     return Table(
-        caption=f"Restarts on held-out tasks: the {_MAX_MOVES} most frequent of every router. Medians of when, and of what was paid by then.",
+        caption=(
+            f"Restarts on held-out tasks: the {_MAX_MOVES} most frequent of every router. Medians of when, and of "
+            f"what was paid by then."
+        ),
         header=("held out", "router", "goal", "restarted", "from", "to", "tasks", "after turns", "USD lost"),
         rows=tuple(rows) or (("-",) * 9,),
     )
@@ -250,8 +259,10 @@ def transfer_table(results: ReplayResults) -> Table:
     )
     return Table(
         caption=(
-            "Mean return of the learned router on held-out groups (score / 100 minus a fifth of the score per best model's mean run "
-            "cost): no regression saw the model's runs, all were seen, the model is not in the pool. Its table of means is known in "
+            "Mean return of the learned router on held-out groups (score / 100 minus a fifth of the score per best "
+            "model's mean run "
+            "cost): no regression saw the model's runs, all were seen, the model is not in the pool. Its table of means "
+            "is known in "
             "the first two: what is carried over is the regression."
         ),
         header=("model", "unseen", "seen", "not in the pool", "called when unseen"),

@@ -139,7 +139,8 @@ def study_suite(suite: Suite, *, seed: int = 0, say: Callable[[str], None] = lam
     """Study a suite. Raises as `run_replay`."""
     if suite.n_tasks < FEWEST_TASKS or len(suite.models) < 2:
         raise InvalidConfigError(
-            f"suite '{suite.head.name}' has {suite.n_tasks} tasks and {len(suite.models)} models, must have at least {FEWEST_TASKS} "
+            f"suite '{suite.head.name}' has {suite.n_tasks} tasks and {len(suite.models)} models, must have at least "
+            f"{FEWEST_TASKS} "
             "tasks and 2 models to learn from some and hold out others: run more"
         )
     study = prepare(suite, seed=seed, say=say)
@@ -265,7 +266,8 @@ def _references(study: Study) -> tuple[ReferenceRow, ...]:
     for name, first in (("best model", best), ("cheap model", _middle(suite, cheap))):
         for after in sorted({1, int(np.median(suite.n_turns[:, first]))}):
             told = (
-                f"starts {suite.models[first]}, knows everything after {after} turn(s): goes on, starts whoever solves it for least, "
+                f"starts {suite.models[first]}, knows everything after {after} turn(s): goes on, starts whoever solves it "
+                "for least, "
                 "or gives up"
             )
             outcomes[f"oracle of restarts, {name}, turn {after}"] = (

@@ -98,7 +98,8 @@ def _head(request: SuiteRequest, models: tuple[str, ...], turns: Sequence[TurnsR
         source = "fitted"
     else:
         notes.append(
-            f"No run is known turn by turn: that the cost of a turn grows by {ASSUMED_RATE:.1%} of the first turn's each turn is "
+            f"No run is known turn by turn: that the cost of a turn grows by {ASSUMED_RATE:.1%} of the first turn's each "
+            "turn is "
             "assumed; results are shown under other rules, too."
         )
     return SuiteHead(
@@ -118,7 +119,8 @@ def _cells(runs: Sequence[Outcome]) -> dict[tuple[str, str], Outcome]:
         before = cells.setdefault((run.task, run.model), run)
         if before is not run:
             raise DatasetError(
-                f"{run.where}: task '{run.task}' was run by '{run.model}' before, in {before.where}; a suite has one run of each: "
+                f"{run.where}: task '{run.task}' was run by '{run.model}' before, in {before.where}; a suite has one run "
+                "of each: "
                 "keep one, or make the repetition part of the task's id"
             )
     return cells
@@ -138,7 +140,8 @@ def _complete(
     first = f"task '{missing[0][0]}' has no run of '{missing[0][1]}' (first of {len(missing)} missing runs)"
     if request.incomplete == "refuse":
         raise DatasetError(
-            f"{request.outcomes}: {first}; every model must have run every task: add the runs, or leave out what lacks one with "
+            f"{request.outcomes}: {first}; every model must have run every task: add the runs, or leave out what lacks one "
+            "with "
             "--incomplete tasks or --incomplete models"
         )
     lost_models = {model for _, model in missing} if request.incomplete == "models" else set()
@@ -147,7 +150,8 @@ def _complete(
     kept_names = tuple(name for name in names if name not in lost_tasks)
     if not kept_models or not kept_names:
         raise DatasetError(
-            f"{request.outcomes}: {first}; with --incomplete {request.incomplete} nothing is left: add the runs, or try the other"
+            f"{request.outcomes}: {first}; with --incomplete {request.incomplete} nothing is left: add the runs, or try "
+            "the other"
         )
     notes.append(
         f"{first}: {len(lost_tasks)} tasks and {len(lost_models)} models are left out"
@@ -176,7 +180,8 @@ def _tasks(names: Sequence[str], tables: Sequence[Path], notes: list[str]) -> li
     lacking = [name for name in names if tables and name not in known]
     if lacking:
         raise DatasetError(
-            f"{tables[0]}: has no row of task '{lacking[0]}' (first of {len(lacking)}); give a row of every task in the table of "
+            f"{tables[0]}: has no row of task '{lacking[0]}' (first of {len(lacking)}); give a row of every task in the "
+            "table of "
             "outcomes, or leave the file out"
         )
     if tables and len(known) > len(names):

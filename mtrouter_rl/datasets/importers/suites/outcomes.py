@@ -132,7 +132,7 @@ def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="", restval=None)
     for row in reader:
         where = f"{path}, row {reader.line_num}"
-        if "" in row and row[""] or None in row.values():
+        if row.get("") or None in row.values():
             raise DatasetError(
                 f"{where}: has {'more' if row.get('') else 'fewer'} values than the header's {len(reader.fieldnames or ())}; "
                 "write one value a column, and quote texts that hold the delimiter"
@@ -192,9 +192,9 @@ def find_columns(
             )
         found[what] = name
     for what, usual in COLUMNS.items():
-        name = next((lower[one] for one in usual if one in lower and lower[one] not in found.values()), None)
-        if what not in found and name is not None:
-            found[what] = name
+        there = [lower[one] for one in usual if one in lower and lower[one] not in found.values()]
+        if what not in found and there:
+            found[what] = there[0]
     missing = [what for what in needed if what not in found]
     if missing:
         raise DatasetError(
@@ -257,7 +257,8 @@ def _of_leaderboard(path: Path, wanted: str | None) -> Outcomes:
     boards = data.get("leaderboards")
     if not isinstance(boards, list):
         raise DatasetError(
-            f"{path}: is a JSON file without 'leaderboards', must be a leaderboard file of SWE-bench; give a CSV or JSON Lines table "
+            f"{path}: is a JSON file without 'leaderboards', must be a leaderboard file of SWE-bench; give a CSV or JSON "
+            "Lines table "
             f"with the columns {', '.join(RUN_FIELDS)}, or the folder of the runs"
         )
     with_details = {
@@ -310,7 +311,8 @@ def _of_folder(path: Path) -> Outcomes:
             found.runs += _of_runs(folder, found)
     if not found.runs:
         raise DatasetError(
-            f"{path}: holds no folder of a model with per_instance_details.json, or with report.json and *.traj.json; give one folder "
+            f"{path}: holds no folder of a model with per_instance_details.json, or with report.json and *.traj.json; give "
+            "one folder "
             "a model, or a table of outcomes"
         )
     return found
@@ -324,8 +326,9 @@ def _of_runs(folder: Path, found: Outcomes) -> Iterator[Outcome]:
     for file in read_files(folder, report, suffixes=(".json",)):
         data = parse_object(file.data)
         if file.path.name.endswith(".traj.json"):
-            info = data.get("info") if isinstance(data.get("info"), dict) else {}
-            stats = info.get("model_stats") or {} if isinstance(info, dict) else {}
+            info = data.get("info")
+            stats = info.get("model_stats") if isinstance(info, dict) else None
+            stats = stats if isinstance(stats, dict) else {}
             task = str(data.get("instance_id") or file.path.name.removesuffix(".traj.json"))
             runs[task] = (stats.get("instance_cost"), stats.get("api_calls"), file.source)
         else:
@@ -334,7 +337,8 @@ def _of_runs(folder: Path, found: Outcomes) -> Iterator[Outcome]:
     without = sorted(set(scores) ^ set(runs))
     if without:
         found.notes.append(
-            f"{folder.name}: {len(without)} task(s) have a score and no trajectory, or the reverse, such as {without[0]}; left out."
+            f"{folder.name}: {len(without)} task(s) have a score and no trajectory, or the reverse, such as {without[0]}; "
+            "left out."
         )
     for task in sorted(set(scores) & set(runs)):
         cost, calls, source = runs[task]

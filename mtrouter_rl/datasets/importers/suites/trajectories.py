@@ -150,7 +150,8 @@ def join(
     best = [model for model, n in fits.items() if n and n >= LEAST_MATCHING * joined[model]]
     if len(best) != 1:
         raise DatasetError(
-            f"trajectories of '{name}' ({len(runs)} tasks) have the calls and bills of {best or 'no model of the table'}, must be one "
+            f"trajectories of '{name}' ({len(runs)} tasks) have the calls and bills of {best or 'no model of the table'}, "
+            "must be one "
             "model's; give the trajectories of runs that are in the table, or leave them out"
         )
     model = best[0]
@@ -159,7 +160,8 @@ def join(
     return (
         model,
         kept,
-        f"Trajectories of '{name}' are those of '{model}': {len(kept)} runs are known turn by turn, {joined[model] - len(kept)} do "
+        f"Trajectories of '{name}' are those of '{model}': {len(kept)} runs are known turn by turn, "
+        f"{joined[model] - len(kept)} do "
         f"not agree with the table or lack a cost and are laid out by the rule, {outside} are of other tasks.",
     )
 
