@@ -227,17 +227,12 @@ def load_suite(folder: Path) -> Suite:
         for number, line in enumerate(_text(folder / TASKS_FILE).splitlines(), start=1)
     )
     rows = csv.DictReader(io.StringIO(_text(folder / RUNS_FILE)))
-    runs = [_parsed(RunRow, json.dumps(_numbers(row)), folder / RUNS_FILE, n) for n, row in enumerate(rows, start=2)]
+    runs = [_parsed(RunRow, row, folder / RUNS_FILE, n) for n, row in enumerate(rows, start=2)]
     turns = [
         _parsed(TurnsRow, line, folder / TURNS_FILE, number)
         for number, line in enumerate(_text(folder / TURNS_FILE).splitlines(), start=1)
     ]
     return assemble(head, tasks, runs, turns, where=str(folder / RUNS_FILE))
-
-
-def _numbers(row: Mapping[str, str]) -> dict[str, object]:
-    kinds = {"score": float, "cost_usd": float, "n_turns": int}
-    return {name: kinds[name](value) if name in kinds else value for name, value in row.items()}
 
 
 def _text(path: Path) -> str:
@@ -252,11 +247,15 @@ def _text(path: Path) -> str:
         raise DatasetError(f"{path} cannot be read: {error}; make the suite anew with `mtrouter-rl suite`") from error
 
 
-def _parsed(record: type[RecordT], line: str, path: Path, number: int) -> RecordT:
+def _parsed(record: type[RecordT], line: str | Mapping[str, object], path: Path, number: int) -> RecordT:
+    """A record of a line of JSON, or of the texts of a row."""
     try:
-        return record.model_validate_json(line)
+        return record.model_validate_json(line) if isinstance(line, str) else record.model_validate(line)
     except ValidationError as error:
-        raise DatasetError(f"{path}, line {number}: {error}; make the suite anew with `mtrouter-rl suite`") from error
+        told = [f"'{'.'.join(map(str, one['loc']))}' is {one['input']!r}: {one['msg']}"[:200] for one in error.errors()]
+        raise DatasetError(
+            f"{path}, line {number}: {'; '.join(told)}; make the suite anew with `mtrouter-rl suite`"
+        ) from error
 
 
 def assemble(

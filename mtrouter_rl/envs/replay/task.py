@@ -65,7 +65,13 @@ class LoggedCall:
 
 
 @lru_cache(maxsize=4)
-def _suite_of(settings: ReplaySettings) -> Suite:
+def suite_of(settings: ReplaySettings) -> Suite:
+    """The suite of a card; read once a process.
+
+    Raises:
+        InvalidConfigError: If it is not the one that the card was made for.
+        DatasetError: If it cannot be read.
+    """
     suite = make_up(settings.made_up) if settings.made_up is not None else load_suite(settings.suite or Path())
     if settings.fingerprint not in ("", suite.fingerprint):
         raise InvalidConfigError(
@@ -83,7 +89,7 @@ def make_task(card: EnvCard) -> "ReplayTask":
         CardError: If the card's settings are not those of the family.
         DatasetError: If the suite cannot be read.
     """
-    return ReplayTask(_suite_of(parse_settings(card, ReplaySettings)))
+    return ReplayTask(suite_of(parse_settings(card, ReplaySettings)))
 
 
 def make_backend(pool: PoolCard, env: EnvCard) -> "ReplayBackend":
@@ -96,7 +102,7 @@ def make_backend(pool: PoolCard, env: EnvCard) -> "ReplayBackend":
         raise CardError(
             f"pool '{pool.name}' answers from a log, so environment '{env.name}' must be of family '{FAMILY}'"
         )
-    suite = _suite_of(parse_settings(env, ReplaySettings))
+    suite = suite_of(parse_settings(env, ReplaySettings))
     unknown = [name for name in pool.model_names if name not in suite.models]
     if unknown:
         raise CardError(f"pool '{pool.name}': {unknown_name('model of the suite', unknown[0], suite.models)}")
@@ -110,7 +116,7 @@ def complete_card(card: EnvCard) -> EnvCard:
         CardError: If a group is unknown or has fewer tasks than the card says.
     """
     settings = parse_settings(card, ReplaySettings)
-    suite = _suite_of(settings)
+    suite = suite_of(settings)
     counted: dict[str, dict[str, int]] = {}
     for field, tasks in (("train_tasks", card.train_tasks), ("ood_tasks", card.ood_tasks)):
         counted[field] = {}
