@@ -15,7 +15,13 @@ from mtrouter_rl.datasets.importers.suites.build import SuiteRequest
 from mtrouter_rl.studies.replay.report import write_report
 from mtrouter_rl.studies.replay.run import ReplayRequest, run_replay
 
-MODELS = {"tiny": (0.25, 0.001), "small": (0.45, 0.002), "middle": (0.55, 0.006), "large": (0.7, 0.015), "giant": (0.8, 0.03)}
+MODELS = {
+    "tiny": (0.25, 0.001),
+    "small": (0.45, 0.002),
+    "middle": (0.55, 0.006),
+    "large": (0.7, 0.015),
+    "giant": (0.8, 0.03),
+}
 """Share of the tasks that a model solves, and USD of one of its turns."""
 
 

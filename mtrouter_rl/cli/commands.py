@@ -11,7 +11,7 @@ from mtrouter_rl.options import Command
 
 _OWN = (
     *("study", "collect", "evaluate"),
-    *("start", "new_pool", "import_log", "suite", "validate", "split", "reprice", "train", "ope", "extend", "export"),
+    *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
     *("new_env", "check_env", "completion"),
     *("names", "inspect_log", "report", "behavior"),
 )

@@ -28,7 +28,7 @@ _MEANINGS: dict[Table, dict[str, str]] = {
         "status": f"{' or '.join(get_args(EpisodeStatus))}: whether it ran to its end and counts, or broke for outside "
         "reasons, and is stored, counted and never scored.",
         "usage_source": f"{' or '.join(get_args(UsageSource))}: whether its tokens and costs are those that were billed, "
-        "or were worked out by a stated rule; cost_only: only costs are known, and the token counts are 0.",
+        "were worked out by a stated rule, or only its costs are known, so that its token counts are 0.",
         "extra": "JSON object as text: what the original log said besides, by name; kept for splits and diagnosis, never "
         "shown to a router.",
     },

@@ -100,7 +100,11 @@ VALUE_RULES = [
         OF + r"usage_source is 'guessed', must be one of logged, reconstructed",
     ),
     ("episodes", put(0, usage_source=None), OF + r"usage_source is null"),
-    ("episodes", put(0, usage_source="cost_only"), OF + r"usage_source is 'cost_only', must not be .* where a turn has tokens"),
+    (
+        "episodes",
+        put(0, usage_source="cost_only"),
+        OF + r"usage_source is 'cost_only', must not be .* where a turn has tokens",
+    ),
     (
         "episodes",
         put(0, extra="[1]"),

@@ -595,7 +595,9 @@ class Billed(ScriptedBackend):
 
 def test_a_bill_is_booked_as_it_is_and_its_bound_masks(env_of, pool_of):
     pool = pool_of(("cheap", CHEAP, 8000, 1000), ("dear", DEAR, 8000, 1000))
-    env = env_of(task=ScriptedTask([OK, OK, OK]), pool=pool, backend=Billed(pool=pool, answer=plain_reply), budget_usd=0.6)
+    env = env_of(
+        task=ScriptedTask([OK, OK, OK]), pool=pool, backend=Billed(pool=pool, answer=plain_reply), budget_usd=0.6
+    )
     steps = play(env, [0, 0, 0])
     assert [step[1]["cost_usd"] for step in steps[1:]] == [0.2, 0.2]
     assert steps[-1][4], "0.2 USD are left and the next call may cost 0.25"

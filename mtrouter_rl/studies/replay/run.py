@@ -130,6 +130,8 @@ def run_replay(request: ReplayRequest, *, say: Callable[[str], None] = lambda _:
     say(
         f"suite '{suite.head.name}': {suite.n_tasks} tasks, {len(suite.models)} models, {len(suite.turns)} runs turn by turn"
     )
+    for note in suite.head.notes:
+        say(note)
     results = study_suite(suite, seed=request.seed, say=say)
     results.write(request.out / RESULTS_FILE)
     return results

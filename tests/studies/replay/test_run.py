@@ -40,15 +40,11 @@ def found(helping):
 
 
 def known_of(suite):
-    return Known(
-        exact=ExactSuite(suite), vectors=np.zeros((suite.n_tasks, 4)), tasks=np.arange(suite.n_tasks)
-    )
+    return Known(exact=ExactSuite(suite), vectors=np.zeros((suite.n_tasks, 4)), tasks=np.arange(suite.n_tasks))
 
 
 def row(results, family, goal, scheme="groups"):
-    return next(
-        one for one in results.comparisons if (one.family, one.goal, one.scheme) == (family, goal, scheme)
-    )
+    return next(one for one in results.comparisons if (one.family, one.goal, one.scheme) == (family, goal, scheme))
 
 
 @pytest.mark.parametrize("family", ["restart, turns", "restart, USD", "restart, learned"])
@@ -114,7 +110,10 @@ def test_the_record_and_the_report_come_back(found, tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     for words in ("What came of it", "quick", "Restarts on held-out tasks", "How the suite was read"):
         assert words in page
-    assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} == {"frontier_groups.png", "frontier_time.png"}
+    assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} == {
+        "frontier_groups.png",
+        "frontier_time.png",
+    }
 
 
 def test_too_few_tasks_are_told(tmp_path, capsys):
@@ -147,7 +146,16 @@ def test_a_suite_is_made_and_played_by_commands(tmp_path, capsys):
     assert "20 tasks in 5 groups, 3 models" in capsys.readouterr().out
     assert main(["suite", str(path), "--out", str(out)]) == 1
     assert "holds a suite already" in capsys.readouterr().err
-    evaluate = ["evaluate", "--env", str(out / "env.yaml"), "--router", "single:quick", "uniform", "--out", str(tmp_path / "run")]
+    evaluate = [
+        "evaluate",
+        "--env",
+        str(out / "env.yaml"),
+        "--router",
+        "single:quick",
+        "uniform",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main([*evaluate, "--seeds", "1"]) == 0
     assert "single:quick" in capsys.readouterr().out
 
@@ -217,7 +225,11 @@ def test_a_budget_is_never_exceeded():
         first, second = rng.sample(range(5), 2)
         total = rng.uniform(0.001, 0.6)
         policy = BudgetPolicy(
-            first=first, second=rng.choice([second, NOBODY]), head_usd=total * rng.random(), total_usd=total, names=suite.models
+            first=first,
+            second=rng.choice([second, NOBODY]),
+            head_usd=total * rng.random(),
+            total_usd=total,
+            names=suite.models,
         )
         assert known.exact.value(policy.legs(known)).costs_usd.max() <= total + 1e-9
 

@@ -138,10 +138,7 @@ def join(
         totals: Model of the suite -> task -> cost and calls of its run.
 
     Returns:
-        The model, turns by task, and a sentence that says how many fit.
-
-    Raises:
-        DatasetError: If no model, or more than one, has these runs.
+        The model, turns by task, and a sentence that says how many fit; no turns where no model, or more than one, has these runs.
     """
     fits = Counter(
         {model: sum(_fits(run, cells.get(task)) for task, run in runs.items()) for model, cells in totals.items()}
@@ -149,10 +146,12 @@ def join(
     joined = {model: sum(task in cells for task in runs) for model, cells in totals.items()}
     best = [model for model, n in fits.items() if n and n >= LEAST_MATCHING * joined[model]]
     if len(best) != 1:
-        raise DatasetError(
-            f"trajectories of '{name}' ({len(runs)} tasks) have the calls and bills of {best or 'no model of the table'}, "
-            "must be one "
-            "model's; give the trajectories of runs that are in the table, or leave them out"
+        whose = f"those of {', '.join(best)} alike" if best else "of no model of the table"
+        return (
+            "",
+            {},
+            f"Trajectories of '{name}' are LEFT OUT: of {len(runs)}, {max(joined.values(), default=0)} are of tasks of the table, and "
+            f"their calls and bills are {whose}.",
         )
     model = best[0]
     kept = {task: run.turns for task, run in runs.items() if run.is_complete and _fits(run, totals[model].get(task))}
@@ -161,8 +160,8 @@ def join(
         model,
         kept,
         f"Trajectories of '{name}' are those of '{model}': {len(kept)} runs are known turn by turn, "
-        f"{joined[model] - len(kept)} do "
-        f"not agree with the table or lack a cost and are laid out by the rule, {outside} are of other tasks.",
+        f"{joined[model] - len(kept)} do not agree with the table or lack a cost and are laid out by the rule, {outside} are of "
+        "other tasks.",
     )
 
 

@@ -47,9 +47,13 @@ EXPECTED = {(task, model): (float(score), float(cost), int(turns)) for task, mod
         lambda folder: table(folder / "t.csv", delimiter=";"),
         lambda folder: table(folder / "t.tsv", delimiter="\t"),
         lambda folder: table(
-            folder / "t.csv", header=("Instance_ID", "Model", "Resolved", "cost_usd", "api_calls"), order=(1, 0, 2, 4, 3)
+            folder / "t.csv",
+            header=("Instance_ID", "Model", "Resolved", "cost_usd", "api_calls"),
+            order=(1, 0, 2, 4, 3),
         ),
-        lambda folder: table(folder / "t.csv", rows=[(*row[:2], {"0": "False", "1": "true"}[row[2]], *row[3:]) for row in ROWS]),
+        lambda folder: table(
+            folder / "t.csv", rows=[(*row[:2], {"0": "False", "1": "true"}[row[2]], *row[3:]) for row in ROWS]
+        ),
         lambda folder: zipped(table(folder / "t.csv")),
         lambda folder: jsonl(folder / "t.jsonl"),
         lambda folder: leaderboard(folder / "l.json"),
@@ -61,7 +65,10 @@ EXPECTED = {(task, model): (float(score), float(cost), int(turns)) for task, mod
 def test_every_form_gives_the_same_runs(make, tmp_path):
     suite = build(make(tmp_path))
     assert as_rows(suite) == EXPECTED
-    assert [(task.group, task.order) for task in sorted(suite.tasks, key=lambda task: task.id)] == [("a", 1.0), ("b", 2.0)]
+    assert [(task.group, task.order) for task in sorted(suite.tasks, key=lambda task: task.id)] == [
+        ("a", 1.0),
+        ("b", 2.0),
+    ]
 
 
 def zipped(path):
@@ -148,7 +155,12 @@ def test_what_is_not_given_is_said(tmp_path):
     assert {(task.group, task.order) for task in suite.tasks} == {(EVERYTHING, None)}
     assert (suite.head.layout.rate, suite.head.layout_source) == (ASSUMED_RATE, "assumed")
     told = " ".join(suite.head.notes)
-    for words in ("no column of turns", "Groups are not given and cannot", "Times are not given and cannot", "texts are not known"):
+    for words in (
+        "no column of turns",
+        "Groups are not given and cannot",
+        "Times are not given and cannot",
+        "texts are not known",
+    ):
         assert words in told
 
 
@@ -196,7 +208,11 @@ def changed(place, column, value):
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
-        (changed(1, 2, "1.5"), {}, r"t\.csv, row 3, column 'score': is '1\.5', must be a number from 0 to 1; give --max-score"),
+        (
+            changed(1, 2, "1.5"),
+            {},
+            r"t\.csv, row 3, column 'score': is '1\.5', must be a number from 0 to 1; give --max-score",
+        ),
         (changed(1, 2, "yes!"), {}, r"row 3, column 'score': is 'yes!'"),
         (changed(2, 3, "-1"), {}, r"row 4, column 'cost': is '-1', must be a number at least 0"),
         (changed(2, 3, ""), {}, r"row 4, column 'cost': is '', must be"),
@@ -205,7 +221,11 @@ def changed(place, column, value):
         (changed(0, 4, "1.5"), {}, r"row 2, column 'turns': is 1.5, must be a whole number"),
         (changed(0, 0, " "), {}, r"row 2, column 'task': is empty"),
         (changed(3, 1, "quick"), {}, r"row 5: task 'b-2' was run by 'quick' before, in .*row 4"),
-        (lambda folder: table(folder / "t.csv", rows=ROWS[:3]), {}, r"task 'b-2' has no run of 'deep' .first of 1 missing"),
+        (
+            lambda folder: table(folder / "t.csv", rows=ROWS[:3]),
+            {},
+            r"task 'b-2' has no run of 'deep' .first of 1 missing",
+        ),
         (lambda folder: table(folder / "t.csv", rows=[]), {}, "has no row"),
         (
             lambda folder: table(folder / "t.csv", header=("task", "arm", "points", "cost", "turns")),
@@ -247,15 +267,18 @@ def test_scores_are_divided_by_their_maximum(tmp_path):
         SuiteRequest(outcomes=tmp_path, max_score=0)
 
 
-@pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        ([trajectory("a-1", [0.3, 0.3])], "have the calls and bills of no model of the table"),
-        ([trajectory("a-1", [0.05, 0.2]), trajectory("a-1", [0.05, 0.2])], "has two trajectories"),
-    ],
-)
-def test_trajectories_of_nobody_are_refused(runs, message, tmp_path):
-    with pytest.raises(DatasetError, match=message):
+@pytest.mark.parametrize("run", [trajectory("a-1", [0.3, 0.3]), trajectory("z-9", [0.05, 0.2])])
+def test_trajectories_of_nobody_are_left_out_and_told(run, tmp_path):
+    suite = build(table(tmp_path / "t.csv"), archive(tmp_path / "runs.tar.xz", [run]))
+    assert (suite.turns, suite.head.layout_source) == ({}, "assumed")
+    assert any(
+        "'vendor/quick' are LEFT OUT: of 1" in note and "of no model of the table" in note for note in suite.head.notes
+    )
+
+
+def test_two_trajectories_of_a_run_are_refused(tmp_path):
+    runs = [trajectory("a-1", [0.05, 0.2])] * 2
+    with pytest.raises(DatasetError, match="has two trajectories"):
         build(table(tmp_path / "t.csv"), archive(tmp_path / "runs.tar.xz", runs))
 
 
