@@ -17,6 +17,7 @@ EXPECTED = {
     "import_my_log.py": r"(?s)2 left out.*the clone's first choice: quick 0\.\d\d, careful 0\.\d\d",
     "make_agent_log.py": r"log: calls.jsonl with 3 sessions, scores.csv and my-pool.yaml are written",
     "maskable_ppo.py": r"MaskablePPO after 1024 turns: return -?\d\.\d{3}",
+    "study_my_suite.py": r"(?s)suite 'my-suite': 60 tasks, 5 models.*TOO FEW TO TELL.*Power: two policies",
     "train_on_my_logs.py": r"(?s)trained router: fitted-q\n.*\nfitted-q +.*\nfitted-q - random",
 }
 ARGUMENTS = {"make_agent_log.py": ["log", "--sessions", "3"]}
