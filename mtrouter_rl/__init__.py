@@ -18,6 +18,7 @@ _ENVS = {
     "Corridor": "corridor",
     "BabyAI": "babyai",
     "TextWorld": "textworld",
+    "Replay": "replay",
 }
 """Name in Gymnasium's ids -> environment card."""
 

@@ -136,6 +136,8 @@ class Reply:
         usage: Tokens as billed.
         latency_s: Duration of the call, seconds.
         served_model: Model that really answered.
+        cost_usd: What the call cost, USD, where that is known and its tokens are not, as of a `BilledBackend`; None where
+            tokens times prices say it.
         hidden: What only a simulator knows about this reply; logged apart, never shown to a router.
     """
 
@@ -143,6 +145,7 @@ class Reply:
     usage: TokenUsage
     latency_s: float
     served_model: str
+    cost_usd: float | None = None
     hidden: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
@@ -165,6 +168,21 @@ class ModelBackend(Protocol):
         Raises:
             UnknownNameError: If the model is not in the pool.
             BackendError: If the call failed; a failed call is neither free nor a zero score.
+        """
+
+
+@runtime_checkable
+class BilledBackend(ModelBackend, Protocol):
+    """A backend that knows bills and no tokens, such as a log of costs: every `Reply` of it has a `cost_usd`.
+
+    Prices and context windows of the pool then decide nothing: what may be called is what `most_usd` says fits the budget.
+    """
+
+    def most_usd(self, model: str) -> float:
+        """What the next call of a model costs at most, USD; the same for every task, so that no mask tells of the future.
+
+        Raises:
+            UnknownNameError: If the model is not in the pool.
         """
 
 

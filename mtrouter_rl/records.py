@@ -39,9 +39,10 @@ EpisodeStatus = Literal["completed", "failed"]
 """`completed`: the episode ran to its end and counts. `failed`: it broke for outside reasons (a backend or simulator
 error); it is stored and counted, and never scored."""
 
-UsageSource = Literal["logged", "reconstructed"]
+UsageSource = Literal["logged", "reconstructed", "cost_only"]
 """`logged`: the tokens of every call are those that were billed. `reconstructed`: they were worked out from totals or
-texts by a stated rule, and so was the cost."""
+texts by a stated rule, and so was the cost. `cost_only`: the log says what calls cost and nothing of tokens; the counts are
+all 0 and stand for nothing, and the cost is the log's own, whatever the prices of the pool."""
 
 UNLIMITED_BUDGET_USD = 1e6
 """Budget of an imported episode that was run without one: more than any episode can spend."""
@@ -143,7 +144,8 @@ class Turn:
         action_text: What the model wrote and the environment executed.
         observation_text: What the environment answered.
         usage: Tokens of the call.
-        cost_usd: Price of the call, USD, >= 0; equals tokens times the prices of `served_model`.
+        cost_usd: Price of the call, USD, >= 0; equals tokens times the prices of `served_model`, unless the episode's
+            `usage_source` is "cost_only".
         utility_gain: Change of utility caused by this turn, no unit.
         propensity: Probability with which the behaviour policy chose `model`, in (0, 1]; None if nobody knows, which
             only an imported log may say.

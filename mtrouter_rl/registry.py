@@ -183,6 +183,7 @@ TASK_FAMILIES = Registry(
         "gymnasium_text": "mtrouter_rl.envs.gymnasium_text.task:make_task",
         "log_only": "mtrouter_rl.datasets.logged:make_task",
         "hle": "mtrouter_rl.envs.hle.task:make_task",
+        "replay": "mtrouter_rl.envs.replay.task:make_task",
     },
 )
 """Name -> function (EnvCard) -> TextTask."""
@@ -190,7 +191,10 @@ TASK_FAMILIES = Registry(
 CARD_COMPLETERS = Registry(
     kind="environment family that completes its cards",
     group="mtrouter_rl.card_completers",
-    builtin={"hle": "mtrouter_rl.envs.hle.task:complete_card"},
+    builtin={
+        "hle": "mtrouter_rl.envs.hle.task:complete_card",
+        "replay": "mtrouter_rl.envs.replay.task:complete_card",
+    },
 )
 """Name of a family -> function (EnvCard) -> EnvCard that fills in what only a file of the user says; most have none."""
 
@@ -207,6 +211,7 @@ BACKENDS = Registry(
     builtin={
         "simulated": "mtrouter_rl.pools.simulated.backend:make_backend",
         "log_only": "mtrouter_rl.datasets.logged:make_backend",
+        "replay": "mtrouter_rl.envs.replay.task:make_backend",
     },
 )
 """Name -> function (PoolCard, EnvCard) -> ModelBackend."""

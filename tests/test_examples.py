@@ -10,12 +10,14 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
+    "agent_session.py": r"routed log: 10 episodes with \d+ calls, 0 left out\ntrained again: turn-ridge",
     "custom_environment.py": r"utility -?\d\.\d\d after \d+ turns for 0\.\d+ USD",
     "d3rlpy_run.py": r"60 episodes with \d+ transitions(?s:.*)first calls: small \d+, middle \d+, large \d+",
     "gymnasium_loop.py": r"observation: \(\d+,\), of which the last 3 are the action mask",
     "import_my_log.py": r"(?s)2 left out.*the clone's first choice: quick 0\.\d\d, careful 0\.\d\d",
     "make_agent_log.py": r"log: calls.jsonl with 3 sessions, scores.csv and my-pool.yaml are written",
     "maskable_ppo.py": r"MaskablePPO after 1024 turns: return -?\d\.\d{3}",
+    "study_my_suite.py": r"(?s)suite 'my-suite': 60 tasks, 5 models.*TOO FEW TO TELL.*Power: two policies",
     "train_on_my_logs.py": r"(?s)trained router: fitted-q\n.*\nfitted-q +.*\nfitted-q - random",
 }
 ARGUMENTS = {"make_agent_log.py": ["log", "--sessions", "3"]}

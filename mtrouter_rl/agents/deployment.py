@@ -67,6 +67,8 @@ def deployment_of(config: EnvConfig, episodes: Sequence[Episode], *, is_simulate
     for episode in episodes:
         so_far = len(str(episode.extra.get("system_prompt", ""))) + len(episode.task_text)
         so_far += len(episode.first_observation)
+        if episode.usage_source == "cost_only":
+            continue
         for turn in episode.turns:
             n_calls[turn.served_model] += 1
             n_output[turn.served_model] += turn.usage.n_output

@@ -147,6 +147,16 @@ class _Repriced:
         return self.lowest == self.highest
 
 
+def _check_tokens(episodes: Sequence[Episode]) -> None:
+    """Refuse a log of costs alone: without tokens nobody knows what other prices would have made of it."""
+    without = [episode.episode_id for episode in episodes if episode.usage_source == "cost_only"]
+    if without:
+        raise DatasetError(
+            f"episode '{without[0]}' (and {len(without) - 1} more): usage_source is 'cost_only', must have tokens to be "
+            "repriced; leave such episodes out, or keep the costs of their log"
+        )
+
+
 def reprice(request: RepriceRequest) -> RepriceReport:
     """Write a log anew under other prices.
 
@@ -166,6 +176,7 @@ def reprice(request: RepriceRequest) -> RepriceReport:
     old = read_info(request.dataset)
     repricer = _Repricer(old, request.pool, usd_per_unit=request.usd_per_unit)
     traced = tuple(traced_episodes(request.dataset))
+    _check_tokens([trace.episode for trace in traced])
     chosen = _choose([repricer.episode(trace.episode) for trace in traced], request.unknown_hits)
     if request.lifts_budget:
         chosen = [replace(episode, budget_usd=UNLIMITED_BUDGET_USD) for episode in chosen]

@@ -28,7 +28,7 @@ _MEANINGS: dict[Table, dict[str, str]] = {
         "status": f"{' or '.join(get_args(EpisodeStatus))}: whether it ran to its end and counts, or broke for outside "
         "reasons, and is stored, counted and never scored.",
         "usage_source": f"{' or '.join(get_args(UsageSource))}: whether its tokens and costs are those that were billed, "
-        "or were worked out by a stated rule.",
+        "were worked out by a stated rule, or only its costs are known, so that its token counts are 0.",
         "extra": "JSON object as text: what the original log said besides, by name; kept for splits and diagnosis, never "
         "shown to a router.",
     },
@@ -47,7 +47,10 @@ _SCHEMAS: dict[Table, pa.Schema] = {"episodes": EPISODE_SCHEMA, "turns": TURN_SC
 _RECORD_RULES: dict[str, tuple[str, ...]] = {
     "turns.model": ("must be a model of info.json",),
     "turns.served_model": ("must be a model of info.json",),
-    "turns.cost_usd": ("must be the tokens times the prices of served_model in info.json, not rounded",),
+    "turns.cost_usd": (
+        "must be the tokens times the prices of served_model in info.json, not rounded",
+        'may be any amount of at least 0 where the episode\'s usage_source is "cost_only"',
+    ),
     "turns.utility_gain": ("must keep the sum over the turns so far in [-1, 1]",),
     "turns.turn": ("must run from 0 to T-1 in every episode, in order",),
     "turns.episode_id": ("must be an episode of the same shard",),

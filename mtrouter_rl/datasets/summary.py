@@ -154,7 +154,7 @@ def _model(turns: Sequence[Turn], n_all: int) -> ModelSummary:
         share=_ratio(len(turns), n_all),
         cost_usd=sum((turn.cost_usd for turn in turns), 0.0),
         error_rate=_ratio(sum(bool(turn.error) for turn in turns), len(turns)),
-        n_output_mean=_mean([turn.usage.n_output for turn in turns]),
+        n_output_mean=_mean([turn.usage.n_output for turn in turns if turn.usage.n_prompt or turn.usage.n_output]),
     )
 
 

@@ -159,6 +159,10 @@ def _is_json_object(value: object) -> bool:
     return True
 
 
+def _has_tokens(turn: Turn) -> bool:
+    return bool(turn.usage.n_prompt or turn.usage.n_output)
+
+
 _COUNT_FIX = "log the tokens as the vendor billed them"
 _MASK_LENGTH = "must have one entry per model of info.json"
 TURN_RULES: tuple[Rule[Turn], ...] = (
@@ -248,7 +252,13 @@ EPISODE_RULES: tuple[Rule[Episode], ...] = (
         field="usage_source",
         holds=lambda episode, _: episode.usage_source in get_args(UsageSource),
         must=f"must be one of {', '.join(get_args(UsageSource))}",
-        fix="say 'reconstructed' where tokens were worked out",
+        fix="say 'reconstructed' where tokens were worked out, 'cost_only' where costs are known and tokens are not",
+    ),
+    Rule(
+        field="usage_source",
+        holds=lambda episode, _: episode.usage_source != "cost_only" or not any(map(_has_tokens, episode.turns)),
+        must="must not be 'cost_only' where a turn has tokens",
+        fix="say 'logged' or 'reconstructed' and let costs be tokens times prices, or set all tokens to 0",
     ),
     Rule(
         field="extra",
@@ -466,6 +476,11 @@ def check_episodes(episodes: Iterable[Episode], *, context: Context, files: Shar
                 log.add(_violation(rule, episode, file=files.episodes, episode=episode.episode_id))
         for index, turn in enumerate(episode.turns):
             _check_turn(turn, context, file=files.turns, episode=episode.episode_id, index=index, log=log)
+            if episode.usage_source == "cost_only":
+                _check_bill(turn, file=files.turns, episode=episode.episode_id, index=index, log=log)
+            elif turn.served_model in context.prices:
+                prices = context.prices[turn.served_model]
+                _check_cost(turn, prices, file=files.turns, episode=episode.episode_id, index=index, log=log)
         _check_ends(episode, files.turns, log)
         _check_utility(episode, files.turns, log)
         _check_limits(episode, files.episodes, log)
@@ -518,8 +533,22 @@ def _check_turn(turn: Turn, context: Context, *, file: str, episode: str, index:
                     fix=str(unknown_name("model", model, context.actions)),
                 )
             )
-    if turn.served_model in context.prices:
-        _check_cost(turn, context.prices[turn.served_model], file=file, episode=episode, index=index, log=log)
+
+
+def _check_bill(turn: Turn, *, file: str, episode: str, index: int, log: ViolationLog) -> None:
+    """Check a cost that stands for itself."""
+    if not 0 <= turn.cost_usd < math.inf:
+        log.add(
+            Violation(
+                file=file,
+                episode=episode,
+                turn=index,
+                field="cost_usd",
+                value=repr(turn.cost_usd),
+                rule="must be finite and >= 0",
+                fix="log what the call cost, USD",
+            )
+        )
 
 
 def _check_cost(turn: Turn, prices: Prices, *, file: str, episode: str, index: int, log: ViolationLog) -> None:

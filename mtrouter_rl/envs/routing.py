@@ -18,7 +18,15 @@ from mtrouter_rl.cards.pool import ModelCard, PoolCard
 from mtrouter_rl.envs.spaces import Unicode
 from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError, unknown_name
 from mtrouter_rl.pools.prompt_cache import PromptCache
-from mtrouter_rl.protocols import HiddenState, HiddenStateBackend, ModelBackend, Reply, TaskStep, TextTask
+from mtrouter_rl.protocols import (
+    BilledBackend,
+    HiddenState,
+    HiddenStateBackend,
+    ModelBackend,
+    Reply,
+    TaskStep,
+    TextTask,
+)
 from mtrouter_rl.records import EpisodeSpec, Message, Observation, TurnView
 
 MONEY_TOLERANCE_USD = 1e-9
@@ -81,6 +89,9 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
     prices) fits the remaining budget, and prompt and output fit its context window: the budget can never be exceeded. If
     no model is allowed at reset the mask is all zero and no money can be spent at all; the rollout logs such an episode
     with zero turns.
+
+    A backend that knows bills and no tokens (`mtrouter_rl.protocols.BilledBackend`) is booked at its bills. What a call of it
+    may cost at most is then the backend's word, and context windows mask nothing: the logged calls have fitted.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it on the instance
@@ -127,6 +138,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         self.observation_space = observation_space(len(pool.models), limits)  # type: ignore[assignment]
         self._task = task
         self._backend = backend
+        self._billed = backend if isinstance(backend, BilledBackend) else None
         self._specs = tuple(specs)
         self._system_prompt = system_prompt
         self._is_running = False
@@ -218,6 +230,11 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         self._task.close()
 
     @property
+    def is_billed(self) -> bool:
+        """Whether costs are bills of the backend, and no tokens are known."""
+        return self._billed is not None
+
+    @property
     def budget_left_usd(self) -> float:
         """Money left in this episode, USD."""
         return max(self.limits.budget_usd - self._spent_usd, 0.0)
@@ -262,9 +279,13 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         return min(card.max_output_tokens, self.limits.max_output_tokens)
 
     def _worst_case_usd(self, card: ModelCard) -> float:
+        if self._billed is not None:
+            return self._billed.most_usd(card.name)
         return card.prices.worst_case_usd(n_prompt=self._n_prompt, n_output=self._n_output_limit(card))
 
     def _fits_context(self, card: ModelCard) -> bool:
+        if self._billed is not None:
+            return True
         return self._n_prompt + self._n_output_limit(card) <= card.context_tokens
 
     def _is_allowed(self, card: ModelCard) -> bool:
@@ -298,7 +319,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
                 f"model '{card.name}', turn {len(self._history)}: the reply counts {usage} in {reply.latency_s} s; tokens and "
                 "seconds must be finite and at least 0, or a call would give money back"
             )
-        cost_usd = self.pool.model(reply.served_model).prices.cost_usd(usage)
+        cost_usd = self._cost_usd(card, reply)
         if usage.n_output > self._n_output_limit(card) or cost_usd > self.budget_left_usd + MONEY_TOLERANCE_USD:
             raise BackendError(
                 f"model '{card.name}', turn {len(self._history)}: the reply used {usage.n_prompt} prompt and "
@@ -310,6 +331,23 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         self._clock_s += reply.latency_s
         self._spent_usd += cost_usd
         return cost_usd
+
+    def _cost_usd(self, card: ModelCard, reply: Reply) -> float:
+        """The bill where there is one, tokens times prices otherwise; a bill has to keep what was said of it before."""
+        if self._billed is not None:
+            most = self._billed.most_usd(card.name)
+            if reply.cost_usd is None or not 0 <= reply.cost_usd <= most + MONEY_TOLERANCE_USD:
+                raise BackendError(
+                    f"model '{card.name}', turn {len(self._history)}: the reply was billed at {reply.cost_usd} USD, must be "
+                    f"from 0 to {most:.6f}, which the backend gave as the most that the call costs; correct its most_usd()"
+                )
+            return reply.cost_usd
+        if reply.cost_usd is not None:
+            raise BackendError(
+                f"model '{card.name}', turn {len(self._history)}: the reply has a bill of {reply.cost_usd} USD, but backend "
+                f"'{self.pool.backend.kind}' has no most_usd(); add it, or leave the bill out"
+            )
+        return self.pool.model(reply.served_model).prices.cost_usd(reply.usage)
 
     def _advance(
         self, action: int, *, reply: Reply, step: TaskStep, cost_usd: float

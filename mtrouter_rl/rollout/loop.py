@@ -102,6 +102,7 @@ def run_episode(env: RoutingEnv, router: Policy, spec: EpisodeSpec) -> TracedEpi
         turns=tuple(log.turns),
         status="failed" if status_detail else "completed",
         status_detail=status_detail,
+        usage_source="cost_only" if env.is_billed else "logged",
     )
     probabilities = np.stack(log.probabilities) if log.probabilities else np.zeros((0, len(env.pool.models)))
     return TracedEpisode(episode=episode, hidden=tuple(log.hidden), action_probabilities=probabilities)

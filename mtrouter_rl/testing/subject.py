@@ -20,6 +20,7 @@ from mtrouter_rl.registry import BACKENDS, TASK_FAMILIES
 from mtrouter_rl.testing.stand_ins import ModelCall, ScriptedBackend
 
 SIMULATED = "simulated"
+REPLAYED = "replay"
 PLAIN_TEXTS = ("look", "help", "wait", "1", "yes")
 """What is played in a task that has no expert to ask."""
 
@@ -254,7 +255,9 @@ class Subject:
         )
 
     def make_backend(self) -> ModelBackend:
-        """The pool's simulated models; a stand-in where there is no expert to imitate, or the models would be called."""
+        """The pool's simulated models, or its log; a stand-in where no expert can be imitated, or models would be called."""
+        if self.pool.backend.kind == REPLAYED:
+            return cast(Callable[[PoolCard, EnvCard], ModelBackend], BACKENDS.load(REPLAYED))(self.pool, self.card)
         if self.pool.backend.kind == SIMULATED and isinstance(self.task, ExpertTask):
             make = cast(Callable[[PoolCard, EnvCard], ModelBackend], BACKENDS.load(SIMULATED))
             return make(self.pool, self.card)

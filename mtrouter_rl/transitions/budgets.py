@@ -108,6 +108,13 @@ class BudgetTransitions(Transitions):
                 f"episode '{unlimited[0]}' (and {len(unlimited) - 1} more) was run without a budget, so there is none to draw "
                 "smaller ones from; train fitted-q, or collect a log in an environment with a budget"
             )
+        billed = [one.episode_id for one in episodes if one.usage_source == "cost_only"]
+        if billed:
+            raise InvalidConfigError(
+                f"episode '{billed[0]}' (and {len(billed) - 1} more) has costs and no tokens (usage_source 'cost_only'), "
+                "so what "
+                "a call would have cost at most is not known; train fitted-q, or collect at each budget"
+            )
         turns = [turn for episode in episodes for turn in episode.turns]
         lengths = np.array([len(episode.turns) for episode in episodes])
         worst = _worst_usd([turn.usage.n_prompt for turn in turns], pool, max_output_tokens)

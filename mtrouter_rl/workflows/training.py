@@ -14,6 +14,7 @@ from mtrouter_rl import __version__
 from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate, check_router
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, deployment_of
 from mtrouter_rl.agents.loading import save_router
+from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import RECORD_FILE
@@ -150,6 +151,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         return request.out
     is_resumed, started = (request.out / CHECKPOINT_FOLDER).is_dir(), time.process_time()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(one_thread())
         metrics = stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
         context = TrainingContext(
             pool=request.config.pool,

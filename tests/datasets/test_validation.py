@@ -102,6 +102,11 @@ VALUE_RULES = [
     ("episodes", put(0, usage_source=None), OF + r"usage_source is null"),
     (
         "episodes",
+        put(0, usage_source="cost_only"),
+        OF + r"usage_source is 'cost_only', must not be .* where a turn has tokens",
+    ),
+    (
+        "episodes",
         put(0, extra="[1]"),
         OF + r"extra is \[1\], must be a mapping of names to JSON values, NaN and .*; write a JSON",
     ),

@@ -593,3 +593,52 @@ def test_a_reply_gives_no_money_and_no_time_back(env_of, changes):
     env.reset(seed=0)
     with pytest.raises(BackendError, match="must be finite and at least 0, or a call would give money back"):
         env.step(0)
+
+
+# --- bills instead of tokens
+
+
+class Billed(ScriptedBackend):
+    """A backend that knows what a call cost and how much it costs at most."""
+
+    bill, most = 0.2, 0.25
+
+    def most_usd(self, model):
+        return self.most
+
+    def reply(self, model, messages, *, turn, max_output_tokens):
+        usage = TokenUsage(n_fresh=0, n_output=0)
+        return Reply(text="go", usage=usage, latency_s=0.0, served_model=model, cost_usd=self.bill)
+
+
+def test_a_bill_is_booked_as_it_is_and_its_bound_masks(env_of, pool_of):
+    pool = pool_of(("cheap", CHEAP, 8000, 1000), ("dear", DEAR, 8000, 1000))
+    env = env_of(
+        task=ScriptedTask([OK, OK, OK]), pool=pool, backend=Billed(pool=pool, answer=plain_reply), budget_usd=0.6
+    )
+    steps = play(env, [0, 0, 0])
+    assert [step[1]["cost_usd"] for step in steps[1:]] == [0.2, 0.2]
+    assert steps[-1][4], "0.2 USD are left and the next call may cost 0.25"
+    episode = run_episode(env, any_allowed("any", env.pool.model_names), SPEC).episode
+    assert (episode.usage_source, episode.cost_usd) == ("cost_only", pytest.approx(0.4))
+
+
+@pytest.mark.parametrize("bill", [None, -0.1, 0.3, float("nan")])
+def test_a_bill_has_to_keep_its_bound(env_of, pool_of, bill):
+    pool = pool_of(("cheap", CHEAP, 8000, 1000), ("dear", DEAR, 8000, 1000))
+    env = env_of(pool=pool, backend=type("Liar", (Billed,), {"bill": bill})(pool=pool, answer=plain_reply))
+    env.reset(seed=0)
+    with pytest.raises(BackendError, match=r"was billed at .* USD, must be from 0 to 0\.250000"):
+        env.step(0)
+
+
+def test_a_bill_needs_a_bound(env_of, pool_of):
+    class Unbounded(ScriptedBackend):
+        reply = Billed.reply
+        bill = 0.2
+
+    pool = pool_of(("cheap", CHEAP, 8000, 1000), ("dear", DEAR, 8000, 1000))
+    env = env_of(pool=pool, backend=Unbounded(pool=pool, answer=plain_reply))
+    env.reset(seed=0)
+    with pytest.raises(BackendError, match=r"has a bill of 0\.2 USD, but backend .* has no most_usd"):
+        env.step(0)

@@ -98,6 +98,19 @@ def test_a_decision_says_what_and_why(live):
     assert "the best other is small with 0.200" in second.reason
 
 
+def test_exploration_has_exact_probabilities():
+    router = LiveRouter(Fixed(("small", "big"), [0.2, 0.7]), POOL, deployment(), explore=0.4, seed=3)
+    found = [router.choose([TASK]) for _ in range(200)]
+    assert {one.model: one.probability for one in found} == {
+        "big": pytest.approx(0.8),
+        "small": pytest.approx(0.2),
+    }
+    assert 20 <= sum(one.model == "small" for one in found) <= 60
+    assert router.choose([TASK], candidates=["small"]).probability == 1.0
+    with pytest.raises(InvalidConfigError, match=r"explore is 2, must be a share from 0 to 1"):
+        LiveRouter(Fixed(("small", "big"), [0, 1]), POOL, deployment(), explore=2)
+
+
 def test_a_message_may_name_its_model(live):
     assert live.choose([TASK, LOOK | {"model": "small"}, FOUND]).turn == 1
 

@@ -150,6 +150,8 @@ def test_masks_that_were_logged_stay_and_a_disagreement_is_told(caplog):
 def test_a_log_without_a_budget_and_a_broken_range_are_refused():
     with pytest.raises(InvalidConfigError, match=r"episode 'toy-0' \(and 0 more\) was run without a budget"):
         lay_out([replace(three_turns(), budget_usd=1e6)], BudgetFeatures(), POOL)
+    with pytest.raises(InvalidConfigError, match=r"episode 'toy-0' \(and 0 more\) has costs and no tokens"):
+        lay_out([replace(three_turns(), usage_source="cost_only")], BudgetFeatures(), POOL)
     with pytest.raises(ValidationError, match=r"low_share\n.*greater than 0"):
         Budgets(low_share=0.0)
 

@@ -123,7 +123,7 @@ class RunScores:
         if file.path.name.lower().endswith((".csv", ".jsonl", ".ndjson")):
             yield from self._rows(file, report)
             return
-        for name, score in _object_scores(parse_object(file.data)).items():
+        for name, score in object_scores(parse_object(file.data)).items():
             yield (name, None), score
 
     def _rows(self, file: LogFile, report: ImportReport) -> Iterator[tuple[tuple[str, str | None], float]]:
@@ -274,7 +274,7 @@ def _mentioned(path: str, labels: Mapping[str, str]) -> set[str]:
     return found
 
 
-def _object_scores(table: Mapping[str, JsonValue]) -> dict[str, float]:
+def object_scores(table: Mapping[str, JsonValue]) -> dict[str, float]:
     """Scores from a report of SWE-bench about many instances or one, or from id: score."""
     if "resolved_ids" in table:
         return _report_scores(table)

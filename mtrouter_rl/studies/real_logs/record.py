@@ -17,7 +17,14 @@ from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, Result
 from mtrouter_rl.ope.bandit import OUTCOMES, BanditEstimate, EpisodeLog
 from mtrouter_rl.records import Episode, FloatArray, JsonValue
 from mtrouter_rl.reporting.tables import verdict_word
-from mtrouter_rl.statistics.estimate import Estimate, studentized_ends
+from mtrouter_rl.statistics.estimate import (
+    COST_RANGE,
+    RETURN_RANGE,
+    SCORE_RANGE,
+    Estimate,
+    studentized_ends,
+    within,
+)
 from mtrouter_rl.statistics.hull import hull_value
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value
 
@@ -272,13 +279,13 @@ def _row(outcome: LogOutcome, name: str) -> ResultRow:
         cost_weight=outcome.weights.get(name),
         n_episodes=len(outcome.episodes),
         score_mean=100 * utility,
-        score_ci95=(100 * low, 100 * high),
+        score_ci95=within((100 * low, 100 * high), SCORE_RANGE),
         utility_mean=utility,
         cost_usd_mean=cost_usd,
-        cost_usd_ci95=one.interval("cost_usd"),
+        cost_usd_ci95=within(one.interval("cost_usd"), COST_RANGE),
         cost_usd_total=cost_usd * len(outcome.episodes),
         return_mean=return_,
-        return_ci95=one.interval("return"),
+        return_ci95=within(one.interval("return"), RETURN_RANGE),
         turns_mean=float(one.weights @ turns),
         switches_mean=0.0,
         stay_after_error=1.0 if n_errors else None,  # the model never changes within an episode

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.regression.values import TaskValueRouter
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
@@ -113,6 +114,7 @@ class _Study:
         rows[members] = probabilities
 
 
+@one_thread()
 def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_progress: bool = True) -> Results:
     """Run the study on a log.
 
