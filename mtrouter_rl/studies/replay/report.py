@@ -91,7 +91,7 @@ def report_blocks(results: ReplayResults, pictures: list[Picture]) -> list[Block
         *pictures,
         comparisons_table(results),
         Paragraph(
-            text="Every row was learned and chosen on other tasks than it was worked out on. The hull is that of the "
+            text="Every row was learned and chosen on other tasks than it was worked out on. The hull is of the "
             "held-out tasks themselves, so that a router is held to a mixture that nobody could have chosen beforehand. p-values are "
             "corrected for all "
             f"{len(results.comparisons)} comparisons (Holm). 'Detectable' is what so many tasks show with 80% power, so "
