@@ -150,8 +150,8 @@ def join(
         return (
             "",
             {},
-            f"Trajectories of '{name}' are LEFT OUT: of {len(runs)}, {max(joined.values(), default=0)} are of tasks of the table, "
-            f"and their calls and bills are {whose}.",
+            f"Trajectories of '{name}' are LEFT OUT: of {len(runs)}, {max(joined.values(), default=0)} are of tasks of the "
+            f"table, and their calls and bills are {whose}.",
         )
     model = best[0]
     kept = {task: run.turns for task, run in runs.items() if run.is_complete and _fits(run, totals[model].get(task))}
@@ -159,8 +159,9 @@ def join(
     return (
         model,
         kept,
-        f"Trajectories of '{name}' are those of '{model}': {len(kept)} runs are known turn by turn, {joined[model] - len(kept)} "
-        f"do not agree with the table or lack a cost and are laid out by the rule, {outside} are of other tasks.",
+        f"Trajectories of '{name}' are those of '{model}': {len(kept)} runs are known turn by turn, "
+        f"{joined[model] - len(kept)} do not agree with the table or lack a cost and are laid out by the rule, "
+        f"{outside} are of other tasks.",
     )
 
 
