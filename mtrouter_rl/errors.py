@@ -81,6 +81,10 @@ class RouterError(MTRouterError):
     """A saved router is missing, unreadable or was made by something else."""
 
 
+class BusyError(MTRouterError):
+    """Another process is writing to the same place."""
+
+
 class ResultsError(MTRouterError):
     """A results file is missing, unreadable or breaks its schema."""
 

@@ -2,12 +2,19 @@
 
 Implementations are named as "module:attribute" and imported only when they are used, so that listing names starts
 nothing and heavy optional packages load where they are needed.
+
+A card, a log or a router may come from a stranger, and importing a module runs it. So a name in such a file stands for what is
+built in or registered by an installed package, and "module:attribute" is refused unless the user allows it: with the option
+`--allow-code`, with `allow_code=True`, or with `code_allowed()`.
 """
 
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +22,29 @@ from types import ModuleType
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
 
 logger = logging.getLogger(__name__)
+
+ALLOW_CODE_VARIABLE = "MTROUTER_RL_ALLOW_CODE"
+"""Environment variable that `--allow-code` sets to 1, so that worker processes know of it."""
+
+
+def is_code_allowed() -> bool:
+    """Whether the user allows cards to name code that no installed package registers."""
+    return os.environ.get(ALLOW_CODE_VARIABLE, "") == "1"
+
+
+@contextmanager
+def code_allowed(is_allowed: bool = True) -> Iterator[None]:
+    """Allow it meanwhile, in this process and in those that it starts; `False` leaves everything as it is."""
+    before = os.environ.get(ALLOW_CODE_VARIABLE)
+    if is_allowed:
+        os.environ[ALLOW_CODE_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if is_allowed and before is None:
+            os.environ.pop(ALLOW_CODE_VARIABLE, None)
+        elif is_allowed and before is not None:
+            os.environ[ALLOW_CODE_VARIABLE] = before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +55,14 @@ class Registry:
         kind: What they are, for error messages, such as "agent algorithm".
         group: Entry-point group through which other packages add theirs.
         builtin: Name -> "module:attribute" of our own.
+        is_of_saved_files: Whether the names stand in files that this package writes itself, such as `router.json`; those never
+            hold "module:attribute", whatever the user allows.
     """
 
     kind: str
     group: str
     builtin: dict[str, str] = field(default_factory=dict)
+    is_of_saved_files: bool = False
 
     def targets(self) -> dict[str, str]:
         """Every known name with its "module:attribute"; our own win over a plug-in of the same name."""
@@ -48,34 +81,64 @@ class Registry:
                 logger.warning("left out: %s", error)
         return found
 
-    def load(self, name: str) -> object:
-        """Import an implementation; a name of the form "module:attribute" is taken at its word, without registration.
+    def load(self, name: str, *, allow_code: bool = False) -> object:
+        """Import an implementation.
+
+        Args:
+            name: A registered name; "module:attribute" only where code is allowed.
+            allow_code: Whether "module:attribute" is taken at its word, without registration; or see `is_code_allowed`.
 
         Raises:
             UnknownNameError: If nothing is registered under the name.
-            InvalidConfigError: If what the name stands for cannot be imported; names the module and what went wrong.
+            InvalidConfigError: If the name is code and code is not allowed, or what it stands for cannot be imported; names the
+                module and what went wrong.
         """
-        target = self.builtin.get(name) or self.targets().get(name) or (name if ":" in name else "")
-        if not target:
+        target = self.builtin.get(name) or self.targets().get(name)
+        if target:
+            return load_target(target, what=f"{self.kind} '{name}'")
+        if ":" not in name or self.is_of_saved_files:
             raise unknown_name(
                 self.kind, name, self.targets(), fix=f"Plug-ins register under entry-point group {self.group}"
             )
-        return load_target(target, what=f"{self.kind} '{name}'")
+        check_code_allowed(name, what=self.kind, group=self.group, allow_code=allow_code)
+        return load_target(name, what=f"{self.kind} '{name}'", looks_here=True)
 
 
-def load_target(target: str, *, what: str) -> object:
-    """Import "module:attribute".
+def check_code_allowed(name: str, *, what: str, group: str = "", allow_code: bool = False) -> None:
+    """Refuse code that a card names, unless the user allows it.
+
+    Args:
+        name: "module:attribute".
+        what: What it stands for, for the error message.
+        group: Entry-point group in which it could be registered instead, if there is one.
+        allow_code: Whether the caller allows it.
+
+    Raises:
+        InvalidConfigError: If nobody allows it.
+    """
+    if allow_code or is_code_allowed():
+        return
+    registered = f", or register it under entry-point group {group} and give the name" if group else ""
+    raise InvalidConfigError(
+        f"{what} '{name}' is code that would run on this machine, and a card may come from a stranger, so it is refused; if "
+        f"you trust it, give the option --allow-code (in Python: mtrouter_rl.registry.code_allowed()){registered}"
+    )
+
+
+def load_target(target: str, *, what: str, looks_here: bool = False) -> object:
+    """Import "module:attribute". It asks for no permission; see `check_code_allowed`.
 
     Args:
         target: Where it is.
         what: What it stands for, for error messages.
+        looks_here: Whether a module that no installed package has is looked for in the working directory as well.
 
     Raises:
         InvalidConfigError: If there is no such module or attribute, or the module needs another one that is missing.
     """
     module, _, path = target.partition(":")
     try:
-        loaded: object = _import(module)
+        loaded: object = _import_from_here(module) if looks_here else importlib.import_module(module)
     except ImportError as error:
         raise InvalidConfigError(
             f"{what} is '{target}', which cannot be imported: {error}; install the package, or correct the name"
@@ -93,7 +156,7 @@ def load_target(target: str, *, what: str) -> object:
     return loaded
 
 
-def _import(module: str) -> ModuleType:
+def _import_from_here(module: str) -> ModuleType:
     """Import a module; one that no installed package has is looked for in the working directory as well."""
     try:
         return importlib.import_module(module)

@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
+    "agent_session.py": r"routed log: 10 episodes with \d+ calls, 0 left out\ntrained again: turn-ridge",
     "custom_environment.py": r"utility -?\d\.\d\d after \d+ turns for 0\.\d+ USD",
     "d3rlpy_run.py": r"60 episodes with \d+ transitions(?s:.*)first calls: small \d+, middle \d+, large \d+",
     "gymnasium_loop.py": r"observation: \(\d+,\), of which the last 3 are the action mask",

@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from mtrouter_rl import registry
 from mtrouter_rl.agents.loading import ROUTER_KINDS
 from mtrouter_rl.cards import card_root, find_card, list_cards, load_env_card
+from mtrouter_rl.cli.program import main
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
 from mtrouter_rl.registry import Registry
 
@@ -129,13 +131,26 @@ def test_a_router_kind_of_a_plug_in_is_loaded():
         ("mtr_plugin_package:nothing", "has no 'nothing'; correct the name, or reinstall the plug-in"),
     ],
 )
-def test_a_broken_plug_in_is_named(name, message):
+def test_a_broken_plug_in_is_named(name, message, monkeypatch):
+    monkeypatch.setenv("MTROUTER_RL_ALLOW_CODE", "1")
     with pytest.raises(InvalidConfigError, match=message):
         registry.TASK_FAMILIES.load(name)
 
 
-def test_a_name_with_a_colon_is_taken_at_its_word():
-    assert registry.TASK_FAMILIES.load("mtrouter_rl.envs.corridor:make_task") is registry.TASK_FAMILIES.load("corridor")
+def test_a_name_with_a_colon_is_taken_at_its_word_where_the_user_allows_code():
+    code = "mtrouter_rl.envs.corridor:make_task"
+    assert registry.TASK_FAMILIES.load(code, allow_code=True) is registry.TASK_FAMILIES.load("corridor")
+    with registry.code_allowed():
+        assert registry.TASK_FAMILIES.load(code) is registry.TASK_FAMILIES.load("corridor")
+    with pytest.raises(
+        InvalidConfigError, match=r"is code that would run on this machine.*give the option --allow-code"
+    ):
+        registry.TASK_FAMILIES.load(code)
+
+
+def test_the_kind_of_a_saved_router_is_never_code():
+    with registry.code_allowed(), pytest.raises(UnknownNameError, match="unknown kind of saved router 'this:s'"):
+        ROUTER_KINDS.load("this:s")
 
 
 @pytest.mark.parametrize("package", ["mtr_gone", "mtr_gone.cards"])
@@ -157,3 +172,18 @@ def test_cards_of_every_kind_are_found_beside_the_plug_in(installed, folder):
     path = installed / folder / "of_plugin.yaml"
     path.write_text("name: of_plugin\n", encoding="utf-8")
     assert find_card("pools" if folder == "envs/pools" else folder, "of_plugin") == path
+
+
+def test_a_plug_in_that_breaks_while_it_is_imported_does_not_end_the_command_line(installed, capsys, caplog):
+    (installed / "__init__.py").write_text("raise RuntimeError('half written')", encoding="utf-8")
+    info = installed.parent / "mtr_plugin_package-1.0.dist-info" / "entry_points.txt"
+    groups = ("importers", "exporters", "encoders")
+    info.write_text("".join(f"[mtrouter_rl.{group}]\nbroken = mtr_plugin_package:x\n" for group in groups))
+    importlib.invalidate_caches()
+    for words in (["import", "--list"], ["export", "--list"], ["list", "encoders"], ["list", "importers"]):
+        assert main(words) == 0
+        assert "broken" not in capsys.readouterr().out
+    told = "left out: log format 'broken' is 'mtr_plugin_package:x', which breaks while it is imported: RuntimeError"
+    assert told in caplog.text
+    with pytest.raises(InvalidConfigError, match="half written; mend or uninstall it"):
+        registry.IMPORTERS.load("broken")

@@ -13,6 +13,7 @@ from mtrouter_rl.registry import Registry
 ROUTER_KINDS = Registry(
     kind="kind of saved router",
     group="mtrouter_rl.router_kinds",
+    is_of_saved_files=True,
     builtin={
         "q": "mtrouter_rl.agents.q.q_router:QRouter",
         "constrained_q": "mtrouter_rl.agents.q.constrained_router:ConstrainedQRouter",

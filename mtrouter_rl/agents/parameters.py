@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Generic, Literal, Self, TypeVar, cast
 from pydantic import Field, ValidationError, field_validator
 
 from mtrouter_rl.cards import AgentCard
+from mtrouter_rl.cards.files import check_no_truth_counts
 from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS, HistoryInput
 from mtrouter_rl.errors import CardError
 from mtrouter_rl.records import Frozen, Positive, PositiveInt
@@ -109,9 +110,11 @@ def parse_parameters(card: AgentCard, model: type[ParametersT]) -> ParametersT:
         CardError: If a parameter is missing, unknown or out of range; names every one with its value and rule.
     """
     try:
-        return model.model_validate(card.parameters)
+        made = model.model_validate(card.parameters)
     except ValidationError as error:
         raise _explain(card, model, error) from error
+    check_no_truth_counts(card.parameters, made, card=f"'{card.name}'", inside=("parameters",))
+    return made
 
 
 class CardAlgorithm(Generic[ParametersT]):

@@ -1,15 +1,15 @@
 """What a saved router looks like: `router.json`, and `weights.safetensors` beside it if there are any. No pickles."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import torch
 from pydantic import Field, JsonValue, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mtrouter_rl.agents.extrapolation import Extrapolation
@@ -17,6 +17,7 @@ from mtrouter_rl.cards import AgentCard, RewardCard
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import PoolMismatchError, RouterError
+from mtrouter_rl.files import read_json, write_atomically
 from mtrouter_rl.records import Frozen
 from mtrouter_rl.transitions.hold_out import HoldOut
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "router.json"
 WEIGHTS_FILE = "weights.safetensors"
+_DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
 
 MakeFeatures = Callable[[dict[str, JsonValue]], "HistoryFeatures"]
 """Makes the history features that a saved router was trained on from their `to_config()`."""
@@ -174,27 +176,36 @@ class SavedRouter:
         """The router's weights.
 
         Raises:
-            RouterError: If the file is missing or cannot be read.
+            RouterError: If the file is missing, cannot be read, or holds numbers of another kind than routers are saved with.
         """
         path = self.folder / WEIGHTS_FILE
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            weights = load_file(path)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise RouterError(
                 f"router weights {path} cannot be read ({error}); copy or train the router again"
             ) from error
+        for name, tensor in weights.items():
+            if tensor.dtype not in _DTYPES:
+                raise RouterError(
+                    f"router weights {path}: '{name}' is of type {tensor.dtype}, must be one of "
+                    f"{', '.join(map(str, _DTYPES))}; copy or train the router again"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise RouterError(
+                    f"router weights {path}: '{name}' holds NaN or infinity, so nothing could be chosen by it; train the "
+                    "router again"
+                )
+        return weights
 
 
 def write_router(folder: Path, record: RouterRecord, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a router into a folder, which is made if need be. The record comes last: with it the router is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     if weights is not None:
-        partial = folder / f"{WEIGHTS_FILE}.partial"
-        save_file(dict(weights), partial)
-        partial.replace(folder / WEIGHTS_FILE)
-    partial = folder / f"{RECORD_FILE}.partial"
-    partial.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / RECORD_FILE)
+        (folder / RECORD_FILE).unlink(missing_ok=True)  # an older one does not fit these weights
+        write_atomically(folder / WEIGHTS_FILE, save(dict(weights)))
+    write_atomically(folder / RECORD_FILE, (record.model_dump_json(indent=2) + "\n").encode())
 
 
 def read_record(folder: Path) -> RouterRecord:
@@ -207,8 +218,7 @@ def read_record(folder: Path) -> RouterRecord:
     if not path.is_file():
         raise RouterError(f"no saved router in {folder}: {RECORD_FILE} is missing; give the folder that `train` wrote")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return RouterRecord.model_validate(data)
+        return RouterRecord.model_validate(read_json(path))
     except ValidationError as error:
         raise RouterError(f"router {path} was not written by this version of mtrouter_rl: {error}") from error
     except (ValueError, OSError) as error:

@@ -7,18 +7,18 @@ the copy that travels inside the wheel; a third party adds folders through the e
 import importlib.metadata
 import importlib.util
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from mtrouter_rl.cards.agent import AgentCard
 from mtrouter_rl.cards.dataset import DatasetCard
 from mtrouter_rl.cards.env import EnvCard
 from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cards.reading import read_text, read_yaml
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.records import Frozen
 
@@ -110,6 +110,45 @@ def find_card(kind: CardKind, name_or_path: str | Path) -> Path:
     raise unknown_name(f"{kind.removesuffix('s')} card", text, known, fix="A path to a YAML file is taken as well")
 
 
+def check_card_name(kind: CardKind, name: str, *, where: str) -> None:
+    """Refuse anything but the name of an installed card, where a file says which card is meant.
+
+    A path there would make this package read, and perhaps run, what whoever wrote the file put beside it.
+
+    Args:
+        kind: Which kind of card.
+        name: What the file says.
+        where: File and field, for the error message.
+
+    Raises:
+        UnknownNameError: If no installed card has the name; lists the names.
+    """
+    known = list_cards(kind)
+    if name not in known:
+        one = f"{kind.removesuffix('s')} card in {where}"
+        raise unknown_name(one, name, known, fix="A file names a card, it never gives a path: give the path yourself")
+
+
+@cache
+def _code_of_installed_cards() -> frozenset[str]:
+    """Every "module:attribute" in the settings of an environment card that an installed package ships."""
+    found: set[str] = set()
+    for path in list_cards("envs").values():
+        if ":" in (text := read_text(path)) and "gymnasium_text" in text:
+            waiting: list[object] = [read_mapping(path).get("settings")]
+            while waiting:
+                value = waiting.pop()
+                if isinstance(value, dict):
+                    found |= {one for key in ("id", "entry_point") if isinstance(one := value.get(key), str)}
+                    waiting += value.values()
+    return frozenset(found)
+
+
+def is_named_by_installed_card(target: str) -> bool:
+    """Whether an environment card of this package, or of a plug-in, names this Gymnasium id or entry point."""
+    return target in _code_of_installed_cards()
+
+
 def _place(data: object, parts: Iterable[int | str]) -> str:
     """Where a field is; an entry of a list by its name, if it has one.
 
@@ -149,10 +188,7 @@ def parse_settings(card: EnvCard, model: type[CardT]) -> CardT:
     Raises:
         CardError: If a setting is missing, unknown or out of range; names every one.
     """
-    try:
-        return model.model_validate(card.settings)
-    except ValidationError as error:
-        raise _explain(f"'{card.name}'", error, inside=("settings",)) from error
+    return validated(card.settings, model, card=f"'{card.name}'", inside=("settings",))
 
 
 def parse_section(card: EnvCard, study: str, model: type[CardT]) -> CardT:
@@ -161,10 +197,7 @@ def parse_section(card: EnvCard, study: str, model: type[CardT]) -> CardT:
     Raises:
         CardError: If a field is missing, unknown or out of range; names every one.
     """
-    try:
-        return model.model_validate(card.studies.get(study, {}))
-    except ValidationError as error:
-        raise _explain(f"'{card.name}'", error, inside=("studies", study)) from error
+    return validated(card.studies.get(study, {}), model, card=f"'{card.name}'", inside=("studies", study))
 
 
 def parse_card(path: Path, model: type[CardT]) -> CardT:
@@ -173,24 +206,112 @@ def parse_card(path: Path, model: type[CardT]) -> CardT:
     Raises:
         CardError: If the file is no YAML mapping, or a field is missing, unknown or out of range; names every one.
     """
-    return _validated(path, _read_mapping(path), model)
+    return validated(read_mapping(path), model, card=str(path))
 
 
-def _read_mapping(path: Path) -> dict[str, object]:
+def read_mapping(path: Path) -> dict[str, object]:
+    """Fields of a card's file, none of them checked.
+
+    Raises:
+        CardError: If it cannot be read, or is no YAML mapping.
+    """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = read_yaml(path)
+    except OSError as error:
+        raise CardError(f"card {path} cannot be read: {error}; correct path and permissions") from error
+    except ValueError as error:
         raise CardError(f"card {path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise CardError(f"card {path} holds {type(data).__name__}, must be a mapping of fields to values")
     return data
 
 
-def _validated(path: Path, data: dict[str, object], model: type[CardT]) -> CardT:
+def validated(data: Mapping[str, object], model: type[CardT], *, card: str, inside: tuple[str, ...] = ()) -> CardT:
+    """Fields of a card, or of a part of one, as their model; `yes` and `no` are never taken for numbers.
+
+    Args:
+        data: The fields.
+        model: What they must be.
+        card: The card, for error messages.
+        inside: Where in the card they stand.
+
+    Raises:
+        CardError: If a field is missing, unknown or out of range; names every one.
+    """
     try:
-        return model.model_validate(data)
+        made = model.model_validate(data)
     except ValidationError as error:
-        raise _explain(str(path), error, data=data) from error
+        raise _explain(card, error, data=data, inside=inside) from error
+    check_no_truth_counts(data, made, card=card, inside=inside)
+    return made
+
+
+def check_no_truth_counts(data: object, made: object, *, card: str, inside: tuple[str, ...] = ()) -> None:
+    """Refuse `yes`, `no`, `true` and `false` where a number was wanted: pydantic would count them as 1 and 0.
+
+    Args:
+        data: The fields as they were written.
+        made: What became of them.
+        card: The card, for error messages.
+        inside: Where in the card they stand.
+
+    Raises:
+        CardError: Names every such field.
+    """
+    wrong = [".".join((*inside, _place(data, parts))) for parts in _counted_booleans(data, made)]
+    if wrong:
+        raise CardError(
+            f"card {card} breaks its rules:\n"
+            + "\n".join(f"  field '{where}': is a truth value, must be a number; write the number" for where in wrong)
+        )
+
+
+def _counted_booleans(data: object, made: object) -> Iterator[tuple[int | str, ...]]:
+    """Places where a truth value was taken for a number."""
+    if isinstance(data, bool):
+        if isinstance(made, int | float) and not isinstance(made, bool):
+            yield ()
+        return
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            inner = made.get(key) if isinstance(made, Mapping) else getattr(made, str(key), None)
+            yield from ((str(key), *rest) for rest in _counted_booleans(value, inner))
+    elif isinstance(data, list | tuple) and isinstance(made, list | tuple) and len(data) == len(made):
+        for index, (value, inner) in enumerate(zip(data, made, strict=True)):
+            yield from ((index, *rest) for rest in _counted_booleans(value, inner))
+
+
+PRICE_UNIT = "price_unit"
+"""Field of a pool card that says that low prices are meant."""
+USD_PER_MILLION = "usd_per_million_tokens"
+_LEAST_PRICE_USD, _LEAST_DEAREST_USD = 0.005, 0.1
+
+
+def looks_like_another_unit(prices: Iterable[float]) -> bool:
+    """Whether prices, of input and output tokens, are more likely of one token or of a thousand than of a million."""
+    above = [price for price in prices if price > 0]
+    return bool(above) and (min(above) < _LEAST_PRICE_USD or max(above) < _LEAST_DEAREST_USD)
+
+
+def _check_price_unit(card: PoolCard, path: Path, unit: object) -> None:
+    """Refuse prices that are more likely of a token, or of a thousand of them, than of a million: no model is that cheap."""
+    if unit not in (None, USD_PER_MILLION):
+        raise CardError(f"card {path}, field '{PRICE_UNIT}': is {unit!r}, must be {USD_PER_MILLION}, or left out")
+    if unit is not None:
+        return
+    prices = {
+        f"models.'{model.name}'.prices.{kind}": price
+        for model in card.models
+        for kind, price in (("input", model.prices.input), ("output", model.prices.output))
+        if price > 0
+    }
+    if looks_like_another_unit(prices.values()):
+        low = {where: price for where, price in prices.items() if price < _LEAST_PRICE_USD} or prices
+        told = "; ".join(f"{where} is {price:g}" for where, price in list(low.items())[:6])
+        raise CardError(
+            f"card {path}: {told}: prices are in USD per million tokens, and these look like prices of one token or of "
+            f"a thousand; multiply them by 1,000,000 or 1,000, or, if they are meant, add {PRICE_UNIT}: {USD_PER_MILLION}"
+        )
 
 
 def _card_data(
@@ -200,7 +321,7 @@ def _card_data(
 
     `changes` are made to the cards that are extended, by their names.
     """
-    data = _read_mapping(path)
+    data = read_mapping(path)
     if EXTENDS not in data:
         return data
     base = data.pop(EXTENDS)
@@ -260,11 +381,15 @@ def load_pool_card(name_or_path: str | Path) -> PoolCard:
     a whole, so a misspelt field is an error there as well.
 
     Raises:
-        CardError: If a card breaks its rules, or extends itself.
+        CardError: If a card breaks its rules, extends itself, or has prices that are not of a million tokens.
         UnknownNameError: If there is no card of that name.
     """
     path = find_card("pools", name_or_path)
-    return _validated(path, _card_data("pools", path, changes={}), PoolCard)
+    data = _card_data("pools", path, changes={})
+    unit = data.pop(PRICE_UNIT, None)
+    card = validated(data, PoolCard, card=str(path))
+    _check_price_unit(card, path, unit)
+    return card
 
 
 def load_agent_card(
@@ -284,7 +409,7 @@ def load_agent_card(
     path = find_card("agents", name_or_path)
     changes = {name: {"parameters": dict(parameters)} for name, parameters in (changed or {}).items()}
     data = _card_data("agents", path, changes=changes)
-    return _validated(path, _merged(data, changes.get(str(name_or_path), {}), card=path), AgentCard)
+    return validated(_merged(data, changes.get(str(name_or_path), {}), card=path), AgentCard, card=str(path))
 
 
 def load_dataset_card(name_or_path: str | Path) -> DatasetCard:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import yaml
 from pydantic import BaseModel
 
+from mtrouter_rl.cards.reading import parse_yaml
 from mtrouter_rl.errors import InvalidConfigError
 
 
@@ -24,8 +24,8 @@ def parse_options(texts: Sequence[str]) -> dict[str, object]:
         if not sign:
             raise InvalidConfigError(f"--option is '{text}', must be NAME=VALUE")
         try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[name] = parse_yaml(value)
+        except ValueError as error:
             raise InvalidConfigError(f"--option {name}: '{value}' is no YAML value: {error}") from error
     return options
 

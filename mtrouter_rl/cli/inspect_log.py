@@ -7,10 +7,10 @@ from mtrouter_rl.options import Command, Group, Option, Output
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
-    from mtrouter_rl.datasets.store import Dataset
+    from mtrouter_rl.datasets.check_dataset import load_sound
     from mtrouter_rl.datasets.summary import format_summary, summarize
 
-    summary = summarize(Dataset.load(args.dataset))
+    summary = summarize(load_sound(args.dataset)[0])
     output.show(format_summary(summary), summary)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import yaml
-
+from mtrouter_rl.cards.files import read_mapping
+from mtrouter_rl.cards.reading import read_text
 from mtrouter_rl.errors import unknown_name
 from mtrouter_rl.options import Command, Group, Option, Output
 
@@ -21,8 +21,7 @@ def _cards(kind: str) -> dict[str, str]:
 
 
 def _first_line(path: Path) -> str:
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    told = data.get("description", "") if isinstance(data, dict) else ""
+    told = read_mapping(path).get("description", "")
     return " ".join(str(told).split())
 
 
@@ -72,10 +71,11 @@ def _show(args: argparse.Namespace, output: Output) -> None:
         cards = ["envs"]
     for kind in cards[:1]:
         path = find_card(cast(CardKind, kind), name)
-        text = path.read_text(encoding="utf-8")
+        card = read_mapping(path)
+        text = read_text(path)
         output.show(
             f"# {kind.removesuffix('s')} card, {path}\n{text}",
-            {"kind": kind, "path": path, "card": yaml.safe_load(text)},
+            {"kind": kind, "path": path, "card": card},
         )
         return
     for kind in ("importers", "exporters", "encoders"):

@@ -14,6 +14,7 @@ EXIT_CODES = {
     1: "an error that you can mend, told on stderr; also when `check-env` or `validate` finds a fault",
     2: "wrong usage: an unknown command or option, or a value of the wrong type",
     130: "stopped with Ctrl-C; run the same command again to go on",
+    143: "stopped with SIGTERM, as `kill` and schedulers send it; run the same command again to go on",
 }
 """What the exit status of every command means."""
 
@@ -27,7 +28,7 @@ Learn from logs which LLM to call at every turn of a long task.
 
 mtrouter-rl COMMAND --help shows the options of a command and an example that runs.
 Every command takes --quiet and --json.
-Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 or 143 stopped.
 Read on: README.md, docs/command-line.md. Version: mtrouter-rl --version
 """
 _LAB_OVERVIEW = """\

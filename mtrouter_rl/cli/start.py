@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.files import write_atomically
 from mtrouter_rl.options import Command, Group, Option, Output, shared
+from mtrouter_rl.workflows.run_folder import read_setting
 
 if TYPE_CHECKING:
     from mtrouter_rl.workflows.log_advice import LogAdvice, Verdict
@@ -138,14 +140,14 @@ def _claim(path: _Path, log_format: str) -> None:
     }
     file = path.out / _ASKED
     if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = read_setting(file)
         differing = [name for name in asked if there.get(name) != asked[name]]
         if differing:
             raise InvalidConfigError(
                 f"{path.out} holds the steps of another start (differs in: {', '.join(differing)}); choose another --out"
             )
     path.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    write_atomically(file, (json.dumps(asked, indent=2) + "\n").encode())
 
 
 def _options(args: argparse.Namespace) -> list[str]:

@@ -9,7 +9,7 @@ from mtrouter_rl.datasets.info import SCHEMA_VERSION, DatasetInfo, stored_versio
 from mtrouter_rl.datasets.leaks import check_sibling_splits
 from mtrouter_rl.datasets.store import Dataset, load_hidden
 from mtrouter_rl.datasets.validation import MAX_LISTED
-from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.records import JsonValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +43,31 @@ class SoundnessReport:
         return "\n".join([counts, *(f"note: {note}" for note in self.notes)])
 
 
+def load_sound(
+    folder: Path, *, max_listed: int = MAX_LISTED
+) -> tuple[Dataset, dict[str, tuple[Mapping[str, JsonValue], ...]]]:
+    """Load a dataset and what only a simulator knows of it, and check every rule of both.
+
+    Args:
+        folder: Where it is.
+        max_listed: How many broken rules an error lists before it only counts them.
+
+    Returns:
+        The dataset, and its hidden information as `mtrouter_rl.datasets.store.load_hidden` gives it.
+
+    Raises:
+        DatasetError: If a rule is broken, or a file is missing or unreadable.
+    """
+    return Dataset.load(folder, max_listed=max_listed), load_hidden(folder)
+
+
 def check_dataset(folder: Path) -> SoundnessReport:
     """Check every rule about a dataset, and that it does not leak into splits that lie beside it.
 
     Raises:
         DatasetError: If a rule is broken, a file is missing or unreadable, or it leaks.
     """
-    dataset = Dataset.load(folder, max_listed=sys.maxsize)
-    hidden = load_hidden(folder)
-    _check_hidden(dataset, {episode_id: len(rows) for episode_id, rows in hidden.items()}, folder)
+    dataset, hidden = load_sound(folder, max_listed=sys.maxsize)
     leaks = check_sibling_splits(folder, dataset)
     version = stored_version(folder)
     notes: list[str] = []
@@ -72,17 +88,3 @@ def check_dataset(folder: Path) -> SoundnessReport:
         n_hidden=len(hidden),
         notes=tuple(notes),
     )
-
-
-def _check_hidden(dataset: Dataset, n_hidden: Mapping[str, int], folder: Path) -> None:
-    n_turns = {episode.episode_id: len(episode.turns) for episode in dataset.episodes}
-    wrong = [
-        f"'{name}' ({n} rows, {n_turns.get(name, 'no such')} turns)"
-        for name, n in n_hidden.items()
-        if n != n_turns.get(name)
-    ]
-    if wrong:
-        raise DatasetError(
-            f"hidden information of dataset '{dataset.info.dataset_id}' in {folder} has another number of rows than turns in "
-            f"{len(wrong)} episode(s): {', '.join(wrong[:MAX_LISTED])}; restore the hidden files from a copy"
-        )

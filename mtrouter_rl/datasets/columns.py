@@ -4,19 +4,22 @@ Each writer stands beside its inverse. No rule about values is checked here; tha
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pyarrow as pa
 
 from mtrouter_rl.errors import DatasetError
+from mtrouter_rl.files import check_depth, parse_json
 from mtrouter_rl.records import Episode, JsonValue, TokenUsage, TracedEpisode, Turn
 
 RecordT = TypeVar("RecordT")
 N_TURNS_KEY = b"mtrouter_rl.n_turns"
 """Key in the metadata of an episodes file: how many rows its turns file has, so that lost episodes are noticed."""
 
+N_HIDDEN_KEY = b"mtrouter_rl.n_hidden"
+"""The same of its hidden file; files of older versions do not say."""
 
 NULLABLE_COLUMNS = frozenset({"propensity", "latency_s"})
 """Columns in which a null says "nobody knows"; whether a dataset may say so is a rule of `validation`."""
@@ -82,21 +85,36 @@ def _column(records: Sequence[RecordT], field: pa.Field, get: Callable[[RecordT]
 def _extra_text(episode: Episode) -> str:
     try:
         return json.dumps(dict(episode.extra), sort_keys=True, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"episode '{episode.episode_id}': extra is {episode.extra!r:.80}, must be a mapping of names to JSON values: "
             f"{error}"
         ) from error
 
 
-def episodes_to_table(episodes: Sequence[Episode]) -> pa.Table:
+def _hidden_text(episode_id: str, turn: int, hidden: Mapping[str, JsonValue]) -> str:
+    try:
+        check_depth(dict(hidden))
+        return json.dumps(dict(hidden), sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"episode '{episode_id}', turn {turn}: hidden is {hidden!r:.80}, must be a mapping of names to JSON values: {error}"
+        ) from error
+
+
+def episodes_to_table(episodes: Sequence[Episode], *, n_hidden: int | None = None) -> pa.Table:
     """Episode rows, without their turns. Inverse: `table_to_episode_fields`.
+
+    Args:
+        episodes: The episodes.
+        n_hidden: How many hidden rows they have, to be noted beside them.
 
     Raises:
         DatasetError: If a value does not fit the type of its column.
     """
     n_turns = sum(len(episode.turns) for episode in episodes)
-    schema = EPISODE_SCHEMA.with_metadata({N_TURNS_KEY: str(n_turns).encode()})
+    counts = {N_TURNS_KEY: n_turns} | ({} if n_hidden is None else {N_HIDDEN_KEY: n_hidden})
+    schema = EPISODE_SCHEMA.with_metadata({key: str(count).encode() for key, count in counts.items()})
     getters: dict[str, Callable[[Episode], object]] = {name: attrgetter(name) for name in schema.names}
     getters["extra"] = lambda episode: _extra_text(episode)
     columns = [_column(episodes, field, getters[field.name]) for field in schema]
@@ -108,8 +126,8 @@ def table_to_episode_fields(table: pa.Table) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = table.select(EPISODE_SCHEMA.names).to_pylist()
     for row in rows:
         try:
-            row["extra"] = json.loads(str(row["extra"]))
-        except json.JSONDecodeError as error:
+            row["extra"] = parse_json(str(row["extra"]), is_unique=False)
+        except ValueError as error:
             raise DatasetError(
                 f"episode '{row['episode_id']}': column 'extra' holds text that is not JSON: {error}; "
                 "write a JSON object, or {} for nothing"
@@ -155,9 +173,13 @@ def table_to_turns(table: pa.Table) -> list[tuple[str, int, Turn]]:
 
 
 def hidden_to_table(traced: Sequence[TracedEpisode]) -> pa.Table:
-    """Hidden rows, one a turn, as JSON text; an episode without any has no row. Inverse: `table_to_hidden`."""
+    """Hidden rows, one a turn, as JSON text; an episode without any has no row. Inverse: `table_to_hidden`.
+
+    Raises:
+        DatasetError: If an entry is no mapping of names to JSON values.
+    """
     rows = [
-        (trace.episode.episode_id, index, json.dumps(dict(hidden), sort_keys=True))
+        (trace.episode.episode_id, index, _hidden_text(trace.episode.episode_id, index, hidden))
         for trace in traced
         for index, hidden in enumerate(trace.hidden)
     ]
@@ -166,12 +188,12 @@ def hidden_to_table(traced: Sequence[TracedEpisode]) -> pa.Table:
 
 
 def table_to_hidden(table: pa.Table) -> dict[str, tuple[dict[str, JsonValue], ...]]:
-    """Hidden information of every turn, by episode id.
+    """Hidden information of every turn, by episode id; the rows stand in the order of the turns, see `validation.check_hidden`.
 
     Raises:
-        json.JSONDecodeError: If a row is not JSON.
+        ValueError: If a row is not JSON.
     """
     hidden: dict[str, list[dict[str, JsonValue]]] = {}
     for episode_id, text in zip(table["episode_id"].to_pylist(), table["hidden"].to_pylist(), strict=True):
-        hidden.setdefault(episode_id, []).append(json.loads(text))
+        hidden.setdefault(episode_id, []).append(cast("dict[str, JsonValue]", parse_json(text, is_unique=False)))
     return {episode_id: tuple(rows) for episode_id, rows in hidden.items()}

@@ -12,9 +12,14 @@ from pydantic import Field, ValidationError, field_validator
 from mtrouter_rl.cards.pool import ModelCard, PoolCard, PromptCacheCard
 from mtrouter_rl.datasets.upgrade import upgrade_info
 from mtrouter_rl.errors import DatasetError, PoolMismatchError
-from mtrouter_rl.records import Frozen, Split
+from mtrouter_rl.files import parse_json, read_json
+from mtrouter_rl.files.reading import read_limited
+from mtrouter_rl.records import Frozen, JsonValue, Split
 
 SCHEMA_VERSION = 2
+MAX_INFO_BYTES = 64 * 2**20
+"""An info.json that is larger is not read."""
+
 OLD_VERSIONS = (1,)
 """Versions that are read as well, and upgraded on the way; see `mtrouter_rl.datasets.upgrade`."""
 INFO_FILE = "info.json"
@@ -205,8 +210,8 @@ def parse_info(text: str, path: Path) -> DatasetInfo:
     """
     restore = "restore the file from a copy, or collect the dataset anew"
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise DatasetError(f"{path} is not valid JSON: {error}; {restore}") from error
     if not isinstance(data, dict):
         raise DatasetError(f"{path} holds {type(data).__name__}, must be a JSON object; {restore}")
@@ -236,7 +241,23 @@ def _explain(error: ValidationError) -> str:
 
 def stored_version(folder: Path) -> object:
     """Schema version that a dataset has on disk; `read_info` gives the present one always."""
-    return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))["schema_version"]
+    return read_info_json(folder).get("schema_version")
+
+
+def read_info_json(folder: Path) -> dict[str, JsonValue]:
+    """The object in `info.json`, none of its fields checked.
+
+    Raises:
+        DatasetError: If it cannot be read, or is no JSON object.
+    """
+    path = folder / INFO_FILE
+    try:
+        data = read_json(path, max_bytes=MAX_INFO_BYTES)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}; restore it from a copy") from error
+    if not isinstance(data, dict):
+        raise DatasetError(f"{path} holds {type(data).__name__}, must be a JSON object; restore it from a copy")
+    return data
 
 
 def read_info(folder: Path) -> DatasetInfo:
@@ -259,8 +280,8 @@ def read_info(folder: Path) -> DatasetInfo:
             "to make one of logs of other programs: mtrouter-rl import --help"
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(path, max_bytes=MAX_INFO_BYTES).decode()
+    except (OSError, ValueError) as error:
         raise DatasetError(
             f"{path} cannot be read: {error}; check its permissions or restore it from a copy"
         ) from error

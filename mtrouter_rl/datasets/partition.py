@@ -17,9 +17,10 @@ import numpy as np
 from mtrouter_rl import __version__
 from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
 from mtrouter_rl.datasets.leaks import check_leaks, telling_tasks, text_key
-from mtrouter_rl.datasets.rewrite import traced_episodes, write_dataset
+from mtrouter_rl.datasets.rewrite import traced_episodes, whole, write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, unknown_name
+from mtrouter_rl.files import locked
 from mtrouter_rl.records import SPLITS, Episode, JsonValue, Split, TracedEpisode
 
 _PARTS: tuple[Split, ...] = ("train", "validation", "test")
@@ -83,12 +84,18 @@ def partition(request: PartitionRequest) -> PartitionReport:
     """Write every split of a log as a dataset of its own, into `out/train`, `out/validation`, `out/test` and `out/ood`.
 
     Raises:
+        BusyError: If another process writes to `out`.
         InvalidConfigError: If `by`, a share or the seed breaks its rule.
         UnknownNameError: If a held-out task or the column is unknown.
         DatasetError: If the log breaks a rule, episodes lack the column, a split would be empty or would leak, or a split
             lies there already.
     """
     _check_shares(request.shares, request.seed)
+    with locked(request.out):
+        return _partition(request)
+
+
+def _partition(request: PartitionRequest) -> PartitionReport:
     _check_free(request)
     traced = tuple(traced_episodes(request.dataset))
     info, episodes = read_info(request.dataset), [trace.episode for trace in traced]
@@ -96,8 +103,11 @@ def partition(request: PartitionRequest) -> PartitionReport:
     splits = assign_splits(episodes, groups, request=request)
     parts = _parts(traced, splits)
     leaks = _check_parts(request, info, parts)
-    for split, part in parts.items():
-        write_dataset(request.out / split, _info(info, request, split, leaks), part, overwrite=request.overwrite)
+    # All parts take their places at once: half a split beside half of an older one would leak.
+    with whole(request.out, overwrite=True, replaces=SPLITS) as partial:
+        partial.mkdir()
+        for split, part in parts.items():
+            write_dataset(partial / split, _info(info, request, split, leaks), part)
     used = set(zip(splits, groups, strict=True))
     return PartitionReport(
         n_groups={split: sum(where == split for where, _ in used) for split in parts},

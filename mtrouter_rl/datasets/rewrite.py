@@ -3,16 +3,15 @@
 Nothing is seen of the dataset before it is whole: it is written beside its place and moved there at the end.
 """
 
-import errno
-import os
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import pyarrow.parquet as pq
 
+from mtrouter_rl import files
 from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter, load_hidden
 from mtrouter_rl.datasets.validation import ShardFiles
@@ -35,6 +34,7 @@ def write_dataset(
     compression_level: int = FAST_COMPRESSION,
     episodes_per_shard: int = EPISODES_PER_SHARD,
     keeps_info: bool = False,
+    beside: Callable[[Path], Mapping[str, bytes]] | None = None,
 ) -> DatasetInfo:
     """Write a dataset; memory does not grow with the number of episodes.
 
@@ -47,11 +47,13 @@ def write_dataset(
         compression_level: See `DatasetWriter`.
         episodes_per_shard: How many episodes a shard holds.
         keeps_info: Write the draft as it is, nothing filled in; for a dataset that only changes its form.
+        beside: Gives, of the folder in which the dataset is written, other files that are to lie in it: name -> contents.
 
     Returns:
         The info that was written.
 
     Raises:
+        BusyError: If another process writes to the same folder.
         DatasetError: If the folder is not empty and not to be overwritten, there is no episode, an episode breaks a
             rule, or the disk refuses it. What was in the folder before is then still there.
     """
@@ -59,78 +61,52 @@ def write_dataset(
         writer = DatasetWriter(partial, draft, compression_level=compression_level)
         changes = _write_shards(writer, traced, episodes_per_shard)
         info = draft if keeps_info else DatasetInfo.model_validate(draft.model_dump() | changes)
-        (partial / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+        files.write_atomically(partial / INFO_FILE, info.to_json().encode())
+        _check_written(partial, info, cast(int, changes["n_episodes_planned"]))
+        for name, data in ({} if beside is None else beside(partial)).items():
+            files.write_atomically(partial / name, data)
     return info
+
+
+def _check_written(folder: Path, info: DatasetInfo, n_episodes: int) -> None:
+    """See, before success is told, that what lies on the disk is what was meant to be written."""
+    sizes = dict(_shard_sizes(folder))
+    is_whole = all((folder / name).is_file() for index in sizes for name in vars(ShardFiles.of(index)).values())
+    if read_info(folder) != info or sum(sizes.values()) != n_episodes or not is_whole:
+        raise DatasetError(
+            f"{folder} holds {sum(sizes.values())} episodes in {len(sizes)} shards and must hold {n_episodes}: something else "
+            "changed it while it was written; run the command again, and let nothing else write there"
+        )
 
 
 @contextmanager
 def _written_beside(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Folder to write into; it takes its place once all is written, and is gone after an error."""
-    if folder.exists() and not folder.is_dir():
-        raise DatasetError(f"{folder} is a file, and a dataset is a folder; give another --out")
-    if folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / INFO_FILE).is_file()):
-        raise DatasetError(
-            f"{folder} is not empty; give another --out, or --overwrite to replace a dataset that lies there"
-        )
     with whole(folder, overwrite=overwrite) as partial:
+        if folder.exists() and not folder.is_dir():
+            raise DatasetError(f"{folder} is a file, and a dataset is a folder; give another --out")
+        if folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / INFO_FILE).is_file()):
+            raise DatasetError(
+                f"{folder} is not empty; give another --out, or --overwrite to replace a dataset that lies there"
+            )
         yield partial
 
 
 @contextmanager
-def whole(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A place beside `out` to write a file or folder to; it becomes `out` once all is written, and vanishes otherwise.
-
-    A folder that is there already stays the same one, since it may be a shell's current one, and is filled.
-
-    Args:
-        out: File or folder to write.
-        overwrite: Delete what is in the folder first; without it, the folder must be empty at the end, too.
+def whole(out: Path, *, overwrite: bool = False, replaces: tuple[str, ...] | None = None) -> Iterator[Path]:
+    """A place beside `out` to write a dataset or an export to, as `mtrouter_rl.files.whole`.
 
     Raises:
+        BusyError: If another process writes to the same place.
         DatasetError: If the disk refuses it, or something has come into the folder meanwhile.
     """
     try:
-        target = out.resolve()
-        # A name that no user has: what a killed run has left there is deleted.
-        partial = target.with_name(f".{target.name}.mtrouter-rl-partial")
-        _remove(partial)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with files.whole(out, overwrite=overwrite, replaces=replaces) as partial:
             yield partial
-            _put(partial, target, overwrite=overwrite)
-        finally:
-            with suppress(OSError):
-                _remove(partial)
     except OSError as error:
         raise DatasetError(
             f"{out} cannot be written: {error}; free disk space or correct the permissions, and run the command again"
         ) from error
-
-
-def _put(partial: Path, target: Path, *, overwrite: bool) -> None:
-    if not (partial.is_dir() and target.is_dir()):
-        partial.replace(target)
-        return
-    for path in list(target.iterdir()):
-        if not overwrite:
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
-        _remove(path)
-    # The info comes last: without it nobody takes the folder for a dataset.
-    names = sorted((path.name for path in partial.iterdir()), key=lambda name: name == INFO_FILE)
-    try:
-        for name in names:
-            shutil.move(partial / name, target / name)
-    except BaseException:
-        for name in names:
-            _remove(target / name)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_shards(writer: DatasetWriter, traced: Iterable[TracedEpisode], episodes_per_shard: int) -> dict[str, object]:

@@ -5,10 +5,10 @@ counts exactly if its episodes file is there. Everything that is loaded has been
 `mtrouter_rl.datasets.validation`; what is written is checked as well, so that a broken log fails when it is made.
 """
 
-import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,10 +29,12 @@ from mtrouter_rl.datasets.validation import (
     ViolationLog,
     check_columns,
     check_episodes,
+    check_hidden,
     check_unique_ids,
     group_turns,
 )
 from mtrouter_rl.errors import DatasetError, InvalidConfigError
+from mtrouter_rl.files import LockedPlace
 from mtrouter_rl.records import Episode, JsonValue, TracedEpisode
 
 logger = logging.getLogger(__name__)
@@ -148,11 +150,13 @@ class DatasetWriter:
             compression_level: Of Zstandard, 1 to 22; the default is small and slow, 3 is several times faster.
 
         Raises:
+            BusyError: If another process writes to the folder; this one holds it as long as the writer lives.
             DatasetError: If the folder holds another dataset or shards of unknown origin, or cannot be written.
         """
         self.folder = Path(folder)
         self.info = info
         self._compression_level = compression_level
+        self._lock = LockedPlace(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if overwrite:
@@ -180,8 +184,8 @@ class DatasetWriter:
         """
         if index < 0:
             raise InvalidConfigError(f"shard index is {index}, must be >= 0")
-        if index in self.finished_shards():
-            path = self.folder / ShardFiles.of(index).episodes
+        path = self.folder / ShardFiles.of(index).episodes
+        if path.is_file():  # asked of the one file: a listing would make many shards quadratic
             raise DatasetError(f"{path} is already written; skip the shards of finished_shards()")
         tables = self._checked_tables(index, traced)
         temporary = {self.folder / f"{name}{_TEMPORARY}": self.folder / name for name in tables}
@@ -201,7 +205,7 @@ class DatasetWriter:
         tables = {
             files.turns: columns.turns_to_table(episodes),
             files.hidden: columns.hidden_to_table(traced),
-            files.episodes: columns.episodes_to_table(episodes),
+            files.episodes: columns.episodes_to_table(episodes, n_hidden=sum(len(trace.hidden) for trace in traced)),
         }
         turns_ok = check_columns(tables[files.turns], columns.TURN_SCHEMA, file=files.turns, log=log)
         if check_columns(tables[files.episodes], columns.EPISODE_SCHEMA, file=files.episodes, log=log) and turns_ok:
@@ -269,24 +273,39 @@ def load_hidden(folder: Path | str) -> dict[str, tuple[Mapping[str, JsonValue], 
         Per episode one mapping a turn, length T; episodes without hidden information are left out.
 
     Raises:
-        DatasetError: If the folder is no dataset, or a hidden file is missing, unreadable or breaks a rule.
+        DatasetError: If the folder is no dataset, or a hidden file is missing, unreadable or breaks a rule: rows that are
+            missing, out of order, or of another shard's episodes among them.
     """
     folder = Path(folder)
     info = read_info(folder)
     log, hidden = ViolationLog(), dict[str, tuple[Mapping[str, JsonValue], ...]]()
     for index in sorted(_shards(folder)["episodes"]):
-        file = ShardFiles.of(index).hidden
+        files = ShardFiles.of(index)
+        file = files.hidden
         table = _read_table(folder / file)
         if not check_columns(table, columns.HIDDEN_SCHEMA, file=file, log=log):
             continue
+        n_turns, n_hidden = _expected_hidden(folder, files)
+        rows = zip(table["episode_id"].to_pylist(), table["turn"].to_pylist(), strict=True)
+        check_hidden(list(rows), n_turns=n_turns, n_rows=n_hidden, files=files, log=log)
         try:
             hidden |= columns.table_to_hidden(table)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise DatasetError(
                 f"{folder / file}: column 'hidden' holds text that is not JSON: {error}; {_RESTORE}"
             ) from error
     log.raise_if_any(f"hidden information of dataset '{info.dataset_id}' in {folder}")
     return hidden
+
+
+def _expected_hidden(folder: Path, files: ShardFiles) -> tuple[dict[str, int], int | None]:
+    """Turns of every episode of a shard, and how many hidden rows its episodes file tells of."""
+    episodes, turns = _read_table(folder / files.episodes), _read_table(folder / files.turns)
+    if "episode_id" not in episodes.column_names or "episode_id" not in turns.column_names:
+        raise DatasetError(f"{folder / files.episodes} or {files.turns} lacks column 'episode_id'; {_RESTORE}")
+    n_turns = dict.fromkeys(episodes["episode_id"].to_pylist(), 0) | Counter(turns["episode_id"].to_pylist())
+    told = (episodes.schema.metadata or {}).get(columns.N_HIDDEN_KEY)
+    return n_turns, int(told) if told is not None and told.isdigit() else None
 
 
 _RESTORE = (

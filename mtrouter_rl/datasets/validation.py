@@ -5,7 +5,7 @@ Nothing is mended here and nothing is skipped: a missing cost or propensity is a
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic, TypeVar, get_args
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from mtrouter_rl.cards.pool import Prices
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import DatasetError, unknown_name
+from mtrouter_rl.files import check_depth
 from mtrouter_rl.records import Episode, EpisodeStatus, Turn, UsageSource
 
 RecordT = TypeVar("RecordT")
@@ -151,6 +152,7 @@ def _is_json_object(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     try:
+        check_depth(value)
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
@@ -261,7 +263,7 @@ EPISODE_RULES: tuple[Rule[Episode], ...] = (
     Rule(
         field="extra",
         holds=lambda episode, _: _is_json_object(episode.extra),
-        must="must be a mapping of names to JSON values, NaN and infinity not among them",
+        must="must be a mapping of names to JSON values, NaN and infinity not among them, and not nested too deep",
         fix="write a JSON object, or {} for nothing",
     ),
     Rule(
@@ -417,6 +419,53 @@ def group_turns(
             )
         turns.append(turn)
     return grouped
+
+
+def check_hidden(
+    rows: Sequence[tuple[str, int]],
+    *,
+    n_turns: Mapping[str, int],
+    n_rows: int | None,
+    files: ShardFiles,
+    log: ViolationLog,
+) -> None:
+    """Check that the hidden rows of a shard are those of its episodes: none foreign, none missing, none out of place.
+
+    Args:
+        rows: Episode id and turn of every row, in the order of the file.
+        n_turns: Turns of every episode of the shard.
+        n_rows: How many rows the episodes file says there are; None if it does not say.
+        files: Names of the shard's files.
+        log: Where broken rules go.
+    """
+
+    def broken(episode: str | None, turn: int | None, field: str, value: str, rule: str) -> None:
+        fix = "restore the hidden file from a copy, or collect the shard anew"
+        log.add(Violation(file=files.hidden, episode=episode, turn=turn, field=field, value=value, rule=rule, fix=fix))
+
+    if n_rows is not None and n_rows != len(rows):
+        broken(None, None, "number of rows", str(len(rows)), f"must be {n_rows}, as {files.episodes} says")
+    seen: dict[str, int] = {}
+    previous = None
+    for episode, turn in rows:
+        if episode not in n_turns:
+            broken(episode, turn, "episode_id", repr(episode), f"must be an episode of {files.episodes}")
+            continue
+        expected = seen.get(episode, 0)
+        if turn != expected or (expected and previous != episode):
+            broken(
+                episode,
+                turn,
+                "turn",
+                str(turn),
+                f"must be {expected}: rows are 0..T-1, one after the other",
+            )
+        seen[episode] = expected + 1
+        previous = episode
+    for episode, n_there in seen.items():
+        if n_there != n_turns[episode]:
+            rule = f"must be the number of turns, {n_turns[episode]}, or 0"
+            broken(episode, None, "number of hidden rows", str(n_there), rule)
 
 
 def check_episodes(episodes: Iterable[Episode], *, context: Context, files: ShardFiles, log: ViolationLog) -> None:

@@ -12,7 +12,7 @@ from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import build_env, resolve_env
 from mtrouter_rl.errors import PoolMismatchError
 from mtrouter_rl.records import Observation, Split
-from mtrouter_rl.registry import DEFAULT_ENCODER
+from mtrouter_rl.registry import DEFAULT_ENCODER, code_allowed
 
 
 class EmbedHistory(gymnasium.ObservationWrapper[npt.NDArray[np.float32], int, Observation]):
@@ -69,6 +69,7 @@ def make_vector_env(
     encoder: str = DEFAULT_ENCODER,
     cache: Path | None = None,
     render_mode: str | None = None,
+    allow_code: bool = False,
 ) -> EmbedHistory:
     """Entry point of `gymnasium.make("mtrouter_rl/ScienceWorldVector-v0", ...)`: the embedded vector as observation.
 
@@ -82,10 +83,12 @@ def make_vector_env(
         render_mode: As in Gymnasium.
         encoder: Registered name of the text encoder.
         cache: Folder of the embedding cache; None keeps vectors in memory alone.
+        allow_code: As `make_env`.
 
     Raises:
         As `make_env`; MissingDependencyError if the encoder's package is not installed.
     """
-    config = resolve_env(env, pool, cost_weight=cost_weight, budget_usd=budget_usd, max_turns=max_turns)
-    features = HistoryFeatures(encoder=make_encoder(encoder, cache), pool=config.pool)
-    return EmbedHistory(build_env(config, split=split, render_mode=render_mode), features)
+    with code_allowed(allow_code):
+        config = resolve_env(env, pool, cost_weight=cost_weight, budget_usd=budget_usd, max_turns=max_turns)
+        features = HistoryFeatures(encoder=make_encoder(encoder, cache), pool=config.pool)
+        return EmbedHistory(build_env(config, split=split, render_mode=render_mode), features)

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from mtrouter_rl.cards import EnvCard
+from mtrouter_rl.cards.files import check_no_truth_counts
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.protocols import ExpertPlan, TaskStart, TaskStep
 from mtrouter_rl.records import Frozen
@@ -44,6 +45,7 @@ def make_task(card: EnvCard) -> "CorridorTask":
         settings = CorridorSettings.model_validate(card.settings)
     except ValidationError as error:
         raise CardError(f"card '{card.name}', settings: {error}") from error
+    check_no_truth_counts(card.settings, settings, card=f"'{card.name}'", inside=("settings",))
     return CorridorTask(settings.obstacles)
 
 

@@ -12,7 +12,7 @@ from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
 from mtrouter_rl.errors import unknown_name
 from mtrouter_rl.protocols import ModelBackend, TextTask
 from mtrouter_rl.records import SPLITS, EpisodeSpec, Split
-from mtrouter_rl.registry import BACKENDS, CARD_COMPLETERS, TASK_FAMILIES
+from mtrouter_rl.registry import BACKENDS, CARD_COMPLETERS, TASK_FAMILIES, code_allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,12 @@ def make_env(
     budget_usd: float | None = None,
     max_turns: int | None = None,
     render_mode: str | None = None,
+    allow_code: bool = False,
 ) -> RoutingEnv:
-    """Entry point of `gymnasium.make("mtrouter_rl/ScienceWorld-v0", ...)`; see `resolve_env` and `build_env`."""
-    config = resolve_env(env, pool, cost_weight=cost_weight, budget_usd=budget_usd, max_turns=max_turns)
-    return build_env(config, split=split, render_mode=render_mode)
+    """Entry point of `gymnasium.make("mtrouter_rl/ScienceWorld-v0", ...)`; see `resolve_env` and `build_env`.
+
+    `allow_code` lets the card name code as "module:attribute"; see `mtrouter_rl.registry.code_allowed`.
+    """
+    with code_allowed(allow_code):
+        config = resolve_env(env, pool, cost_weight=cost_weight, budget_usd=budget_usd, max_turns=max_turns)
+        return build_env(config, split=split, render_mode=render_mode)

@@ -12,7 +12,7 @@ from mtrouter_rl import __version__
 from mtrouter_rl.cards.policy import name_at, split_name_at
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.files import Header, write_atomically
+from mtrouter_rl.files import Header, read_json, write_atomically
 from mtrouter_rl.records import SCORE_PER_UTILITY, Count, Ends, FiniteRecord, NonNegative, Share, Split
 from mtrouter_rl.statistics.estimate import Estimate
 
@@ -318,10 +318,10 @@ class Results(FiniteRecord):
 
 def _read_json(path: Path) -> dict[str, JsonValue]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: no such file; `mtrouter-rl evaluate` writes it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ResultsError(f"{path} is not valid JSON: {error}; evaluate again, or restore the file") from error
     if not isinstance(data, dict):
         raise ResultsError(f"{path} holds {type(data).__name__}, must be an object of fields; evaluate again")

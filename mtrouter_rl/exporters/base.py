@@ -77,6 +77,7 @@ class Exporter(Generic[OptionsT]):
         options_model: What `--option NAME=VALUE` may set; every field has a description.
         write: Writes a dataset to a path that is not there yet.
         is_file: Whether the export is one file, not a folder.
+        check: Sees, before anything is read, that what the format needs is installed.
     """
 
     format: str
@@ -84,6 +85,7 @@ class Exporter(Generic[OptionsT]):
     options_model: type[OptionsT]
     write: Callable[[Loaded, Path, OptionsT], None]
     is_file: bool = False
+    check: Callable[[OptionsT], object] | None = None
 
     def __call__(self, folder: Path, out: Path, options: Mapping[str, object]) -> None:
         """Export a dataset.
@@ -110,6 +112,8 @@ class Exporter(Generic[OptionsT]):
             )
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise InvalidConfigError(f"{out} is there already and not empty; give another --out, or delete it")
+        if self.check is not None:
+            self.check(checked)
         loaded = Loaded.load(folder)
         with whole(out) as partial:
             self.write(loaded, partial, checked)

@@ -18,6 +18,8 @@ from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.exporters.base import Exporter, Loaded, RewardOptions
+from mtrouter_rl.files import read_json
+from mtrouter_rl.protocols import TextEncoder
 from mtrouter_rl.registry import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
@@ -45,19 +47,24 @@ class D3rlpyOptions(RewardOptions):
     ] = True
 
 
+def _encoder(name: str) -> TextEncoder:
+    from mtrouter_rl.embeddings.encoders import make_encoder
+
+    return make_encoder(name, None)
+
+
 def _write(loaded: Loaded, out: Path, options: D3rlpyOptions) -> None:
     silence_gym_notice()
     from d3rlpy.dataset import dump
 
     from mtrouter_rl.datasets.logged import logged_pool
-    from mtrouter_rl.embeddings.encoders import make_encoder
     from mtrouter_rl.embeddings.history import HistoryFeatures
     from mtrouter_rl.transitions.arrays import make_transitions
 
     dataset = Dataset(info=loaded.info, episodes=tuple(traced.episode for traced in loaded.traced))
     transitions = make_transitions(
         dataset,
-        HistoryFeatures(encoder=make_encoder(options.encoder, None), pool=logged_pool(loaded.info), n_states=0),
+        HistoryFeatures(encoder=_encoder(options.encoder), pool=logged_pool(loaded.info), n_states=0),
         reward=options.reward,
         gamma=1.0,
         bootstrap_after_truncation=options.bootstrap_after_truncation,
@@ -141,10 +148,10 @@ def load_d3rlpy(folder: Path) -> "ReplayBuffer":
     from d3rlpy.dataset import Episode, InfiniteBuffer, ReplayBuffer, load
 
     try:
-        models = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))["models"]
+        models = cast("dict[str, list[str]]", read_json(folder / ABOUT_FILE))["models"]
         with (folder / BUFFER_FILE).open("rb") as file:
             episodes = load(Episode, file)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise DatasetError(
             f"{folder} is not a readable export: {error}; give the folder that 'mtrouter-rl export d3rlpy' wrote"
         ) from error
@@ -159,4 +166,5 @@ export_d3rlpy = Exporter(
     description="d3rlpy's replay buffer (HDF5) of features and allowed bits, with propensities and costs beside it.",
     options_model=D3rlpyOptions,
     write=_write,
+    check=lambda options: _encoder(options.encoder),
 )

@@ -7,7 +7,6 @@ for (the info, and episodes that failed or have no turn) lies in a file of its o
 
 import copy
 import importlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from mtrouter_rl.exporters.jsonl import (
     parse_header,
     parse_line,
 )
+from mtrouter_rl.files import parse_json
 from mtrouter_rl.records import Episode, JsonValue, TokenUsage, TracedEpisode, Turn
 
 if TYPE_CHECKING:
@@ -112,8 +112,15 @@ def _require_packages() -> None:
             raise missing_package(package) from error
 
 
-def _write(loaded: Loaded, out: Path, options: MinariOptions) -> None:
+def _check(options: MinariOptions) -> None:
     _require_packages()
+    if options.encoder is not None:
+        from mtrouter_rl.embeddings.encoders import make_encoder
+
+        make_encoder(options.encoder, None)
+
+
+def _write(loaded: Loaded, out: Path, options: MinariOptions) -> None:
     import minari
     from minari.dataset.minari_storage import MinariStorage
 
@@ -323,7 +330,9 @@ def _traced(data: "EpisodeData", info: DatasetInfo, *, where: str) -> TracedEpis
     observed = {name: _column(values) for name, values in data.observations.items()}
     fields = parse_line(EpisodeFields, str(infos["episode"][0]), where)
     turns = tuple(_turn(index, info, data, infos=infos, observed=observed) for index in range(len(data)))
-    hidden: list[dict[str, JsonValue]] = [json.loads(str(row)) for row in infos.get("hidden", [])[1:]]
+    hidden: list[dict[str, JsonValue]] = [
+        cast("dict[str, JsonValue]", parse_json(str(row))) for row in infos.get("hidden", [])[1:]
+    ]
     return TracedEpisode(episode=fields.to_record(turns), hidden=tuple(hidden))
 
 
@@ -362,4 +371,5 @@ export_minari = Exporter(
     description="Minari (HDF5): texts and, with an encoder, features; loses nothing and can be imported again.",
     options_model=MinariOptions,
     write=_write,
+    check=_check,
 )

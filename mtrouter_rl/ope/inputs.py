@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.resolve import resolve_router
-from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards import RewardCard, check_card_name
 from mtrouter_rl.cards.pool import PoolCard
-from mtrouter_rl.datasets.info import read_info
+from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder
@@ -127,6 +127,8 @@ def log_setting(
         return logged.pool, logged.reward
     if cost_unit_usd is not None:
         raise InvalidConfigError("--cost-unit-usd is for imported logs; this environment's card has its own")
+    if env is None:
+        check_card_name("envs", info.env, where=f"{dataset / INFO_FILE}, field env")
     config = resolve_env(env or info.env, pool, cost_weight=cost_weight)
     return config.pool, config.reward
 
@@ -136,12 +138,13 @@ def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     from mtrouter_rl.embeddings.history import HistoryFeatures
     from mtrouter_rl.embeddings.history_sources import observations_of
 
+    encoder = make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
     dataset = Dataset.load(request.dataset)
     dataset.info.check_pool(request.pool)
     episodes = tuple(episode for episode in dataset.completed if episode.turns)
     _check_log(dataset, episodes)
     routers, texts = _routers(request)
-    features = HistoryFeatures(encoder=make_encoder(request.encoder, request.cache), pool=request.pool)
+    features = HistoryFeatures(encoder=encoder, pool=request.pool)
     say(f"encode {len(episodes)} episodes")
     transitions = make_transitions(dataset, features, reward=request.reward, gamma=1.0, show_progress=show_progress)
     observations = [one for episode in episodes for one in observations_of(episode, request.pool)]

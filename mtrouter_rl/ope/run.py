@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mtrouter_rl import __version__
+from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.resolve import is_router_folder, resolve_router, split_cost_weight
 from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.cards import RewardCard
@@ -30,11 +31,12 @@ from mtrouter_rl.ope.record import (
 )
 from mtrouter_rl.ope.sequential import ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
 from mtrouter_rl.protocols import Router, ValueRouter
-from mtrouter_rl.records import FloatArray, TracedEpisode
-from mtrouter_rl.statistics.estimate import studentized_ends
+from mtrouter_rl.records import Ends, FloatArray, TracedEpisode
+from mtrouter_rl.statistics.estimate import COST_RANGE, RETURN_RANGE, studentized_ends, within
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
 
 
+@one_thread()
 def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool = True) -> OpeReport:
     """Estimate routers from a log.
 
@@ -190,9 +192,20 @@ def _weights(diagnosis: OpeDiagnosis) -> WeightDiagnosis:
 def _numbers_of(one: OpeEstimate) -> dict[str, Estimated]:
     ends = [one.interval(number) for number in range(len(COLUMNS))]
     return {
-        column: Estimated(value=float(value), low=low, high=high)
-        for column, value, (low, high) in zip(COLUMNS, one.value, ends, strict=True)
+        column: _estimated(float(value), ends_of, _POSSIBLE[column])
+        for column, value, ends_of in zip(COLUMNS, one.value, ends, strict=True)
     }
+
+
+_POSSIBLE: dict[str, Ends] = {"utility": (-1.0, 1.0), "cost_usd": COST_RANGE, "return": RETURN_RANGE}
+
+
+def _estimated(value: float, ends: Ends, possible: Ends) -> Estimated:
+    """An estimate with its interval; an estimate that is itself impossible keeps all of it, so that it is seen."""
+    low, high = possible
+    shown = within(ends, possible) if low <= value <= high else ends
+    assert shown is not None
+    return Estimated(value=value, low=shown[0], high=shown[1])
 
 
 def _own_value(run: OpeLog, router: Router, name: str) -> float | None:

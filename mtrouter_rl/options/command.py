@@ -79,8 +79,9 @@ def switch(name: str, help: str) -> Option:  # noqa: A002
 OUTPUT_OPTIONS = (
     switch("--json", "print one JSON document and nothing else on stdout; all other text goes to stderr"),
     switch("--quiet", "show no progress and no remarks: results and errors alone"),
+    switch("--allow-code", "let cards name code as module:attribute, which then runs; only for cards that you trust"),
 )
-"""Options of every command that prints results."""
+"""Options of every command."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,14 @@
-"""What a command prints, and where: results on stdout, as text or as one JSON document; remarks that --quiet leaves out."""
+"""What a command prints, and where: results on stdout, as text or as one JSON document; remarks that --quiet leaves out.
+
+Names and texts of logs may hold anything, so control characters are written out; JSON escapes them itself.
+"""
 
 import sys
 from dataclasses import dataclass
 
 import pydantic_core
+
+from mtrouter_rl.files import visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +31,11 @@ class Output:
     def aside(self, text: str) -> None:
         """Print a remark on stderr, also where results are text."""
         if not self.is_quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
     def tell(self, text: str) -> None:
         """Print a part of the result that a reader wants and a script does not."""
-        print(text, file=sys.stderr if self.is_json else sys.stdout, flush=True)
+        print(visible(text), file=sys.stderr if self.is_json else sys.stdout, flush=True)
 
     def show(self, text: object, data: object) -> None:
         """Print the result: its text, or its data as JSON. Once for a command.
@@ -39,7 +44,7 @@ class Output:
             text: For readers; nothing is printed if it is empty.
             data: For scripts: records, dataclasses, paths, and mappings and sequences of them.
         """
-        shown = to_json(data) if self.is_json else str(text)
+        shown = to_json(data) if self.is_json else visible(str(text))
         if shown:
             print(shown, flush=True)
 

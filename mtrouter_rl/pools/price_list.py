@@ -3,13 +3,14 @@
 import datetime
 import importlib.metadata
 import importlib.util
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from mtrouter_rl.errors import MissingDependencyError
+from mtrouter_rl.files import read_json
 
 TABLE_FILE = "model_prices_and_context_window_backup.json"
 _MILLION = 1_000_000
@@ -79,15 +80,15 @@ class PriceList:
 
     def offers(self, name: str) -> list[ListedModel]:
         """Rows whose name, without vendor and date, is that of a model."""
-        bare = plain_name(name)
-        return [row for key, row in self._rows.items() if plain_name(key) == bare]
+        bare = bare_name(name)
+        return [row for key, row in self._rows.items() if bare_name(key) == bare]
 
 
-def plain_name(name: str) -> str:
+def bare_name(name: str) -> str:
     """A model's name without vendor or gateway before it, and without a date after it; in lower case.
 
     Example:
-        >>> plain_name("openrouter/openai/GPT-5-2025-08-07"), plain_name("claude-sonnet-4-5@20250929"), plain_name("gpt-4o")
+        >>> bare_name("openrouter/openai/GPT-5-2025-08-07"), bare_name("claude-sonnet-4-5@20250929"), bare_name("gpt-4o")
         ('gpt-5', 'claude-sonnet-4-5', 'gpt-4o')
     """
     bare = name.lower().rsplit("/", 1)[-1].removesuffix(":free")
@@ -101,7 +102,7 @@ def _candidates(name: str) -> list[str]:
     text = name.lower()
     parts = text.split("/")
     tails = ["/".join(parts[i:]) for i in range(len(parts))]
-    return list(dict.fromkeys([*tails, *(_DATE.sub("", tail) for tail in tails), plain_name(name)]))
+    return list(dict.fromkeys([*tails, *(_DATE.sub("", tail) for tail in tails), bare_name(name)]))
 
 
 def _listed(key: str, row: Mapping[str, object]) -> ListedModel | None:
@@ -142,7 +143,7 @@ def load_price_list() -> PriceList:
             "no price list is installed; install it with: pip install 'mtrouter-rl[prices]', or write the prices into the card "
             "yourself"
         )
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = cast("dict[str, dict[str, object]]", read_json(path))
     version = importlib.metadata.version("litellm")
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     return PriceList(rows, f"the price list of LiteLLM {version}, looked up on {today}")

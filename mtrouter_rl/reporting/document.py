@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtrouter_rl.files import visible
 from mtrouter_rl.reporting.tables import Table, to_markdown
 
 
@@ -145,7 +146,7 @@ def render_markdown(blocks: Sequence[Block], *, folder: Path) -> str:
         for block in blocks
         if not isinstance(block, Interactive)
     ]
-    return "\n\n".join(parts) + "\n"
+    return visible("\n\n".join(parts)) + "\n"
 
 
 def render_html(blocks: Sequence[Block], *, title: str) -> str:

@@ -15,6 +15,7 @@ from mtrouter_rl.reporting.interactive import estimates_html, viewer_html
 from mtrouter_rl.reporting.ope_section import SELECTION_TITLES, estimates_table, refusal_words
 from mtrouter_rl.reporting.tables import Table, format_number
 
+_UNITS = {"utility": "score", "cost_usd": "USD per episode"}
 SIMULATED = " (simulated models: no money was spent)"
 """Behind every amount of money of a log whose models were simulated."""
 
@@ -53,7 +54,7 @@ def _of_estimates(report: OpeReport, transcripts: Path) -> tuple[str, list[Block
             Heading(text="Estimates"),
             Interactive(markup=estimates_html(report), text=text, needs_plotly=True),
         ]
-    blocks += [estimates_table(report, None, quantity) for quantity in SELECTION_TITLES]
+    blocks.append(_estimates(report))
     if report.differences:
         blocks += [Heading(text="Differences of return"), _differences(report)]
     refusals = refusal_words(report)
@@ -64,6 +65,17 @@ def _of_estimates(report: OpeReport, transcripts: Path) -> tuple[str, list[Block
         text = "Logged episodes, turn by turn: who was called, and how the router values every model there."
         blocks += [Heading(text="Episodes, turn by turn"), Interactive(markup=viewer_html(shown), text=text)]
     return title, blocks
+
+
+def _estimates(report: OpeReport) -> Table:
+    cells = [[row[:3] for row in estimates_table(report, None, quantity).rows] for quantity in SELECTION_TITLES]
+    titles = [_UNITS.get(quantity, title) for quantity, title in SELECTION_TITLES.items()]
+    return Table(
+        caption="Estimates of the headline estimator with 95% intervals. (1) trained on this very log. (2) with estimated "
+        "propensities.",
+        header=("policy", "by", *titles),
+        rows=tuple((*rows[0], *(row[2] for row in rows[1:])) for rows in zip(*cells, strict=True)),
+    )
 
 
 def _differences(report: OpeReport) -> Table:

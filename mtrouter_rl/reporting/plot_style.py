@@ -47,6 +47,11 @@ def thumbnails() -> Iterator[None]:
         _scale.reset(token)
 
 
+def is_thumbnail() -> bool:
+    """Whether figures are drawn as thumbnails, which have room for less."""
+    return _scale.get() < 1
+
+
 def new_figure(*, width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure with one pair of axes; sizes in inches."""
     scale = _scale.get()
@@ -59,7 +64,7 @@ def new_figure(*, width: float, height: float) -> tuple[Figure, Axes]:
 
 def left_title(figure: Figure, text: str) -> None:
     """Title a figure; long titles are given line breaks by the caller, and more where the figure is a thumbnail."""
-    if _scale.get() < 1:
+    if is_thumbnail():
         width = round(figure.get_figwidth() * _LETTERS_PER_INCH)
         text = "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
     figure.suptitle(text, x=0.01, ha="left", fontsize=11)
@@ -81,7 +86,7 @@ def kind_of(row: ResultRow, results: Results) -> str:
 def legend_below(axes: Axes, *, n_columns: int) -> None:
     """Legend of the axes below the figure."""
     handles, names = axes.get_legend_handles_labels()
-    n_columns = n_columns if _scale.get() == 1 else min(n_columns, 2)
+    n_columns = min(n_columns, 2) if is_thumbnail() else n_columns
     axes.figure.legend(handles, names, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=8.5)
 
 

@@ -21,6 +21,7 @@ from mtrouter_rl.reporting.plot_style import (
     LEARNED_COLOR,
     MIN_CELL_TURNS,
     SINGLE_COLOR,
+    is_thumbnail,
     kind_of,
     left_title,
     legend_below,
@@ -30,6 +31,7 @@ from mtrouter_rl.reporting.plot_style import (
     text_color,
 )
 from mtrouter_rl.reporting.tables import format_number
+from mtrouter_rl.reporting.verdict import top_learned
 from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.hull import CostScore, hull_value, upper_hull
 
@@ -146,19 +148,22 @@ def model_share_by_turn_figure(traced: Sequence[TracedEpisode], model_names: Seq
 def paired_difference_figure(results: Results, split: str) -> Figure:
     """Return of every learned router minus each baseline's, with 95% intervals, as a forest plot.
 
+    A thumbnail shows those of the learned router with the highest return alone.
+
     Raises:
         ResultsError: If there are no rows of that split, or nothing was paired on it.
     """
     pairs = [
         (f"{row.label} - {baseline}", difference.return_)
         for row in results.split_rows(split)
+        if not is_thumbnail() or row == top_learned(results, split)
         for baseline, difference in row.paired.items()
     ]
     if not pairs:
         raise ResultsError(
             f"no row of split '{split}' has paired differences; evaluate a learned router with baselines"
         )
-    figure, axes = new_figure(width=8.2, height=1.5 + 0.36 * len(pairs))
+    figure, axes = new_figure(width=8.2, height=1.5 + (0.6 if is_thumbnail() else 0.36) * len(pairs))
     axes.axvline(0.0, color="0.3", lw=1.0)
     for position, (_, interval) in enumerate(pairs):
         color, marker = _difference_style(interval)
@@ -272,7 +277,7 @@ def format_cost_axis(axes: Axes, *, is_log: bool) -> None:
     """Ticks and label of an axis of costs per episode."""
     if is_log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if is_thumbnail() else (1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"${value:g}"))
     axes.set_xlabel("cost per episode, USD" + (" (log scale)" if is_log else ""))

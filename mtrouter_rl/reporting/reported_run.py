@@ -1,6 +1,5 @@
 """The folder of a run as the report reads it: results, and what lies beside them."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.evaluation.shown_episodes import TRANSCRIPTS_FILE, Transcripts
+from mtrouter_rl.files import read_json
 
 if TYPE_CHECKING:
     from mtrouter_rl.ope.record import OpeReport
@@ -108,7 +108,7 @@ def _config(results: Results, path: Path) -> dict[str, JsonValue]:
     recorded: JsonValue = results.config
     if path.is_file():
         try:
-            recorded = json.loads(path.read_text(encoding="utf-8"))
+            recorded = read_json(path)
         except ValueError as error:
             raise ResultsError(
                 f"{path} is not valid JSON: {error}; run the study again, or restore the file"

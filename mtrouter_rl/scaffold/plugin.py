@@ -9,6 +9,7 @@ from string import Template
 
 from mtrouter_rl.cards import list_cards
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.files import whole
 from mtrouter_rl.registry import TASK_FAMILIES
 
 TEMPLATES = Path(__file__).resolve().parent / "templates" / "new_env"
@@ -42,14 +43,16 @@ def write_plugin(name: str, folder: Path) -> tuple[Path, ...]:
     if folder.exists():
         raise InvalidConfigError(f"folder '{folder}' is there already and is never written into; choose another --out")
     words = {"name": name, "class_name": "".join(part.capitalize() for part in name.split("_")) + "Task"}
-    written = []
-    for target, template in FILES.items():
-        path = folder / Template(target).substitute(words)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = (TEMPLATES / template).read_text(encoding="utf-8")
-        path.write_text(Template(text).substitute(words), encoding="utf-8")
-        written.append(path)
-    return tuple(written)
+    texts = {
+        Template(target).substitute(words): (TEMPLATES / template).read_text(encoding="utf-8")
+        for target, template in FILES.items()
+    }
+    with whole(folder) as partial:
+        for target, text in texts.items():
+            path = partial / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(Template(text).substitute(words), encoding="utf-8")
+    return tuple(folder / target for target in texts)
 
 
 def check_name(name: str) -> None:

@@ -57,6 +57,7 @@ def load_router(
     folder: str | PathLike[str],
     *,
     pool: str | PathLike[str] | PoolCard | None = None,
+    explore: float = 0.0,
     seed: int = 0,
     cache: Path | None = None,
 ) -> "LiveRouter":
@@ -65,6 +66,8 @@ def load_router(
     Args:
         folder: What `mtrouter-rl train --out` wrote; `FOLDER@WEIGHT` for a router that can be told a cost weight.
         pool: Pool card, as a record, a name or a path; None takes the one that was saved with the router.
+        explore: Share of the calls for which a model is drawn at random from those that may be called, so that the log tells
+            of all of them; probabilities are exact.
         seed: Seed of the draws of a router that chooses by chance.
         cache: Folder of the embedding cache; None keeps vectors in memory alone.
 
@@ -73,6 +76,7 @@ def load_router(
         ResultsError: If no pool is given and the router was saved without one.
         CardError, UnknownNameError: If the pool card cannot be read.
         PoolMismatchError: If the router was made for other models than the pool's.
+        InvalidConfigError: If `explore` is outside [0, 1].
     """
     text = str(folder)
     place = Path(split_cost_weight(text)[0])
@@ -82,7 +86,7 @@ def load_router(
         card = saved.pool
     else:
         card = pool if isinstance(pool, PoolCard) else load_pool_card(str(pool))
-    return LiveRouter(resolve_router(text, card, cache=cache), card, saved, seed=seed)
+    return LiveRouter(resolve_router(text, card, cache=cache), card, saved, explore=explore, seed=seed)
 
 
 class LiveRouter:
@@ -93,15 +97,24 @@ class LiveRouter:
         pool: Models and prices.
     """
 
-    def __init__(self, router: Router, pool: PoolCard, saved: Deployment | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, router: Router, pool: PoolCard, saved: Deployment | None = None, *, explore: float = 0.0, seed: int = 0
+    ) -> None:
         """Take a router.
 
         Args:
             router: The policy.
             pool: The models that it chooses from.
             saved: What was saved with it; None leaves expected costs out, and knows no limits.
+            explore: Share of the calls for which a model is drawn at random.
             seed: Seed of the draws of a router that chooses by chance.
+
+        Raises:
+            InvalidConfigError: If `explore` is outside [0, 1].
         """
+        if not 0 <= explore <= 1:
+            raise InvalidConfigError(f"explore is {explore}, must be a share from 0 to 1")
+        self._explore = explore
         self.name = router.name
         self.pool = pool
         self._router = router
@@ -203,6 +216,9 @@ class LiveRouter:
     ) -> Decision:
         names = self.pool.model_names
         chances = self._router.action_probabilities([observation])[0]
+        if self._explore:
+            allowed = observation["action_mask"] / observation["action_mask"].sum()
+            chances = (1 - self._explore) * chances + self._explore * allowed
         index = int(np.argmax(chances)) if chances.max() == 1.0 else int(self._rng.choice(len(names), p=chances))
         values = None
         if isinstance(self._router, ValueRouter):

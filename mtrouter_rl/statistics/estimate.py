@@ -23,6 +23,27 @@ FEWEST_CLUSTERS = 6
 """With fewer, no test by sign changes of the clusters can reach 5% (2^(1 - 5) is 6%), so a difference is not called one."""
 
 
+SCORE_RANGE: Ends = (-100.0, 100.0)
+COST_RANGE: Ends = (0.0, float("inf"))
+RETURN_RANGE: Ends = (-float("inf"), 1.0)
+"""What a mean can be: utility is in [-1, 1], money is never below 0, and a return is at most the utility."""
+
+
+def within(ends: Ends | None, possible: Ends) -> Ends | None:
+    """An interval without what the number cannot be: with few clusters, ends are laid off far beyond it.
+
+    Nothing is lost by it, since the number is in `possible`: the interval holds it just as often.
+
+    Example:
+        >>> within((51.9, 109.8), SCORE_RANGE), within((-0.2, 0.3), COST_RANGE), within(None, COST_RANGE)
+        ((51.9, 100.0), (0.0, 0.3), None)
+    """
+    if ends is None:
+        return None
+    low, high = possible
+    return min(max(ends[0], low), high), max(min(ends[1], high), low)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A number and its 95% interval over (task, variation) clusters.

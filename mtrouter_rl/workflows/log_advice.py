@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -209,7 +209,13 @@ def verdict_of_results(results: Results, policy: str) -> Verdict:
     pair = None if row is None else row.paired.get(best)
     if row is None or pair is None or pair.return_.ends is None:
         return Verdict(word="cannot tell", text="this log cannot tell", policy=policy, baseline=best)
-    return _judge(policy, best, pair.return_.value, *pair.return_.ends, n=row.n_episodes)
+    found = _judge(policy, best, pair.return_.value, *pair.return_.ends, n=row.n_episodes)
+    n_learned = len(
+        {one.policy for one in results.split_rows(results.splits[0]) if one.policy in results.roles.learned}
+    )
+    if n_learned < 2:
+        return found
+    return replace(found, text=f"{found.text} (the best of {n_learned} by these very numbers, which flatters it)")
 
 
 def _judge(policy: str, best: str, value: float, low: float, high: float, *, n: int) -> Verdict:

@@ -17,6 +17,7 @@ from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.closed_loop import Contestant
 from mtrouter_rl.evaluation.results import Results
+from mtrouter_rl.files import whole
 from mtrouter_rl.records import Frozen, JsonValue, PositiveInt, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
@@ -221,10 +222,8 @@ def collect_log(pool: RolloutPool, request: StudyRequest, *, say: Callable[[str]
         collect_dataset(pool, log, show_progress=show_progress)
     elif not is_there:
         say(f"    taking {shipped.name}, which is of this environment and pool already; --collect makes a fresh one")
-        partial = out.with_name(f"{out.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(shipped, partial)
-        partial.rename(out)
+        with whole(out, overwrite=True) as partial:
+            shutil.copytree(shipped, partial)
 
 
 def shipped_log(config: EnvConfig) -> Path | None:

@@ -8,7 +8,8 @@ from mtrouter_rl import __version__
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
-from mtrouter_rl.files import write_atomically
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.files import read_json, write_atomically
 from mtrouter_rl.records import Episode, JsonValue, Split
 from mtrouter_rl.rollout.collection import fingerprint_cards
 
@@ -23,6 +24,23 @@ def save_config(folder: Path, config: dict[str, JsonValue]) -> None:
     """Write the resolved configuration of a run beside its results."""
     text = json.dumps(config | {"package_version": __version__}, indent=2, sort_keys=True)
     write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
+
+
+def read_setting(path: Path) -> dict[str, JsonValue]:
+    """What a folder was made with, as `save_config` wrote it.
+
+    Raises:
+        InvalidConfigError: If the file cannot be read, or is no JSON object.
+    """
+    try:
+        there = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InvalidConfigError(
+            f"{path} cannot be read: {error}; choose another --out, or restore the file"
+        ) from error
+    if not isinstance(there, dict):
+        raise InvalidConfigError(f"{path} holds {type(there).__name__}, must be an object; choose another --out")
+    return there
 
 
 def describe(config: EnvConfig) -> dict[str, JsonValue]:

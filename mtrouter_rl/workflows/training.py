@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,13 +14,14 @@ from mtrouter_rl import __version__
 from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate, check_router
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, deployment_of
 from mtrouter_rl.agents.loading import save_router
+from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import RECORD_FILE
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card
 from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.cards.splits import evaluation_specs
-from mtrouter_rl.datasets.info import INFO_FILE
+from mtrouter_rl.datasets.info import read_info_json
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.embeddings.history import HistoryFeatures
@@ -32,7 +33,7 @@ from mtrouter_rl.evaluation.closed_loop import (
     run_policies,
 )
 from mtrouter_rl.evaluation.validation_run import ValidationRun
-from mtrouter_rl.files import write_atomically
+from mtrouter_rl.files import read_json, write_atomically
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, JsonValue
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -40,7 +41,7 @@ from mtrouter_rl.reporting.tensorboard.sink import TensorBoardSink
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.transitions.arrays import LogShares
 from mtrouter_rl.transitions.hold_out import HoldOut
-from mtrouter_rl.workflows.run_folder import CONFIG_FILE, TENSORBOARD_FOLDER, describe, save_config
+from mtrouter_rl.workflows.run_folder import CONFIG_FILE, TENSORBOARD_FOLDER, describe, read_setting, save_config
 from mtrouter_rl.workflows.training_logs import LogSource, encode_logs, load_logs
 
 VALIDATION_FOLDER = "validation"
@@ -119,7 +120,7 @@ class TrainRequest:
 
 
 def _info_of(folder: Path) -> JsonValue:
-    return cast(JsonValue, json.loads((folder / INFO_FILE).read_text(encoding="utf-8")))
+    return read_info_json(folder)
 
 
 def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show_progress: bool = True) -> Path:
@@ -143,11 +144,14 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     """
     algorithm = load_algorithm(request.agent)
     _check_held_out(request, algorithm)
+    if algorithm.needs_features:
+        make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
     datasets = load_logs(request.logs, algorithm=algorithm, agent=request.agent.name)
     if _is_done(request):
         return request.out
     is_resumed, started = (request.out / CHECKPOINT_FOLDER).is_dir(), time.process_time()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(one_thread())
         metrics = stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
         context = TrainingContext(
             pool=request.config.pool,
@@ -165,9 +169,11 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         if algorithm.needs_features:
             context = _with_features(context, request, datasets)
         router = check_router(algorithm.train(context))
-    _save(router, request, datasets[0] if datasets else None)
+    # Before the router: once that is there, the training counts as done and is not run again.
+    (request.out / RECORD_FILE).unlink(missing_ok=True)
     took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
     write_atomically(request.out / TRAINING_FILE, (json.dumps(took) + "\n").encode())
+    _save(router, request, datasets[0] if datasets else None)
     return request.out
 
 
@@ -179,8 +185,11 @@ def training_seconds(folder: Path) -> float | None:
     path = folder / TRAINING_FILE
     if not path.is_file():
         return None
-    took = json.loads(path.read_text(encoding="utf-8"))
-    return None if took["is_resumed"] else float(took["process_seconds"])
+    try:
+        took = cast("dict[str, Any]", read_json(path))
+        return None if took["is_resumed"] else float(took["process_seconds"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise RouterError(f"{path} cannot be read ({error!r}); train the router again") from error
 
 
 def _check_held_out(request: TrainRequest, algorithm: Algorithm) -> None:
@@ -220,7 +229,7 @@ def _is_done(request: TrainRequest) -> bool:
     marker = request.out / CONFIG_FILE
     if request.overwrite or not (request.out / RECORD_FILE).is_file():
         return False
-    there = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    there = read_setting(marker) if marker.is_file() else {}
     wanted = json.loads(json.dumps(request.identity() | {"package_version": __version__}))
     differing = sorted(key for key in {*there, *wanted} if there.get(key) != wanted.get(key))
     if differing:

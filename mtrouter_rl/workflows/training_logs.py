@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtrouter_rl.agents.base import Algorithm
-from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards import RewardCard, check_card_name
 from mtrouter_rl.cards.splits import check_no_leak
-from mtrouter_rl.datasets.info import DatasetInfo, read_info
+from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
 from mtrouter_rl.datasets.leaks import check_sibling_splits
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
@@ -166,6 +166,7 @@ def _of_import(info: DatasetInfo, choice: EnvChoice) -> EnvConfig:
 
 def _of_name(info: DatasetInfo, folder: Path, resolve: Callable[[str], EnvConfig]) -> EnvConfig:
     try:
+        check_card_name("envs", info.env, where=str(folder / INFO_FILE))
         return resolve(info.env)
     except UnknownNameError as error:
         raise UnknownNameError(

@@ -1,13 +1,15 @@
 import dataclasses
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mtrouter_rl.cli import main
 from mtrouter_rl.datasets.check_dataset import check_dataset
 from mtrouter_rl.datasets.columns import HIDDEN_SCHEMA
 from mtrouter_rl.datasets.info import DatasetInfo
-from mtrouter_rl.datasets.rewrite import write_dataset
+from mtrouter_rl.datasets.rewrite import traced_episodes, write_dataset
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.records import TracedEpisode
 
@@ -42,19 +44,41 @@ def test_a_missing_file_is_named(folder, file, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows.pop(), r"in 1 episode\(s\): 'boil-v0-s2' \(4 rows, 5 turns\)"),
+        (lambda rows: rows.pop(), r"number of rows is \d+, must be \d+, as episodes-00000.parquet says"),
         (
-            lambda rows: rows[0].update(episode_id="x"),
-            r"in 2 episode\(s\): 'x' \(1 rows, no such turns\), 'boil-v0-s1' \(2",
+            lambda rows: rows.append(rows.pop(0)),
+            r"hidden-00000.parquet, episode 'boil-v0-s1', turn 1: turn is 1, must be 0: ",
         ),
+        (lambda rows: rows[0].update(episode_id="x"), r"episode 'x', turn 0: episode_id is 'x', must be an episode of"),
+        (
+            lambda rows: rows.insert(1, rows.pop(0)),
+            r"episode 'boil-v0-s1', turn 1: turn is 1, must be 0: rows are 0..T-1",
+        ),
+        (lambda rows: rows[-1].update(turn=7), r"turn 7: turn is 7, must be \d: "),
+        (lambda rows: [rows.pop(0) for _ in range(3)], r"number of rows is"),
+        (lambda rows: rows[0].update(hidden="[" * 20_000), r"holds text that is not JSON: it is nested deeper"),
+        (lambda rows: rows[0].update(hidden='{"a": ' + "9" * 5000 + "}"), r"not JSON: a whole number in it has more"),
     ],
 )
-def test_hidden_rows_that_do_not_fit_the_turns(folder, change, message):
+def test_hidden_rows_that_do_not_fit_the_turns(folder, change, message, capsys):
     path = folder / "hidden-00000.parquet"
-    rows = [row for row in pq.ParquetFile(path).read().to_pylist() if row["episode_id"] != "melt-v0-s3"]
+    rows = pq.ParquetFile(path).read().to_pylist()
     change(rows)
     pq.write_table(pa.Table.from_pylist(rows, schema=HIDDEN_SCHEMA), path)
     with pytest.raises(DatasetError, match=message):
+        check_dataset(folder)
+    with pytest.raises(DatasetError, match=message):  # what split and export read
+        list(traced_episodes(folder))
+    assert [main([command, str(folder)]) for command in ("validate", "inspect")] == [1, 1]
+    assert len(re.findall(message, capsys.readouterr().err)) == 2
+
+
+def test_hidden_rows_of_another_shard_are_named(folder):
+    first, second = (folder / f"hidden-0000{index}.parquet" for index in range(2))
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+    with pytest.raises(DatasetError, match=r"must be an episode of episodes-00000.parquet"):
         check_dataset(folder)
 
 

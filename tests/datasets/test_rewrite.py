@@ -129,11 +129,18 @@ def test_only_what_a_killed_run_left_is_deleted(folder, tmp_path):
 
 
 def test_a_disk_that_fills_while_the_dataset_is_moved_leaves_the_folder_empty(folder, tmp_path, monkeypatch):
+    """Where two folders cannot be exchanged in one step, their files are, one by one."""
+    moved = []
+
     def refuse(source, destination):
-        raise OSError(28, "No space left on device")
+        moved.append(source)
+        if len(moved) == 2:
+            raise OSError(28, "No space left on device")
+        Path(source).rename(destination)
 
     (tmp_path / "new").mkdir()
-    monkeypatch.setattr("mtrouter_rl.datasets.rewrite.shutil.move", refuse)
+    monkeypatch.setattr("mtrouter_rl.files.writing._exchange", lambda partial, target: False)
+    monkeypatch.setattr("mtrouter_rl.files.writing.shutil.move", refuse)
     with pytest.raises(DatasetError, match=r"new cannot be written: .*No space left"):
         write_new(folder, tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == {folder.name, "new"}

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mtrouter_rl.errors import MissingDependencyError
-from mtrouter_rl.pools.price_list import TABLE_FILE, PriceList, load_price_list, plain_name
+from mtrouter_rl.pools.price_list import TABLE_FILE, PriceList, bare_name, load_price_list
 
 ROWS = {
     "swift-2": {"mode": "chat", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "max_input_tokens": 1000},
@@ -74,7 +74,7 @@ def test_numbers_are_those_of_the_table_per_million_tokens(prices):
     ],
 )
 def test_plain_names(name, plain):
-    assert plain_name(name) == plain
+    assert bare_name(name) == plain
 
 
 def test_the_table_is_read_from_the_installed_package_without_importing_it(tmp_path, monkeypatch):

@@ -1,13 +1,15 @@
 """A trained router in front of an agent: what it takes, what it refuses, and that it sees what the importers see."""
 
 import json
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, CallStatistics, Deployment, deployment_of
-from mtrouter_rl.cards import RewardCard, load_agent_card
+from mtrouter_rl.cards import RewardCard, load_agent_card, load_pool_card
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
@@ -94,6 +96,19 @@ def test_a_decision_says_what_and_why(live):
     assert second.turn == 1
     assert "changes from small" in second.reason
     assert "the best other is small with 0.200" in second.reason
+
+
+def test_exploration_has_exact_probabilities():
+    router = LiveRouter(Fixed(("small", "big"), [0.2, 0.7]), POOL, deployment(), explore=0.4, seed=3)
+    found = [router.choose([TASK]) for _ in range(200)]
+    assert {one.model: one.probability for one in found} == {
+        "big": pytest.approx(0.8),
+        "small": pytest.approx(0.2),
+    }
+    assert 20 <= sum(one.model == "small" for one in found) <= 60
+    assert router.choose([TASK], candidates=["small"]).probability == 1.0
+    with pytest.raises(InvalidConfigError, match=r"explore is 2, must be a share from 0 to 1"):
+        LiveRouter(Fixed(("small", "big"), [0, 1]), POOL, deployment(), explore=2)
 
 
 def test_a_message_may_name_its_model(live):
@@ -246,3 +261,53 @@ def test_one_router_serves_many_threads(trained):
     for thread in threads:
         thread.join()
     assert found == alone
+
+
+def messages_before(episode, turn):
+    """A conversation as an agent would hold it before a turn."""
+    messages = [{"role": "user", "content": episode.task_text}]
+    if episode.first_observation:
+        messages.append({"role": "user", "content": episode.first_observation})
+    for one in episode.turns[:turn]:
+        messages.append({"role": "assistant", "content": one.action_text})
+        if one.observation_text:
+            messages.append({"role": "tool", "content": one.observation_text, "tool_call_id": "x"})
+    return messages
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "cases"
+CASES = {
+    "tau2": "tau2_json_format",
+    "mtrouter": "mini2_time_exceeded",
+    "routerbench": "routerbench_csv_bom",
+    "llmrouterbench": "llmrouterbench_failed_generation",
+    "balrog": "balrog_empty_calls_billed",
+    "openai-jsonl": "session_late_score",
+}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the cases beside the checkout are not there")
+@pytest.mark.parametrize(("name", "case"), CASES.items())
+def test_values_live_are_those_on_the_log_for_every_older_importer(name, case, tmp_path):
+    folder = SHARED / case
+    words = re.search(rf"mtrouter-rl import {name} (.*) --pool", (folder / "expected.txt").read_text())[1].split()
+    card = load_pool_card(str(SHARED / "pool.yaml"))
+    request = ImportRequest(format=name, paths=tuple(folder / word for word in words), pool=card, out=tmp_path / "log")
+    import_log(request, show_progress=False)
+    features = HistoryFeatures(encoder=make_encoder("hashing", None), pool=card)
+    episodes = Dataset.load(tmp_path / "log").episodes
+    assert episodes
+    for episode in episodes:
+        saved = deployment(pool=card, budget_usd=episode.budget_usd)
+        live = LiveRouter(Fixed(card.model_names, [0.0, 0.0]), card, saved)
+        logged = features.of_episode(episode)
+        for index in range(len(episode.turns)):
+            spent = sum(turn.cost_usd for turn in episode.turns[:index])
+            seen = live.observe(
+                messages_before(episode, index),
+                models=episode.models[:index],
+                errors=[turn.error for turn in episode.turns[:index]],
+                max_turns=episode.max_turns,
+                budget_left_usd=episode.budget_usd - spent,
+            )
+            np.testing.assert_allclose(features.of_observations([seen])[0], logged[index], atol=1e-6)

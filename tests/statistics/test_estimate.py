@@ -6,7 +6,15 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from mtrouter_rl.evaluation.results import PairedDifference, Results
-from mtrouter_rl.statistics.estimate import Estimate, percentile_ends, studentized_ends
+from mtrouter_rl.statistics.estimate import (
+    COST_RANGE,
+    RETURN_RANGE,
+    SCORE_RANGE,
+    Estimate,
+    percentile_ends,
+    studentized_ends,
+    within,
+)
 from mtrouter_rl.studies.ablations.record import Ablations
 from mtrouter_rl.studies.full.claims import Claims
 from mtrouter_rl.studies.headroom.run import Headroom
@@ -87,3 +95,11 @@ def test_a_percentile_interval_reaches_farther_against_the_bias_of_its_resamples
     assert percentile_ends(1.5, draws) == pytest.approx((1.05 - 1, 2.95))
     assert percentile_ends(2.5, draws) == pytest.approx((1.05, 2.95 + 1))
     assert percentile_ends(2.0, draws) == pytest.approx((1.05, 2.95))
+
+
+def test_an_interval_holds_nothing_that_the_number_cannot_be():
+    assert within((-658.6, 658.6), SCORE_RANGE) == (-100.0, 100.0)
+    assert within((0.1, 0.2), COST_RANGE) == (0.1, 0.2)
+    assert within((0.4, 1.014), RETURN_RANGE) == (0.4, 1.0)
+    assert within((100.0, 100.0), SCORE_RANGE) == (100.0, 100.0)
+    assert within(None, SCORE_RANGE) is None

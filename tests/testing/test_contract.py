@@ -68,6 +68,7 @@ FAULTS = [
 @pytest.fixture
 def _broken_tasks(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("MTROUTER_RL_ALLOW_CODE", "1")
 
 
 def subject_of(card, n_episodes=5):

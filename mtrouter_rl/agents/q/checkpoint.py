@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from torch import Tensor
 from mtrouter_rl.agents.q.learners import Networks
 from mtrouter_rl.agents.q.networks import StateDict
 from mtrouter_rl.errors import RouterError
+from mtrouter_rl.files import read_json
 from mtrouter_rl.records import JsonValue
 
 _STATE = "state.safetensors"
@@ -65,11 +67,11 @@ class CheckpointStore:
             return 0, []
         path = found[-1]
         try:
-            counters = json.loads((path / _COUNTERS).read_text(encoding="utf-8"))
+            counters = cast("dict[str, Any]", read_json(path / _COUNTERS))
             self._check_identity(path, counters["identity"])
             tensors = load_file(path / _STATE)
             return int(counters["n_iterations_done"]), _restore(networks, tensors, int(counters["n_iterates"]))
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise RouterError(
                 f"checkpoint {path} cannot be read ({error}); delete it to train from the start"
             ) from error

@@ -114,10 +114,10 @@ def check_shapes(saved: SavedRouter, weights: StateDict, *, n_members: int, expe
     """Make sure that weights fit an ensemble: `n_members` of every tensor of `expected`.
 
     Raises:
-        RouterError: If a tensor is missing, unknown or of another shape.
+        RouterError: If a tensor is missing, unknown, or of another shape or type.
     """
-    theirs = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    ours = {name: (n_members, *tensor.shape) for name, tensor in expected.items()}
+    theirs = {name: (tensor.dtype, *tensor.shape) for name, tensor in weights.items()}
+    ours = {name: (tensor.dtype, n_members, *tensor.shape) for name, tensor in expected.items()}
     differing = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
     if differing:
         raise RouterError(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import yaml
 
+from mtrouter_rl.cards.files import PRICE_UNIT, USD_PER_MILLION, looks_like_another_unit
 from mtrouter_rl.datasets.importers.base import ImportReport, ImportSource, OpenPool
 from mtrouter_rl.datasets.importers.run import make_importer
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.files import write_atomically
-from mtrouter_rl.pools.price_list import ListedModel, PriceList, plain_name
+from mtrouter_rl.pools.price_list import ListedModel, PriceList, bare_name
 from mtrouter_rl.progress import track
 
 FILL_IN = "FILL_IN"
@@ -47,7 +48,7 @@ class SeenModel:
     @property
     def name(self) -> str:
         """What it is called in the card: without vendor and date, if that is what sets its names apart."""
-        return plain_name(next(iter(self.names))) if len(self.names) > 1 else next(iter(self.names))
+        return bare_name(next(iter(self.names))) if len(self.names) > 1 else next(iter(self.names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +95,9 @@ def scan_models(
     for episode in track(importer.episodes(source), "look for models", unit="ep", is_shown=show_progress):
         for turn in episode.turns:
             for name in dict.fromkeys((turn.model, turn.served_model)):
-                seen = found.setdefault(plain_name(name), SeenModel())
+                seen = found.setdefault(bare_name(name), SeenModel())
                 seen.names[name] = seen.names.get(name, 0) + (name == turn.served_model)
-            seen = found[plain_name(turn.served_model)]
+            seen = found[bare_name(turn.served_model)]
             usage = turn.usage
             seen.n_prompt += usage.n_prompt
             seen.n_cached += usage.n_cached
@@ -107,7 +108,7 @@ def scan_models(
     for (
         name
     ) in pool.model_names:  # also of sessions that are left out, such as for a score that comes in a file of its own
-        found.setdefault(plain_name(name), SeenModel()).names.setdefault(name, 0)
+        found.setdefault(bare_name(name), SeenModel()).names.setdefault(name, 0)
     if not found:
         raise DatasetError(f"no model was found in {', '.join(map(str, paths))}:\n{report}")
     return tuple(sorted(found.values(), key=lambda model: -model.n_calls)), report
@@ -144,6 +145,9 @@ def pool_text(new: NewPool, name: str) -> str:
     ]
     for model, row in zip(new.models, new.listed, strict=True):
         lines += _model_lines(model, row)
+    prices = [price for row in new.listed if row for price in (row.input, row.output)]
+    if looks_like_another_unit(prices):
+        lines.append(f"{PRICE_UNIT}: {USD_PER_MILLION} # the low prices are meant")
     lines += ["token_counter: { kind: utf8_bytes }", "backend: { kind: none } # nobody answers calls here"]
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.datasets.validation import Context, ShardFiles, ViolationLog, check_episodes
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, unknown_name
+from mtrouter_rl.files import read_json
 from mtrouter_rl.progress import track
 from mtrouter_rl.records import Episode, Frozen, TracedEpisode
 from mtrouter_rl.registry import IMPORTERS
@@ -103,8 +104,20 @@ def import_log(
     episodes = _sound(importer.episodes(source), Context.of(draft), report)
     shown = track(episodes, f"import {request.format}", unit="ep", is_shown=show_progress)
     traced = (TracedEpisode(episode=episode) for episode in shown)
+    leaky: list[DatasetError] = []
+
+    def beside(folder: Path) -> dict[str, bytes]:
+        if sibling_splits(request.out):  # only then is the whole log read again
+            try:
+                for leak in check_sibling_splits(request.out, Dataset.load(folder)):
+                    report.note("text that stands in a split beside it as well", source=leak.train[0], detail=str(leak))
+            except DatasetError as error:
+                leaky.append(error)
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+        return {REPORT_FILE: f"{text}\n".encode()}
+
     try:
-        write_dataset(request.out, draft, traced, overwrite=request.overwrite)
+        write_dataset(request.out, draft, traced, overwrite=request.overwrite, beside=beside)
     except DatasetError as error:
         if report.n_episodes:
             raise
@@ -112,11 +125,8 @@ def import_log(
         if not report.n_rejected:
             raise (DatasetError(f"{error}; {hint}") if hint else error) from error
         raise DatasetError(f"nothing could be imported: {error}{'; ' if hint else ''}{hint}\n{report}") from error
-    if sibling_splits(request.out):  # only then is the whole log read again
-        for leak in check_sibling_splits(request.out, Dataset.load(request.out)):
-            report.note("text that stands in a split beside it as well", source=leak.train[0], detail=str(leak))
-    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
-    (request.out / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    if leaky:
+        raise leaky[0]
     return report
 
 
@@ -128,7 +138,7 @@ def read_report(folder: Path) -> ReportJson:
     """
     path = folder / REPORT_FILE
     try:
-        return cast(ReportJson, json.loads(path.read_text(encoding="utf-8")))
+        return cast(ReportJson, read_json(path))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read: {error}; import the log again") from error
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 
-from mtrouter_rl.cards import EnvCard, parse_settings
+from mtrouter_rl.cards import EnvCard, is_named_by_installed_card, parse_settings
 from mtrouter_rl.envs.gymnasium_text.settings import (
     FULL_SCORE,
     REWARDS,
@@ -23,7 +23,7 @@ from mtrouter_rl.envs.gymnasium_text.settings import (
 )
 from mtrouter_rl.errors import CallOrderError, InvalidConfigError, MissingDependencyError, SimulatorError, unknown_name
 from mtrouter_rl.protocols import Ending, TaskStart, TaskStep
-from mtrouter_rl.registry import load_target
+from mtrouter_rl.registry import check_code_allowed, load_target
 
 MAX_SCORE = 100.0
 
@@ -33,10 +33,15 @@ def make_task(card: EnvCard) -> "GymnasiumTextTask":
 
     Raises:
         CardError: If the card's settings are not those of the family, or do not fit its tasks.
+        InvalidConfigError: If the card names code, belongs to no installed package, and the user does not allow code.
     """
     settings = parse_settings(card, GymnasiumTextSettings)
     check_tasks(card, settings)
     tasks = card.counted_tasks()
+    for made in map(settings.of_task, tasks):
+        what, name = ("settings.entry_point", made.entry_point) if made.id is None else ("settings.id", made.id)
+        if ":" in str(name) and not is_named_by_installed_card(str(name)):
+            check_code_allowed(str(name), what=f"card '{card.name}', {what}")
     return (GymnasiumTextTask if settings.expert is None else GymnasiumExpertTask)(settings, tasks)
 
 
@@ -301,7 +306,7 @@ def _make_env(made: EnvSettings) -> gymnasium.Env[Any, Any]:
     try:
         if made.id is not None:
             return gymnasium.make(made.id, max_episode_steps=-1, disable_env_checker=True, **made.kwargs)
-        make: Any = load_target(str(made.entry_point), what="settings.entry_point")
+        make: Any = load_target(str(made.entry_point), what="settings.entry_point", looks_here=True)
         env: gymnasium.Env[Any, Any] = make(**made.kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise MissingDependencyError(

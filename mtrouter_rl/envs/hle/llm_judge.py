@@ -1,13 +1,8 @@
 """A judge that is a language model behind any OpenAI-compatible endpoint. Its cost is its own, never the episode's."""
 
-import http.client
-import json
 import logging
-import os
 import re
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -16,13 +11,19 @@ from pydantic import Field
 from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, UsdPerMillionTokens
 from mtrouter_rl.envs.hle.judges import Verdict
 from mtrouter_rl.envs.hle.questions import Question
-from mtrouter_rl.errors import InvalidConfigError, SimulatorError
+from mtrouter_rl.errors import SimulatorError
+from mtrouter_rl.pools.endpoint import Endpoint, EndpointError
 from mtrouter_rl.records import Frozen, JsonValue
 
 logger = logging.getLogger(__name__)
 
-_VERDICT = re.compile(r"^\W*correct\W*:\W*(yes|no)\W*$", re.IGNORECASE | re.MULTILINE)
+_VERDICT = re.compile(
+    r"^[^\w\n]{0,9}correct[^\w\n]{0,9}:[^\w\n]{0,9}(yes|no)[^\w\n]{0,9}$", re.IGNORECASE | re.MULTILINE
+)
 _RETRIED_STATUS = (408, 409, 425, 429)
+_MOST_TOKENS = 10**9
+_LONGEST_REASON = 20_000
+"""The verdict stands at the end; characters before the last so many are not searched for one."""
 _PROMPT = """\
 Compare an answer with the known right answer to a question. Do not solve the question yourself.
 
@@ -49,7 +50,7 @@ class EndpointJudgeCard(Frozen):
         api_key_env: Environment variable that holds the key; None for an endpoint without one.
         input_usd: Price of the judge's prompt tokens, USD per million.
         output_usd: Price of its output tokens, USD per million.
-        timeout_s: Time limit of one call, seconds.
+        timeout_s: Time limit of one whole call, seconds.
         retries: How often a failed call is repeated.
         backoff_s: Pause before the first repetition, seconds; doubled each time.
     """
@@ -74,9 +75,19 @@ class _Spend:
     def plus(self, usage: object) -> "_Spend":
         counts = usage if isinstance(usage, dict) else {}
         return _Spend(
-            n_prompt=self.n_prompt + int(counts.get("prompt_tokens") or 0),
-            n_output=self.n_output + int(counts.get("completion_tokens") or 0),
+            n_prompt=self.n_prompt + _n_tokens(counts, "prompt_tokens"),
+            n_output=self.n_output + _n_tokens(counts, "completion_tokens"),
         )
+
+
+def _n_tokens(counts: dict[str, object], name: str) -> int:
+    """Tokens of a reply; what is no count makes the reply unusable, since its cost is then unknown."""
+    value = counts.get(name)
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:
+        raise _UnusableReplyError(f"usage.{name} is {str(value)[:40]!r}, must be a whole number of at least 0")
+    return value
 
 
 class _UnusableReplyError(Exception):
@@ -95,16 +106,13 @@ class LlmJudge:
         """Create the judge; calls nothing.
 
         Raises:
-            InvalidConfigError: If the variable that should hold the key is not set.
+            InvalidConfigError: If the address is none, the variable that should hold the key is not set, or what it holds is no
+                key.
         """
         self._card = card
-        self._key = ""
-        if card.api_key_env is not None:
-            self._key = os.environ.get(card.api_key_env, "")
-            if not self._key:
-                raise InvalidConfigError(
-                    f"settings.judge.api_key_env names {card.api_key_env}, which is not set; export the key of {card.base_url}"
-                )
+        self._endpoint = Endpoint.of_environment(
+            card.base_url, card.api_key_env, field="settings.judge.api_key_env", timeout_s=card.timeout_s
+        )
         self.cost_usd = 0.0
         self.n_calls = 0
 
@@ -150,26 +158,19 @@ class LlmJudge:
     def _call(self, prompt: str) -> dict[str, object]:
         self.n_calls += 1
         body = {"model": self._card.model, "messages": [{"role": "user", "content": prompt}]}
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        url = f"{self._card.base_url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=self._card.timeout_s) as response:
-                reply = json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in _RETRIED_STATUS:
+            reply = self._endpoint.post("chat/completions", body)
+        except EndpointError as error:
+            is_refused = error.status is not None and 300 <= error.status < 500
+            if is_refused and error.status not in _RETRIED_STATUS:
                 raise SimulatorError(
-                    f"judge {self._card.model} at {self._card.base_url} refused the call: HTTP {error.code} {error.reason}; "
+                    f"judge {self._card.model} at {self._card.base_url} refused the call: {error}; "
                     "check base_url, model and key in settings.judge"
-                ) from error
-            raise _UnusableReplyError(f"HTTP {error.code}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # refused, timed out, broken off, no JSON
-            raise _UnusableReplyError(f"{type(error).__name__}: {error}") from error
+                ) from None
+            raise _UnusableReplyError(str(error)) from None
         if not isinstance(reply, dict):
             raise _UnusableReplyError("the reply is no JSON object")
-        return reply
+        return cast("dict[str, object]", reply)
 
 
 def _parse_verdict(reply: dict[str, object]) -> bool:
@@ -179,7 +180,7 @@ def _parse_verdict(reply: dict[str, object]) -> bool:
         content = choices[0]["message"]["content"]
     except (LookupError, TypeError) as error:
         raise _UnusableReplyError("the reply has no choices[0].message.content") from error
-    found = _VERDICT.findall(str(content))
+    found = _VERDICT.findall(str(content)[-_LONGEST_REASON:])
     if len(found) != 1:
         raise _UnusableReplyError(f"the reply holds {len(found)} lines 'correct: yes' or 'correct: no', must hold one")
     return str(found[0]).lower() == "yes"

@@ -5,7 +5,6 @@ Source: Phan et al., Humanity's Last Exam (2025), and the data card of `cais/hle
 """
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from mtrouter_rl.errors import InvalidConfigError, unknown_name
+from mtrouter_rl.files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise InvalidConfigError(f"{where}: no JSON ({error}); write one object a line") from error
             if not isinstance(row, dict):

@@ -1,9 +1,9 @@
 """Runs programs that models write: a process of its own, with limits, and cut off from network, files and other processes.
 
 Two levels of protection. "namespaces": the Linux kernel gives the program its own network without any interface, its own
-processes and a read-only view of the files. "audit_hook": where the kernel forbids that, the interpreter itself refuses
-network, other programs and writing outside the working folder; it stops accidents, and no program that means harm. Limits
-on time, memory, processes and output hold at both.
+processes, a read-only view of the system's files and the interpreter alone, and no sockets. "audit_hook": where the kernel
+forbids that, the interpreter itself refuses network, other programs and writing outside the working folder; it stops
+accidents, and no program that means harm. Limits on time, memory, processes and output hold at both.
 """
 
 import functools

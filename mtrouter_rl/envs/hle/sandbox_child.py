@@ -5,7 +5,8 @@ Reads the program from standard input and its orders, as JSON, from the first ar
 the namespace), and the program. Two at level "audit_hook": this one, which adopts and kills what the program leaves, and the
 program. How the program ended goes as a line of JSON to a descriptor that the program does not have. It starts for every
 program, so it imports little.
-Source: the Linux manual pages namespaces(7), user_namespaces(7), pid_namespaces(7), mount_setattr(2) and capabilities(7).
+Source: the Linux manual pages namespaces(7), user_namespaces(7), pid_namespaces(7), mount_setattr(2), seccomp(2) and
+capabilities(7).
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import os
 import pwd
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +28,13 @@ _NOBODY = 65534
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 0x1
-_PR_SET_PDEATHSIG, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
+_SECCOMP_MODE_FILTER, _REFUSE = 2, 0x00050000 | 13  # with "permission denied"
+_ALLOW, _KILL = 0x7FFF0000, 0x80000000
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_ARCHITECTURES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""Machine -> how the kernel's filters call it, and its number of socket(2)."""
+_SYS_IO_URING_SETUP, _FIRST_OTHER_ABI = 425, 0x40000000
 _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -85,13 +93,22 @@ def _mount_proc() -> bool:
     return True
 
 
+_SHOWN = frozenset({"usr", "bin", "sbin", "etc", "dev", "proc", "sys", "nix", "gnu"})
+"""What a program sees of the folders at the top, besides those that begin with lib, and the interpreter wherever it lies."""
+
+
 def _covers() -> set[str]:
-    """Folders that a program has no business in: the user's home, and sockets of the system's services."""
+    """Folders that a program has no business in: all where users and services put files, sockets and pipes.
+
+    A read-only view alone would not do: a socket or a named pipe can be written to in it.
+    """
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
         home = "/root"
-    return {real for path in (home, "/run") if os.path.isdir(real := os.path.realpath(path)) and real != "/"}
+    top = (f"/{name}" for name in os.listdir("/") if name not in _SHOWN and not name.startswith("lib"))
+    found = {real for path in (home, *top, "/dev/shm", "/dev/mqueue") if os.path.isdir(real := os.path.realpath(path))}
+    return {path for path in found if path != "/" and path.split("/")[1] not in _SHOWN - {"dev"}}
 
 
 def _set_mount_attributes(path: str, *, set_: int = 0, clear: int = 0, is_recursive: bool = False) -> None:
@@ -112,6 +129,35 @@ def _drop_privileges(*, is_namespaced: bool) -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+    if is_namespaced:
+        _refuse_sockets()
+
+
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`: a filter of system calls."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _refuse_sockets() -> None:
+    """Make no socket from here on: one in a file system can be reached from any network namespace. Pairs of sockets stay."""
+    if os.uname().machine not in _ARCHITECTURES:
+        return  # the private view of the files is all that there is then
+    architecture, sys_socket = _ARCHITECTURES[os.uname().machine]
+    steps = (
+        (_LOAD, 0, 0, 4),
+        (_EQUAL, 1, 0, architecture),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, 0),
+        (_AT_LEAST, 3, 0, _FIRST_OTHER_ABI),
+        (_EQUAL, 2, 0, sys_socket),
+        (_EQUAL, 1, 0, _SYS_IO_URING_SETUP),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _REFUSE),
+    )
+    code = b"".join(struct.pack("HBBI", *step) for step in steps)
+    program = _Program(len(steps), code)
+    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")
 
 
 def _n_present(uid: int, *, is_namespaced: bool) -> int:

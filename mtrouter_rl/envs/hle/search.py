@@ -4,7 +4,6 @@ The web is searched only if the user brings a backend for it. The small ranking 
 `rank_bm25`, has not been maintained since 2022.
 """
 
-import json
 import math
 import re
 import unicodedata
@@ -17,6 +16,7 @@ from typing import Annotated, Protocol, cast, runtime_checkable
 from pydantic import Field, ValidationError
 
 from mtrouter_rl.errors import CardError, InvalidConfigError
+from mtrouter_rl.files import parse_json
 from mtrouter_rl.records import Frozen
 from mtrouter_rl.registry import SEARCH_BACKENDS
 
@@ -89,7 +89,8 @@ class SearchCard(Frozen):
     """Who searches, in an environment card.
 
     Attributes:
-        backend: Registered name, or "module:function" of a function that takes the options and gives a `SearchBackend`.
+        backend: Registered name, or, where the user allows code, "module:function" of a function that takes the options and
+            gives a `SearchBackend`.
         options: Checked by the backend.
     """
 
@@ -101,7 +102,7 @@ class SearchCard(Frozen):
 
         Raises:
             UnknownNameError: If no such backend is registered.
-            InvalidConfigError: If it cannot be imported.
+            InvalidConfigError: If it cannot be imported, or is code and the user does not allow that.
             CardError: If the options are wrong, or what is made is no search backend.
         """
         make = cast(Callable[[Mapping[str, object]], object], SEARCH_BACKENDS.load(self.backend))
@@ -162,7 +163,7 @@ def _read_lines(path: Path) -> Iterable[Document]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = cast("dict[str, object]", parse_json(line))
             yield Document(id=str(row["id"]), title=str(row["title"]), text=str(row["text"]))
         except (ValueError, LookupError, TypeError) as error:
             raise InvalidConfigError(

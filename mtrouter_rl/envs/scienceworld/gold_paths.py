@@ -9,10 +9,10 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mtrouter_rl.errors import SimulatorError
-from mtrouter_rl.files import cache_folder, write_atomically
+from mtrouter_rl.files import cache_folder, read_json, write_atomically
 
 ElementT = TypeVar("ElementT")
 
@@ -85,12 +85,12 @@ class GoldPaths:
 
 def _read_list(path: Path, kind: type[ElementT], *, what: str) -> list[ElementT]:
     try:
-        elements = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        elements = read_json(path)
+    except ValueError as error:
         raise SimulatorError(f"gold path {path} is broken ({error}); delete it, it is then made again") from error
     if not isinstance(elements, list) or not all(isinstance(element, kind) for element in elements):
         raise SimulatorError(f"gold path {path} is broken (no list of {what}); delete it, it is then made again")
-    return elements
+    return cast("list[ElementT]", elements)
 
 
 def save_shipped(path: Path, *, version: str, paths: dict[str, list[str]]) -> None:

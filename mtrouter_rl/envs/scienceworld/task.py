@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from mtrouter_rl.cards import EnvCard, card_root
+from mtrouter_rl.cards.files import check_no_truth_counts
 from mtrouter_rl.envs.scienceworld.gold_paths import GoldPaths
 from mtrouter_rl.envs.scienceworld.jvm import ScienceWorldJvm
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, SimulatorError, unknown_name
@@ -65,6 +66,7 @@ def make_task(card: EnvCard) -> "ScienceWorldTask":
         settings = ScienceWorldSettings.model_validate(card.settings)
     except ValidationError as error:
         raise CardError(f"card '{card.name}', settings: {error}") from error
+    check_no_truth_counts(card.settings, settings, card=f"'{card.name}'", inside=("settings",))
     return ScienceWorldTask(settings)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
 from mtrouter_rl.cards import EnvCard
+from mtrouter_rl.cards.files import check_no_truth_counts
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.pools.prompt_cache import PromptCache, billed_usage
@@ -69,6 +70,7 @@ def make_backend(pool: PoolCard, env: EnvCard) -> "SimulatedBackend":
     except ValidationError as error:
         lines = [f"  backend.settings.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise CardError(f"pool card '{pool.name}' breaks its rules:\n" + "\n".join(lines)) from error
+    check_no_truth_counts(pool.backend.settings, card, card=f"'{pool.name}'", inside=("backend", "settings"))
     _check_models(card, pool)
     _check_skills(card, env)
     _check_topics(card, env)

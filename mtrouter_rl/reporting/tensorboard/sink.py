@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,7 +20,7 @@ from mtrouter_rl.evaluation.metrics import cumulative_by_turn, running_share_by_
 from mtrouter_rl.evaluation.query_router import N_TRANSCRIPTS, HistoryStates, choose_keys
 from mtrouter_rl.evaluation.results import ResultRow, Results
 from mtrouter_rl.evaluation.value_calibration import Calibration, ValueMeaning, calibrate
-from mtrouter_rl.files import slug
+from mtrouter_rl.files import slug, visible
 from mtrouter_rl.metric_names import check_name, evaluation_name
 from mtrouter_rl.ope.record import OPE_FILE, OpeReport, PolicyReport
 from mtrouter_rl.records import FloatArray, TracedEpisode, episode_key
@@ -271,12 +271,22 @@ def _calibrations(
     return found
 
 
+class _VisibleWriter(SummaryWriter):
+    """Writes out the control characters of names and texts, which come from logs."""
+
+    def add_text(self, tag: str, text_string: str, *args: Any, **named: Any) -> None:  # noqa: ANN401 - as its base has it
+        super().add_text(visible(tag), visible(text_string), *args, **named)
+
+    def add_scalar(self, tag: str, *args: Any, **named: Any) -> None:  # noqa: ANN401
+        super().add_scalar(visible(tag), *args, **named)
+
+
 def _writer(run: Path) -> SummaryWriter:
     """A writer on a run folder, after what an earlier evaluation left there is gone."""
     for stale in run.glob(f"events.out.tfevents.*{_SUFFIX}"):
         stale.unlink()
     clear_embeddings(run)
-    return SummaryWriter(log_dir=str(run), filename_suffix=_SUFFIX)
+    return _VisibleWriter(log_dir=str(run), filename_suffix=_SUFFIX)
 
 
 def _write_policy(writer: SummaryWriter, evaluation: _Evaluation, *, label: str) -> None:

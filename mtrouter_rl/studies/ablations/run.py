@@ -45,6 +45,7 @@ from mtrouter_rl.workflows import (
     save_config,
 )
 from mtrouter_rl.workflows.quick_study import CACHE_FOLDER, ROUTERS_FOLDER, Clock, train_side_by_side
+from mtrouter_rl.workflows.run_folder import read_setting
 
 ENCODER = "encoder"
 LOGS_FOLDER = "logs"
@@ -333,7 +334,7 @@ def _claim(request: AblationRequest) -> None:
     """Make the folder that of this setting, or see that it is."""
     path = request.out / CONFIG_FILE
     wanted = json.loads(json.dumps(request.describe() | {"package_version": __version__}))
-    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
+    there = read_setting(path) if path.is_file() else wanted
     differing = sorted(key for key in {*there, *wanted} if there.get(key) != wanted.get(key))
     if differing:
         raise InvalidConfigError(

@@ -70,6 +70,7 @@ from mtrouter_rl.workflows.quick_study import (
     run_study,
     train_side_by_side,
 )
+from mtrouter_rl.workflows.run_folder import read_setting
 
 N_GRID = 9
 """Weights above 0 from which the points that are shown are chosen, on validation."""
@@ -179,7 +180,7 @@ def _claim(request: FullStudyRequest) -> None:
     """Write the configuration, unless the folder holds a study of another one that did anything before it failed."""
     path = request.out / CONFIG_FILE
     wanted = json.loads(json.dumps(request.describe()))
-    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
+    there = read_setting(path) if path.is_file() else wanted
     differing = sorted(name for name in wanted if there.get(name) != wanted[name])
     if differing and any(request.out.glob("*/*")):
         raise InvalidConfigError(

@@ -18,7 +18,7 @@ from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, PoolCard
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.routing import RoutingEnv
 from mtrouter_rl.errors import InvalidConfigError, SimulatorError
-from mtrouter_rl.files import write_atomically
+from mtrouter_rl.files import read_json, write_atomically
 from mtrouter_rl.progress import Progress
 from mtrouter_rl.protocols import ModelBackend, TextTask
 from mtrouter_rl.records import EpisodeSpec
@@ -225,9 +225,7 @@ class Plays:
         if not path.is_file():
             return None
         try:
-            self._known[key] = [
-                (float(a), float(b), float(c)) for a, b, c in json.loads(path.read_text(encoding="utf-8"))
-            ]
+            self._known[key] = [(float(a), float(b), float(c)) for a, b, c in cast("list[Row]", read_json(path))]
         except (ValueError, TypeError) as error:
             raise SimulatorError(
                 f"{path} is broken ({error}); delete it, its episodes are then played again"

@@ -17,7 +17,14 @@ from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, Result
 from mtrouter_rl.ope.bandit import OUTCOMES, BanditEstimate, EpisodeLog
 from mtrouter_rl.records import Episode, FloatArray, JsonValue
 from mtrouter_rl.reporting.tables import verdict_word
-from mtrouter_rl.statistics.estimate import Estimate, studentized_ends
+from mtrouter_rl.statistics.estimate import (
+    COST_RANGE,
+    RETURN_RANGE,
+    SCORE_RANGE,
+    Estimate,
+    studentized_ends,
+    within,
+)
 from mtrouter_rl.statistics.hull import hull_value
 from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value
 
@@ -147,8 +154,14 @@ class LogOutcome:
             single_models=tuple(name for name in singles if name in known),
             strongest="strongest" if "strongest" in known else None,
             learned=tuple(name for name in known if name not in (*singles, *_FIXED)),
-            baselines=tuple(name for name in (*_FIXED, BASELINE) if name in known),
+            baselines=tuple(name for name in (*_FIXED, *self._best_single(singles), BASELINE) if name in known),
         )
+
+    def _best_single(self, singles: Sequence[str]) -> tuple[str, ...]:
+        """The single model with the highest return: what a router has to beat at this cost weight."""
+        returns = {name: float(one.snips[OUTCOMES.index("return")]) for name, one in self.believed.items()}
+        known = [name for name in singles if name in returns]
+        return (max(known, key=lambda name: returns[name]),) if known else ()
 
     def kept(self) -> tuple[Kept, ...]:
         """What came of the promises, of the policies that are believed."""
@@ -266,13 +279,13 @@ def _row(outcome: LogOutcome, name: str) -> ResultRow:
         cost_weight=outcome.weights.get(name),
         n_episodes=len(outcome.episodes),
         score_mean=100 * utility,
-        score_ci95=(100 * low, 100 * high),
+        score_ci95=within((100 * low, 100 * high), SCORE_RANGE),
         utility_mean=utility,
         cost_usd_mean=cost_usd,
-        cost_usd_ci95=one.interval("cost_usd"),
+        cost_usd_ci95=within(one.interval("cost_usd"), COST_RANGE),
         cost_usd_total=cost_usd * len(outcome.episodes),
         return_mean=return_,
-        return_ci95=one.interval("return"),
+        return_ci95=within(one.interval("return"), RETURN_RANGE),
         turns_mean=float(one.weights @ turns),
         switches_mean=0.0,
         stay_after_error=1.0 if n_errors else None,  # the model never changes within an episode

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.base import TrainingContext
+from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.regression.values import TaskValueRouter
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard, RewardCard, load_agent_card
@@ -113,6 +114,7 @@ class _Study:
         rows[members] = probabilities
 
 
+@one_thread()
 def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_progress: bool = True) -> Results:
     """Run the study on a log.
 
@@ -130,6 +132,7 @@ def study_log(request: LogStudyRequest, *, say: Callable[[str], None], show_prog
             the folds, or a number is out of range.
     """
     _check(request)
+    make_encoder(request.encoder, request.out / "embeddings")  # a missing extra is told before minutes of reading
     original = Dataset.load(request.dataset)
     study = _prepare(request, original, say=say, show_progress=show_progress)
     confounded = _flagged(study, original)

@@ -44,6 +44,7 @@ LADDER = {
 @pytest.fixture(autouse=True)
 def _doubles(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "doubles"))
+    monkeypatch.setenv("MTROUTER_RL_ALLOW_CODE", "1")
 
 
 def ladder_card(train_tasks=None, **settings):

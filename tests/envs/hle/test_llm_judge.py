@@ -150,7 +150,7 @@ def test_an_endpoint_that_is_down():
     card = EndpointJudgeCard(
         base_url=f"http://127.0.0.1:{port}", model="judge", input_usd=0, output_usd=0, retries=1, backoff_s=0
     )
-    with pytest.raises(SimulatorError, match=r"gave no verdict in 2 call\(s\): URLError: .*refused"):
+    with pytest.raises(SimulatorError, match=r"gave no verdict in 2 call\(s\): ConnectionRefusedError: .*refused"):
         LlmJudge(card).judge(QUESTION, "42")
 
 

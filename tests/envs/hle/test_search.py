@@ -93,7 +93,8 @@ def no_backend(options):
     return options
 
 
-def test_backends_by_name_and_by_import_path(tmp_path):
+def test_backends_by_name_and_by_import_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTROUTER_RL_ALLOW_CODE", "1")
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": "x", "title": "Tin", "text": "soft"}), encoding="utf-8")
     made = SearchCard(backend="corpus", options={"folder": str(tmp_path), "n_hits": 2}).make()
     assert [hit.id for hit in made.search("tin")] == ["x"]
@@ -110,6 +111,7 @@ def test_backends_by_name_and_by_import_path(tmp_path):
         ("no_such_module:make", {}, InvalidConfigError, r"cannot be imported"),
     ],
 )
-def test_backends_that_are_none(backend, options, error, message):
+def test_backends_that_are_none(backend, options, error, message, monkeypatch):
+    monkeypatch.setenv("MTROUTER_RL_ALLOW_CODE", "1")
     with pytest.raises(error, match=message):
         SearchCard(backend=backend, options=options).make()

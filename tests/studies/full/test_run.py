@@ -200,6 +200,12 @@ def test_another_setting_is_refused_in_a_folder_that_holds_a_study(done):
         run(replace(request, seed=1))
 
 
+def test_a_study_that_failed_before_it_did_anything_does_not_stand_in_the_way(config, tmp_path):
+    for seed in (0, 1):
+        with pytest.raises(InvalidConfigError, match="the main part has not been run to its end"):
+            run(replace(request_of(config, tmp_path, parts=("budgets",)), seed=seed))
+
+
 def test_means_over_fewer_variations_are_not_set_against_the_others(done):
     request, _ = done
     results = Results.load(request.out / "results.json")

@@ -1,13 +1,13 @@
 """Reading and writing of result files that hold one record as JSON."""
 
-import os
-import re
 from pathlib import Path
 from typing import ClassVar, Self, TypedDict, TypeVar
 
 from pydantic import ValidationError
 
 from mtrouter_rl.errors import ResultsError
+from mtrouter_rl.files.reading import parse_json, read_limited
+from mtrouter_rl.files.writing import write_atomically
 from mtrouter_rl.records import FiniteRecord, Frozen
 
 RecordT = TypeVar("RecordT", bound=Frozen)
@@ -33,49 +33,17 @@ def load_record(record: type[RecordT], path: Path, *, source: str, fix: str, str
             and fields.
     """
     try:
-        return record.model_validate_json(path.read_bytes(), strict=strict)
+        data = read_limited(path)
+        parse_json(data)
+        return record.model_validate_json(data, strict=strict)
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: no such file; {source}") from error
     except OSError as error:
         raise ResultsError(f"{path} cannot be read ({error}); {fix}") from error
     except ValidationError as error:
         raise ResultsError(f"{path} breaks the schema of {record.__name__}: {error}; {fix}") from error
-
-
-CACHE_VARIABLE = "MTROUTER_RL_CACHE"
-"""Environment variable that moves the user's cache folder."""
-
-
-def cache_folder() -> Path:
-    """Folder for what is slow to make: $MTROUTER_RL_CACHE, else $XDG_CACHE_HOME/mtrouter_rl, else ~/.cache/mtrouter_rl."""
-    if CACHE_VARIABLE in os.environ:
-        return Path(os.environ[CACHE_VARIABLE])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mtrouter_rl"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a kill, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def slug(name: str) -> str:
-    """A name as part of a file or run name: letters, digits, ".", "_" and "-" only.
-
-    Example:
-        >>> slug("fitted-q (cost weight 0.5)")
-        'fitted-q_cost_weight_0.5'
-    """
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "_"
+    except ValueError as error:
+        raise ResultsError(f"{path} breaks the schema of {record.__name__}: Invalid JSON: {error}; {fix}") from error
 
 
 class SavedRecord(FiniteRecord):
