@@ -1,7 +1,7 @@
 """From a table of runs to a verdict: does routing, or restarting with another model, pay on your own evaluation set?
 
-It makes up a table of 5 models that each ran 60 tasks, with the columns task, model, score, cost and turns, and studies it. With
-a table of your own: mtrouter-rl lab replay OUTCOMES.csv. Run it with: python examples/study_my_suite.py
+It makes up a table of 5 models that each ran 60 tasks, with the columns task, model, score, cost and turns, and studies it.
+With a table of your own: mtrouter-rl lab replay OUTCOMES.csv. Run it with: python examples/study_my_suite.py
 With --write FILE it writes the table and stops, so that the commands can be tried on it.
 """
 

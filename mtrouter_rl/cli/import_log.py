@@ -1,4 +1,4 @@
-"""`mtrouter-rl import`: a log of another program becomes a dataset. `mtrouter-rl suite`: complete runs become an environment."""
+"""`mtrouter-rl import`: a log of another program becomes a dataset. `mtrouter-rl suite`: runs become an environment."""
 
 import argparse
 from pathlib import Path

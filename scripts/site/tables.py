@@ -1,8 +1,8 @@
 """Fills tables of README and docs from results files, so that no number of theirs is typed.
 
 A table stands between two comments, `<!-- table: FILE SPLIT -->` and `<!-- end of table -->`; FILE is named from the root.
-`<!-- differences: FILE SPLIT POLICY -->` gives the paired differences of one policy. `<!-- replay: FILE TABLE -->` gives a table of
-a replay study, or its `answers`.
+`<!-- differences: FILE SPLIT POLICY -->` gives the paired differences of one policy. `<!-- replay: FILE TABLE -->` gives
+a table of a replay study, or its `answers`.
 """
 
 import argparse

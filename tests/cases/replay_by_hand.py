@@ -20,9 +20,9 @@ NAMES = {
 
 def read(path):
     """(task, model) -> (score, cost, turns)."""
-    opened = gzip.open(path, "rt", newline="") if str(path).endswith(".gz") else Path(path).open(newline="")
-    with opened as file:
-        rows = list(csv.DictReader(file))
+    data = Path(path).read_bytes()
+    text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+    rows = list(csv.DictReader(text.splitlines()))
     column = {what: next(name for name in names if name in rows[0]) for what, names in NAMES.items()}
     return {
         (row[column["task"]], row[column["model"]]): (

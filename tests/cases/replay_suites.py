@@ -12,7 +12,7 @@ CHEAP, STRONG = 0, 1
 
 
 def by_hand():
-    """Two tasks of one group. Flat layout: a turn of `cheap` costs 0.1, one of `strong` 1, but for task b's run turn by turn."""
+    """Two tasks of one group. A turn of `cheap` costs 0.1, one of `strong` 1, but for task b's run, known turn by turn."""
     head = SuiteHead(
         name="hand", models=("cheap", "strong"), layout=Layout(shape="flat"), layout_source="given", notes=("By hand.",)
     )
@@ -33,8 +33,8 @@ def by_hand():
 def write_table(path, *, n_tasks=60, seed=0, header=("task", "model", "score", "cost", "turns"), helps=True):
     """A table in which restarting helps, or does not, and nothing else does.
 
-    `quick` solves two of three tasks in 4 turns and shows its failures by going on to 30; `deep` solves them all, for ten times the
-    money. Where restarts do not help, its turns tell nothing.
+    `quick` solves two of three tasks in 4 turns and shows its failures by going on to 30; `deep` solves them all, for ten
+    times the money. Where restarts do not help, its turns tell nothing.
     """
     rng = random.Random(seed)
     rows = []

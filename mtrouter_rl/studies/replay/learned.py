@@ -38,6 +38,8 @@ N_ROUNDS = 3
 N_FOLDS = 4
 _PENALTY, _TEXT_PENALTY, _PRIOR = 30.0, 10.0, 8.0
 _N_LEAVING_ROWS = 40_000
+_SLACK = 0.05
+"""Score by which a cheaper model has to be better for a model to be left out."""
 _LAST_TURNS = 5
 _MAX_CHARACTERS = 1500
 
@@ -88,7 +90,7 @@ class Tables:
     """Means over tasks by model and checkpoint.
 
     Attributes:
-        leave_scores: Mean score of model b on tasks whose run of a is longer than checkpoint k, shape (M, K, M).
+        leave_scores: Mean score of model b on tasks whose run of a is longer than checkpoint k, shape (M, K, B).
         leave_costs: The same of its cost, USD.
         stay_scores: Mean score still to come of staying there, shape (M, K).
         stay_costs: The same of cost.
@@ -112,7 +114,7 @@ def mean_of_alive(values: FloatArray, is_alive: npt.NDArray[np.bool_]) -> FloatA
     """
     counts = is_alive.sum(axis=0).astype(np.float64)
     if values.ndim == 2:
-        sums = np.einsum("nak,nb->akb", is_alive.astype(np.float64), values)
+        sums = np.tensordot(is_alive.astype(np.float64), values, axes=(0, 0))
         counts = counts[..., None]
     else:
         sums = (is_alive * values).sum(axis=0)
@@ -247,23 +249,6 @@ def _runs(texts: RunTexts, known: Known, checkpoints: IntArray) -> "Iterator[tup
 
 
 @dataclass(frozen=True, kw_only=True)
-class Values:
-    """Q-values of staying and of leaving, before any price.
-
-    Attributes:
-        stay_scores: Score still to come, shape (N, M, K).
-        stay_costs: Cost still to come, USD, shape (N, M, K).
-        leave_scores: Shape (N, M, K, M).
-        leave_costs: Shape (1, M, K, M).
-    """
-
-    stay_scores: FloatArray
-    stay_costs: FloatArray
-    leave_scores: FloatArray
-    leave_costs: FloatArray
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Half:
     """Some tasks, read with what other tasks taught.
 
@@ -297,6 +282,12 @@ class _Fitting:
         """Shape (K,)."""
         texts = self.family.texts
         return checkpoints_of(self.train.exact.suite.n_turns) if texts is None else texts.checkpoints
+
+    @cached_property
+    def seconds(self) -> IntArray:
+        """Models that a run may be left for, shape (B,)."""
+        suite = self.train.exact.suite
+        return worth_starting(suite.costs_usd.mean(axis=0), suite.scores.mean(axis=0))
 
     @cached_property
     def reader(self) -> Reader:
@@ -349,25 +340,32 @@ class _Fitting:
 
     @cached_property
     def leave_tables(self) -> tuple[FloatArray, FloatArray]:
-        """Cross-fitted means of leaving, shape (N, M, K, M) scores and (M, K, M) costs of all tasks."""
-        suite = self.train.exact.suite
-        scores = np.zeros((*self.is_alive.shape, len(suite.models)))
+        """Cross-fitted means of leaving, shape (N, M, K, B) scores and (M, K, B) costs of all tasks."""
+        second_scores, second_costs = self._of_seconds
+        scores = np.zeros((*self.is_alive.shape, len(self.seconds)))
         for half in self.halves:
-            scores[half.rows] = mean_of_alive(suite.scores[half.others], self.is_alive[half.others])
-        return scores, mean_of_alive(suite.costs_usd, self.is_alive)
+            scores[half.rows] = mean_of_alive(second_scores[half.others], self.is_alive[half.others])
+        return scores, mean_of_alive(second_costs, self.is_alive)
+
+    @property
+    def _of_seconds(self) -> tuple[FloatArray, FloatArray]:
+        """Scores and costs of the models that a run may be left for, shape (N, B) each."""
+        suite = self.train.exact.suite
+        return suite.scores[:, self.seconds], suite.costs_usd[:, self.seconds]
 
     @cached_property
     def leave_coefficients(self) -> FloatArray:
         """Regression of what leaving scores beyond its table, shape (5,)."""
-        suite = self.train.exact.suite
-        seen = [m for m in range(len(suite.models)) if m not in self.family.unseen]
+        second_scores, _ = self._of_seconds
+        seen = [b for b, m in enumerate(self.seconds.tolist()) if m not in self.family.unseen]
         n, a, k = np.nonzero(self.is_learned)
         rng = np.random.default_rng(0)
         rows = rng.integers(len(n), size=min(_N_LEAVING_ROWS, len(n) * len(seen)))
         b = rng.choice(seen, size=len(rows))
         n, a, k = n[rows], a[rows], k[rows]
-        x = np.stack([self.text[n, b], self.text[n].mean(axis=1), *self.runs[n, a, k].T], axis=1)
-        y = suite.scores[n, b] - self.leave_tables[0][n, a, k, b]
+        own = self.text[:, self.seconds]
+        x = np.stack([own[n, b], self.text[n].mean(axis=1), *self.runs[n, a, k].T], axis=1)
+        y = second_scores[n, b] - self.leave_tables[0][n, a, k, b]
         return ridge(x, y, _PENALTY)
 
     def stay_values(self, scores: FloatArray, costs: FloatArray) -> "tuple[FloatArray, FloatArray, Tables, FloatArray]":
@@ -386,9 +384,8 @@ class _Fitting:
             table_costs[half.rows] = mean_of_alive(costs[half.others], self.is_alive[half.others])
         x = self.stay_rows[self.is_learned]
         coefficients = ridge(x, (scores - table_scores)[self.is_learned], _PENALTY)
-        suite = self.train.exact.suite
         tables = Tables(
-            leave_scores=mean_of_alive(suite.scores, self.is_alive),
+            leave_scores=mean_of_alive(self._of_seconds[0], self.is_alive),
             leave_costs=self.leave_tables[1],
             stay_scores=mean_of_alive(scores, self.is_alive),
             stay_costs=mean_of_alive(costs, self.is_alive),
@@ -401,14 +398,14 @@ class _Fitting:
         spent = _spent(exact, self.checkpoints)
         scores: FloatArray = np.broadcast_to(suite.scores[..., None], spent.shape).copy()
         costs: FloatArray = suite.costs_usd[..., None] - spent
-        leaving = leave_values(self.leave_tables[0], self.text, self.runs, self.leave_coefficients)
-        for round_ in range(N_ROUNDS):
+        leaving = leave_values(self.leave_tables[0], self.text, self.seconds, self.runs, self.leave_coefficients)
+        for number in range(N_ROUNDS):
             stay_scores, stay_costs, tables, coefficients = self.stay_values(scores, costs)
             margins = self._margins(scores, costs, weight)
             stay = stay_scores - weight * stay_costs
             leave = leaving - weight * tables.leave_costs
-            choice, leaves = decide(stay, leave, self.family.caution * margins)
-            if round_ < N_ROUNDS - 1:
+            choice, leaves = decide(stay, leave, self.family.caution * margins, self.seconds)
+            if number < N_ROUNDS - 1:
                 scores, costs = self._returns(choice, leaves, spent)
         returns = scores[:, :, 0] - weight * costs[:, :, 0]
         best = int((suite.scores - weight * suite.costs_usd).mean(axis=0).argmax())
@@ -418,6 +415,7 @@ class _Fitting:
             tables=tables,
             stay=coefficients,
             leave=self.leave_coefficients,
+            seconds=self.seconds,
             margins=self.family.caution * margins,
             start_margins=self.family.caution * differences.std(axis=0) / np.sqrt(suite.n_tasks),
             fallback=best,
@@ -426,16 +424,16 @@ class _Fitting:
         )
 
     def _margins(self, scores: FloatArray, costs: FloatArray, weight: float) -> FloatArray:
-        """Standard error of leaving minus staying, over the tasks that are still running, shape (M, K, M)."""
-        suite = self.train.exact.suite
+        """Standard error of leaving minus staying, over the tasks that are still running, shape (M, K, B)."""
+        second_scores, second_costs = self._of_seconds
         stay = np.where(self.is_alive, scores - weight * costs, 0.0)
-        leave = suite.scores - weight * suite.costs_usd
+        leave = second_scores - weight * second_costs
         alive = self.is_alive.astype(np.float64)
         n = np.maximum(alive.sum(axis=0), 1.0)[..., None]
-        mean = np.einsum("nak,nb->akb", alive, leave) / n - (stay.sum(axis=0) / n[..., 0])[..., None]
+        mean = np.tensordot(alive, leave, axes=(0, 0)) / n - (stay.sum(axis=0) / n[..., 0])[..., None]
         square = (
-            np.einsum("nak,nb->akb", alive, leave**2)
-            - 2 * np.einsum("nak,nb->akb", stay, leave)
+            np.tensordot(alive, leave**2, axes=(0, 0))
+            - 2 * np.tensordot(stay, leave, axes=(0, 0))
             + ((stay**2).sum(axis=0))[..., None]
         ) / n
         return np.asarray(np.sqrt(np.maximum(square - mean**2, 0.0) / n) + 1.0 / (n + _PRIOR))
@@ -468,21 +466,32 @@ def stay_rows(text: FloatArray, runs: FloatArray) -> FloatArray:
     return np.concatenate([own, everyone, runs], axis=-1)
 
 
-def leave_values(tables: FloatArray, text: FloatArray, runs: FloatArray, coefficients: FloatArray) -> FloatArray:
-    """Scores of leaving: tables, shape (N or 1, M, K, M), plus what task text and partial run say; shape (N, M, K, M)."""
+def worth_starting(costs_usd: FloatArray, scores: FloatArray) -> IntArray:
+    """Models that no cheaper model beats by more than `_SLACK`: the others are never started in place of another one."""
+    cheaper = costs_usd[:, None] < costs_usd[None, :]
+    best_cheaper = np.where(cheaper, scores[:, None], -np.inf).max(axis=0)
+    return np.flatnonzero(scores >= best_cheaper - _SLACK)
+
+
+def leave_values(
+    tables: FloatArray, text: FloatArray, seconds: IntArray, runs: FloatArray, coefficients: FloatArray
+) -> FloatArray:
+    """Scores of leaving: tables, shape (N or 1, M, K, B), plus what task text and partial run say; shape (N, M, K, B)."""
     shared = text.mean(axis=1)[:, None, None] * coefficients[1] + runs @ coefficients[2:]
-    return np.asarray(tables + shared[..., None] + (coefficients[0] * text)[:, None, None, :])
+    own = coefficients[0] * text[:, seconds]
+    return np.asarray(tables + shared[..., None] + own[:, None, None, :])
 
 
-def decide(stay: FloatArray, leave: FloatArray, margins: FloatArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+def decide(
+    stay: FloatArray, leave: FloatArray, margins: FloatArray, seconds: IntArray
+) -> tuple[IntArray, npt.NDArray[np.bool_]]:
     """For whom a run would be left, shape (N, M, K), and whether it is: where that gains more than the margin."""
     gains = leave - stay[..., None] - margins
-    models = np.arange(leave.shape[1])
-    gains[:, models, :, models] = -np.inf
-    choice = gains.argmax(axis=-1)
-    leaves = np.take_along_axis(gains, choice[..., None], axis=-1)[..., 0] > 0
+    gains[:, seconds, :, np.arange(len(seconds))] = -np.inf  # no run is left for itself
+    best = gains.argmax(axis=-1)
+    leaves = np.take_along_axis(gains, best[..., None], axis=-1)[..., 0] > 0
     leaves[..., 0] = False  # nothing has run yet: there is nothing to leave
-    return choice.astype(np.int64), leaves
+    return seconds[best], leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -494,7 +503,8 @@ class LearnedPolicy:
         tables: Means by model and checkpoint.
         stay: Coefficients of staying, shape (5,).
         leave: Coefficients of leaving, shape (5,).
-        margins: What leaving has to gain, shape (M, K, M).
+        seconds: Models that a run may be left for, shape (B,).
+        margins: What leaving has to gain, shape (M, K, B).
         start_margins: What starting with each model has to gain over the fallback, shape (M,).
         fallback: The best single model at this price.
         weight: The price, score per USD.
@@ -505,6 +515,7 @@ class LearnedPolicy:
     tables: Tables
     stay: FloatArray
     leave: FloatArray
+    seconds: IntArray
     margins: FloatArray
     start_margins: FloatArray
     fallback: int
@@ -516,8 +527,8 @@ class LearnedPolicy:
         text, runs = self.reader.of_tasks(known), self.reader.of_runs(known)
         tables = self.tables
         stay = tables.stay_scores - self.weight * tables.stay_costs + stay_rows(text, runs) @ self.stay
-        leave = leave_values(tables.leave_scores[None], text, runs, self.leave) - self.weight * tables.leave_costs
-        choice, leaves = decide(stay, leave, self.margins)
+        leave = leave_values(tables.leave_scores[None], text, self.seconds, runs, self.leave)
+        choice, leaves = decide(stay, leave - self.weight * tables.leave_costs, self.margins, self.seconds)
         gains = stay[:, :, 0] - stay[:, [self.fallback], 0] - self.start_margins
         gains[:, self.fallback] = 0.0
         first = gains.argmax(axis=1)

@@ -47,6 +47,7 @@ from mtrouter_rl.studies.replay.record import Comparison, ReplayResults
 _HELD: dict[Scheme, str] = {"groups": "whole groups", "time": "later tasks"}
 _GOALS = {"save": "save money", "gain": "gain score"}
 _MAX_MOVES = 4
+_MARKERS = ("v", "^", "s", "D", "<", ">", "X")
 
 
 def write_report(results: ReplayResults, folder: Path) -> Path:
@@ -91,11 +92,10 @@ def report_blocks(results: ReplayResults, pictures: list[Picture]) -> list[Block
         *pictures,
         comparisons_table(results),
         Paragraph(
-            text="Every row was learned and chosen on other tasks than it was worked out on. The hull is that of the "
-            "held-out tasks themselves, so that a router is held to a mixture that nobody could have chosen beforehand. p-values are "
-            "corrected for all "
-            f"{len(results.comparisons)} comparisons (Holm). 'Detectable' is what so many tasks show with 80% power, so "
-            "corrected.",
+            text="Every row was learned and chosen on other tasks than it was worked out on. The hull is that of the held-out "
+            "tasks themselves, so that a router is held to a mixture that nobody could have chosen beforehand. p-values are "
+            f"corrected for all {len(results.comparisons)} comparisons (Holm). 'Detectable' is what so many tasks show with "
+            "80% power, so corrected.",
             is_note=True,
         ),
         Heading(text="What was learned"),
@@ -279,10 +279,13 @@ def frontier_figure(results: ReplayResults, scheme: Scheme) -> Figure:
         oracle.cost_usd.value, oracle.score.value, "P", color="0.2", ms=9, label=f"{oracle.name} (knows the outcomes)"
     )
     rows = [row for row in results.families if row.scheme == scheme and row.family != "single"]
+    # Points alone: a straight line between two of them would not be their mixtures, since the cost is on a log scale.
     for number, row in enumerate(rows):
-        color = LEARNED_COLOR if row.family == "restart, learned" else MODEL_COLORS[number % len(MODEL_COLORS)]
-        points = sorted((point.cost_usd, point.score) for point in row.points)
-        axes.plot(*zip(*points, strict=True), ls=":", marker=".", ms=6, color=color, lw=1.2, label=row.family)
+        is_learned = row.family == "restart, learned"
+        color = LEARNED_COLOR if is_learned else MODEL_COLORS[1 + number % (len(MODEL_COLORS) - 1)]
+        points = [(point.cost_usd, point.score) for point in row.points]
+        marker = "*" if is_learned else _MARKERS[number % len(_MARKERS)]
+        axes.plot(*zip(*points, strict=True), ls="", marker=marker, ms=7, color=color, alpha=0.75, label=row.family)
     axes.set_xscale("log")
     axes.set_xlabel("USD a task (log scale)")
     axes.set_ylabel("score (100 = every task solved)")

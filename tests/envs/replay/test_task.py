@@ -124,7 +124,7 @@ def test_a_text_that_was_not_called_for_is_an_error_and_changes_nothing():
 
 def test_cards_that_do_not_fit_are_refused(folder):
     card = load_env_card("replay")
-    with pytest.raises(CardError, match="group 'parsers'.*did you mean 'parser'|'parsers'"):
+    with pytest.raises(CardError, match=r"group 'parsers'.*did you mean 'parser'|'parsers'"):
         resolve_card(card.model_copy(update={"train_tasks": {"parsers": "all"}}))
     with pytest.raises(CardError, match="'parser' is 21, must be 'all' or at most 20"):
         resolve_card(card.model_copy(update={"train_tasks": {"parser": 21}}))
@@ -143,7 +143,7 @@ def test_a_suite_that_has_changed_is_refused(folder):
     other.scores[0, 0] = 1.0
     other.save(folder)
     suite_of.cache_clear()  # as in another process
-    with pytest.raises(InvalidConfigError, match="has fingerprint .* but its card was made for"):
+    with pytest.raises(InvalidConfigError, match=r"has fingerprint .* but its card was made for"):
         build_env(config)
 
 

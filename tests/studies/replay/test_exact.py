@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.datasets.importers.suites.build import SuiteRequest, build_suite
 from mtrouter_rl.envs.replay.suite import Suite
 from mtrouter_rl.envs.replay.task import ReplayBackend, ReplayTask, suite_pool
 from mtrouter_rl.envs.routing import EpisodeLimits, RoutingEnv
-from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.studies.replay.exact import NO_LIMIT, NOBODY, ExactSuite, Legs, oracle_legs, restart_oracle_legs

@@ -22,7 +22,7 @@ from mtrouter_rl.studies.replay.families import (
     pareto,
     turn_limits,
 )
-from mtrouter_rl.studies.replay.learned import LearnedRestart, RunTexts, mean_of_alive
+from mtrouter_rl.studies.replay.learned import LearnedRestart, RunTexts, mean_of_alive, worth_starting
 from mtrouter_rl.studies.replay.record import RESULTS_FILE, ReplayResults
 from mtrouter_rl.studies.replay.run import study_suite
 from tests.cases.replay_suites import STRONG, by_hand, write_table
@@ -252,6 +252,7 @@ def test_the_cascade_leaves_failing_runs_as_often_as_it_says():
 
 def test_pareto_and_tables_by_hand():
     assert pareto(np.array([1.0, 2.0, 3.0]), np.array([5.0, 4.0, 9.0])) == [0, 2]
+    assert worth_starting(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.46, 0.44, 0.9])).tolist() == [0, 1, 3]
     values = np.array([[1.0], [0.0]])
     is_alive = np.array([[[True, True]], [[True, False]]])
     table = mean_of_alive(values, is_alive)

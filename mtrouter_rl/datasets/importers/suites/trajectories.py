@@ -138,7 +138,7 @@ def join(
         totals: Model of the suite -> task -> cost and calls of its run.
 
     Returns:
-        The model, turns by task, and a sentence that says how many fit; no turns where no model, or more than one, has these runs.
+        The model, turns by task, and a sentence that says how many fit; no turns where not exactly one model has these runs.
     """
     fits = Counter(
         {model: sum(_fits(run, cells.get(task)) for task, run in runs.items()) for model, cells in totals.items()}
@@ -150,8 +150,8 @@ def join(
         return (
             "",
             {},
-            f"Trajectories of '{name}' are LEFT OUT: of {len(runs)}, {max(joined.values(), default=0)} are of tasks of the table, and "
-            f"their calls and bills are {whose}.",
+            f"Trajectories of '{name}' are LEFT OUT: of {len(runs)}, {max(joined.values(), default=0)} are of tasks of the "
+            f"table, and their calls and bills are {whose}.",
         )
     model = best[0]
     kept = {task: run.turns for task, run in runs.items() if run.is_complete and _fits(run, totals[model].get(task))}
@@ -160,8 +160,8 @@ def join(
         model,
         kept,
         f"Trajectories of '{name}' are those of '{model}': {len(kept)} runs are known turn by turn, "
-        f"{joined[model] - len(kept)} do not agree with the table or lack a cost and are laid out by the rule, {outside} are of "
-        "other tasks.",
+        f"{joined[model] - len(kept)} do not agree with the table or lack a cost and are laid out by the rule, "
+        f"{outside} are of other tasks.",
     )
 
 
