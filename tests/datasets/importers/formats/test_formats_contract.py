@@ -230,7 +230,7 @@ def _at(value, path):
     return value
 
 
-KEPT = ("openai-pairs", "claude-code", "litellm", "atif", "tau2", "mini-swe-agent")
+KEPT = tuple(DAMAGED)
 
 
 @pytest.mark.parametrize("name", KEPT)
