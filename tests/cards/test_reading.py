@@ -51,8 +51,6 @@ def test_plain_yaml_is_what_pyyaml_makes_of_it():
     assert parse_yaml(text) == yaml.safe_load(text)
 
 
-
-
 def priced(path, scale, **fields):
     card = yaml.safe_load(find_card("pools", "corridor-three").read_text())
     for model in card["models"]:
