@@ -178,6 +178,7 @@ TASK_FAMILIES = Registry(
     builtin={
         "scienceworld": "mtrouter_rl.envs.scienceworld.task:make_task",
         "corridor": "mtrouter_rl.envs.corridor:make_task",
+        "sums": "mtrouter_rl.envs.sums:make_task",
         "babyai": "mtrouter_rl.envs.babyai.task:make_task",
         "textworld": "mtrouter_rl.envs.textworld.task:make_task",
         "gymnasium_text": "mtrouter_rl.envs.gymnasium_text.task:make_task",
@@ -210,6 +211,7 @@ BACKENDS = Registry(
     group="mtrouter_rl.backends",
     builtin={
         "simulated": "mtrouter_rl.pools.simulated.backend:make_backend",
+        "openai_compatible": "mtrouter_rl.pools.openai_compatible:make_backend",
         "log_only": "mtrouter_rl.datasets.logged:make_backend",
         "replay": "mtrouter_rl.envs.replay.task:make_backend",
     },

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pydantic import ValidationError
+
 from mtrouter_rl.agents.base import Algorithm, TrainingContext, check_router
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.rules.behavior_policies import parse_policy
@@ -39,7 +41,8 @@ def make_features(config: Mapping[str, JsonValue], pool: PoolCard, cache: Path |
     """History features from the `to_config()` of those that a router was trained on.
 
     Raises:
-        RouterError: If the configuration is incomplete.
+        RouterError: If the configuration is incomplete, or breaks a rule.
+        UnknownNameError: If there is no such encoder.
     """
     from mtrouter_rl.embeddings.history import HistoryFeatures, HistoryFeaturesConfig
 
@@ -47,8 +50,11 @@ def make_features(config: Mapping[str, JsonValue], pool: PoolCard, cache: Path |
         name, settings = str(config["encoder"]), config["config"]
     except KeyError as error:
         raise RouterError(f"features of the saved router have no field {error}; train the router again") from error
-    encoder = make_encoder(name, cache)
-    return HistoryFeatures(encoder=encoder, pool=pool, config=HistoryFeaturesConfig.model_validate(settings))
+    try:
+        checked = HistoryFeaturesConfig.model_validate(settings)
+    except ValidationError as error:
+        raise RouterError(f"features of the saved router break their rules: {error}; train the router again") from error
+    return HistoryFeatures(encoder=make_encoder(name, cache), pool=pool, config=checked)
 
 
 def is_router_folder(text: str) -> bool:

@@ -4,6 +4,7 @@
 counted, the budget is kept and episodes are truncated.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -311,6 +312,12 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             unknown = unknown_name(f"model of pool '{self.pool.name}'", reply.served_model, self.pool.model_names)
             raise BackendError(
                 f"model '{card.name}', turn {len(self._history)}: served by {unknown}; it has no price here"
+            )
+        counts = (usage.n_fresh, usage.n_cached, usage.n_written, usage.n_output)
+        if min(counts) < 0 or not 0 <= reply.latency_s < math.inf:
+            raise BackendError(
+                f"model '{card.name}', turn {len(self._history)}: the reply counts {usage} in {reply.latency_s} s; tokens and "
+                "seconds must be finite and at least 0, or a call would give money back"
             )
         cost_usd = self._cost_usd(card, reply)
         if usage.n_output > self._n_output_limit(card) or cost_usd > self.budget_left_usd + MONEY_TOLERANCE_USD:

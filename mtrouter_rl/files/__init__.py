@@ -1,10 +1,10 @@
 """Files that this package reads and writes: within limits, whole or not at all, and one writer at a time."""
 
-from mtrouter_rl.files.locks import LockedPlace, locked
+from mtrouter_rl.files.locks import PARTIAL_SUFFIX, LockedPlace, locked
 from mtrouter_rl.files.names import CACHE_VARIABLE, cache_folder, slug, visible
 from mtrouter_rl.files.reading import MAX_JSON_BYTES, MAX_JSON_DEPTH, check_depth, parse_json, read_json
 from mtrouter_rl.files.saved import Header, ResultFile, SavedRecord, load_record, save_record
-from mtrouter_rl.files.writing import PARTIAL_SUFFIX, whole, write_atomically
+from mtrouter_rl.files.writing import whole, write_atomically
 
 __all__ = [
     "CACHE_VARIABLE",

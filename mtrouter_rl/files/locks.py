@@ -16,6 +16,8 @@ from pathlib import Path
 from mtrouter_rl.errors import BusyError
 
 LOCK_SUFFIX = ".mtrouter-rl-lock"
+PARTIAL_SUFFIX = ".mtrouter-rl-partial"
+"""End of the name of what is not whole yet. No user has such a name: what a killed run has left there is deleted."""
 
 _guard = threading.RLock()
 _held: dict[Path, tuple[int, int]] = {}
@@ -75,8 +77,8 @@ def _lock_file(place: Path, made: list[Path]) -> Path | None:
                 made.append(folder)
     except (OSError, ValueError):
         return None
-    if not target.name:
-        return None
+    if not target.name or any(part.endswith(PARTIAL_SUFFIX) for part in target.parts):
+        return None  # what is not whole yet is held by whoever writes the whole
     beside = target.with_name(f".{target.name}{LOCK_SUFFIX}")
     if os.access(target.parent, os.W_OK) or not target.is_dir():
         return beside

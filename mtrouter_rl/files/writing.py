@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mtrouter_rl.files.locks import is_still, locked
+from mtrouter_rl.files.locks import PARTIAL_SUFFIX, is_still, locked
 
-PARTIAL_SUFFIX = ".mtrouter-rl-partial"
-"""End of the name of what is not whole yet. No user has such a name: what a killed run has left there is deleted."""
 _MOVED_OUT, _MOVED_IN, _DONE = ".mtrouter-rl-old", ".mtrouter-rl-replaced", ".mtrouter-rl-done"
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 _NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EBUSY, errno.EPERM, errno.EOPNOTSUPP})

@@ -62,8 +62,9 @@ def test_there_are_shipped_cards_of_every_kind():
 
 @pytest.mark.parametrize("name", list_cards("envs"))
 def test_every_environment_fits_its_pool(name):
-    build_env(resolve_env(name)).close()
-    card = load_env_card(name)
+    config = resolve_env(name)
+    build_env(config).close()
+    card = config.card
     assert set(card.topics) <= {*card.train_tasks, *card.ood_tasks}
     for split in ("train", "validation", "test"):
         assert episode_specs(card, split)

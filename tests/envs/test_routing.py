@@ -577,6 +577,24 @@ def test_backend_protocol_is_told_of_every_episode(pool_of, env_of):
     assert told == [("t", 4, 9)]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": TokenUsage(n_fresh=-1000, n_output=1)},
+        {"usage": TokenUsage(n_fresh=1, n_cached=-5, n_output=1)},
+        {"usage": TokenUsage(n_fresh=1, n_output=-1)},
+        {"latency_s": float("nan")},
+        {"latency_s": -1.0},
+    ],
+    ids=str,
+)
+def test_a_reply_gives_no_money_and_no_time_back(env_of, changes):
+    env = env_of(answer=lambda call: dataclasses.replace(plain_reply(call), **changes))
+    env.reset(seed=0)
+    with pytest.raises(BackendError, match="must be finite and at least 0, or a call would give money back"):
+        env.step(0)
+
+
 # --- bills instead of tokens
 
 

@@ -75,7 +75,12 @@ class OutcomeRouter(LearnedRouter[OutcomeSettingsT]):
 
     def q_values(self, observations: Sequence[Observation]) -> FloatArray:
         """Predicted return with each model, shape (B, M). Masks are not looked at."""
-        outcomes = self.outcomes(observations)
+        try:
+            outcomes = self.outcomes(observations)
+        except (ValueError, LookupError) as error:
+            raise RouterError(
+                f"router '{self.name}': its weights do not fit each other ({error}); copy both files again, or train it again"
+            ) from error
         values: FloatArray = self.settings.reward.reward(outcomes[..., 0], outcomes[..., 1])
         return values
 
