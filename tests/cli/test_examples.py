@@ -26,6 +26,7 @@ from mtrouter_rl.workflows import (
     load_agent,
     train_router,
 )
+from tests.cases.replay_suites import write_table
 
 SMALL = {"n_iterations": 3, "steps_per_iteration": 8, "batch_size": 32, "n_warm_start": 1, "keep_last": 1}
 ROUTERS = [
@@ -76,6 +77,10 @@ def prepared(tmp_path_factory, corridor_log, corridor_config):
     (folder / "scores.csv").write_text(
         "\n".join(["session_id,score", *(f"{name},1" for name in names)]), encoding="utf-8"
     )
+    outcomes = write_table(folder / "outcomes.csv", n_tasks=20)
+    tasks = sorted({line.split(",")[0] for line in outcomes.read_text(encoding="utf-8").splitlines()[1:]})
+    rows = (json.dumps({"task": task, "text": f"Mend {task}."}) + "\n" for task in tasks)
+    (folder / "tasks.jsonl").write_text("".join(rows), encoding="utf-8")
     card = yaml.safe_load(find_card("pools", "corridor-three").read_text(encoding="utf-8"))
     (folder / "my-pool.yaml").write_text(yaml.safe_dump(card | {"name": "my-pool"}), encoding="utf-8")
     more = [*card["models"], card["models"][0] | {"name": "newcomer", "aliases": []}]
