@@ -47,12 +47,14 @@ class _Path:
     def step(self, why: str, words: Sequence[str | Path], *, makes: Path) -> None:
         """Run one command, unless what it makes is there already."""
         from mtrouter_rl.cli.program import run_command
+        from mtrouter_rl.files.locks import locked
 
         line = f"mtrouter-rl {shlex.join(map(str, words))}"
         self.done.append(line)
         self.output.say(f"\n== {why}\n$ {line}")
         if makes.exists():
-            self.output.say(f"(done before: {makes})")
+            with locked(makes.parent):  # takes away the lock file that a killed step may have left
+                self.output.say(f"(done before: {makes})")
             return
         quiet = ["--quiet"] if self.output.is_quiet or self.output.is_json else []
         with _stdout_to_stderr(self.output.is_json):

@@ -9,7 +9,7 @@ from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
 from mtrouter_rl.records import Episode, EpisodeKey, Split, episode_key
 from mtrouter_rl.statistics.cluster_bootstrap import BootstrapMeans, episode_means, paired_differences
-from mtrouter_rl.statistics.estimate import COST_RANGE, RETURN_RANGE, SCORE_RANGE, within
+from mtrouter_rl.statistics.estimate import bounded
 from mtrouter_rl.statistics.hull import CostScore, hull_gain
 from mtrouter_rl.statistics.rank_agreement import holm
 from mtrouter_rl.statistics.resamples import N_RESAMPLES
@@ -136,7 +136,9 @@ def single_model_points(rows: Iterable[ResultRow], roles: PolicyRoles, *, like: 
 
 def _row(policy: str, metrics: PolicyMetrics, comparison: Comparison, *, seed: int) -> ResultRow:
     columns = [metrics.values(name) for name in QUANTITIES]
-    score, cost_usd, return_ = episode_means(columns, seed=seed, n_resamples=comparison.n_resamples).estimates()
+    score, cost_usd, return_ = bounded(
+        episode_means(columns, seed=seed, n_resamples=comparison.n_resamples).estimates()
+    )
     return ResultRow(
         policy=policy,
         split=comparison.split,
@@ -144,13 +146,13 @@ def _row(policy: str, metrics: PolicyMetrics, comparison: Comparison, *, seed: i
         budget_usd=comparison.budget_usd,
         n_episodes=len(metrics.episodes),
         score_mean=score.value,
-        score_ci95=within(score.ends, SCORE_RANGE),
+        score_ci95=score.ends,
         utility_mean=metrics.mean("utility"),
         cost_usd_mean=cost_usd.value,
-        cost_usd_ci95=within(cost_usd.ends, COST_RANGE),
+        cost_usd_ci95=cost_usd.ends,
         cost_usd_total=sum(metrics.values("cost_usd").values()),
         return_mean=return_.value,
-        return_ci95=within(return_.ends, RETURN_RANGE),
+        return_ci95=return_.ends,
         turns_mean=metrics.mean("n_turns"),
         switches_mean=metrics.mean("n_switches"),
         stay_after_error=metrics.stay_after_error,

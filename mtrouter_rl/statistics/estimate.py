@@ -9,7 +9,8 @@ There are two kinds of ends, and one function for each:
 Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sections 5.2 (studentised) and 5.3 (percentile).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -130,3 +131,13 @@ def _bias(draws: FloatArray, value: float) -> float:
     """Median of the finite draws minus the value; 0 where either is unknown."""
     finite = draws[np.isfinite(draws)]
     return float(np.median(finite)) - value if finite.size and np.isfinite(value) else 0.0
+
+
+def bounded(means: Sequence[Estimate]) -> list[Estimate]:
+    """Means of score, cost and return, in this order, with their ends `within` what each can be."""
+    ranges = (SCORE_RANGE, COST_RANGE, RETURN_RANGE)
+    found = []
+    for one, possible in zip(means, ranges, strict=True):
+        low, high = within(one.ends, possible) or (one.low, one.high)
+        found.append(replace(one, low=low, high=high))
+    return found

@@ -99,6 +99,13 @@ WRITERS = (
     Writer("train", ("train", "--agent", "task-table", "--dataset", "LOG", "--workers", "1", "--out", "OUT")),
     Writer("ope", ("ope", "uniform", "--dataset", "LOG", "--estimators", "wis", "--out", "OUT", "--quiet")),
     Writer("report", ("report", "LOG", "--out", "OUT")),
+    Writer(
+        "start", ("start", "ROWS", "--format", "openai-jsonl", "--pool", "corridor-three", "--out", "OUT", "--quiet")
+    ),
+    Writer(
+        "evaluate",
+        ("evaluate", "--env", "corridor", "--router", "random", "--per-task", "1", "--workers", "1", "--out", "OUT"),
+    ),
 )
 
 

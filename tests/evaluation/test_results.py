@@ -194,7 +194,7 @@ def test_a_failed_save_keeps_the_old_file(results, tmp_path, monkeypatch):
     def broken(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr("mtrouter_rl.files.os.fsync", broken)
+    monkeypatch.setattr("mtrouter_rl.files.writing.os.fsync", broken)
     with pytest.raises(OSError, match="disk full"):
         make_results([]).save(path)
     assert path.read_text() == before

@@ -31,7 +31,7 @@ from mtrouter_rl.reporting.tables import (
     verdict_word,
 )
 from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
-from mtrouter_rl.statistics.estimate import Estimate
+from mtrouter_rl.statistics.estimate import Estimate, bounded
 from mtrouter_rl.statistics.rank_agreement import holm
 
 ABLATIONS_FILE = "ablations.json"
@@ -209,7 +209,8 @@ def compare_variants(
     for one in variants:
         own = trainings[one.policies]
         is_size = one.group == LOG_SIZE or one.variant == FULL
-        score, cost_usd, return_ = episode_means([_averaged(own, name) for name in QUANTITIES], seed=seed).estimates()
+        means = episode_means([_averaged(own, name) for name in QUANTITIES], seed=seed).estimates()
+        score, cost_usd, return_ = bounded(means)
         has_rival = compared is not None and is_size and one.agent != setting.compared
         rows.append(
             AblationRow(

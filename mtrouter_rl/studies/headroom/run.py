@@ -36,7 +36,7 @@ from mtrouter_rl.reporting.tables import (
 )
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
-from mtrouter_rl.statistics.estimate import Estimate
+from mtrouter_rl.statistics.estimate import Estimate, bounded
 from mtrouter_rl.workflows import EPISODES_FOLDER, describe
 
 HEADROOM_FILE = "headroom.json"
@@ -272,7 +272,7 @@ class _Weighed:
 
 
 def _means(metrics: PolicyMetrics, *, seed: int) -> tuple[Estimate, ...]:
-    return episode_means([metrics.values(name) for name in QUANTITIES], seed=seed).estimates()
+    return tuple(bounded(episode_means([metrics.values(name) for name in QUANTITIES], seed=seed).estimates()))
 
 
 def headroom_table(found: Headroom) -> Table:
