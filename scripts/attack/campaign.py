@@ -106,6 +106,13 @@ WRITERS = (
         "evaluate",
         ("evaluate", "--env", "corridor", "--router", "random", "--per-task", "1", "--workers", "1", "--out", "OUT"),
     ),
+    Writer(
+        "study",
+        (
+            *("study", "--env", "corridor", "--episodes", "20", "--test-seeds", "1", "--agents", "task-table"),
+            *("--workers", "1", "--out", "OUT", "--quiet"),
+        ),
+    ),
 )
 
 
