@@ -53,10 +53,11 @@ COMMAND = Command(
         "A test double of a provider, on 127.0.0.1: /v1/chat/completions (whole and streamed), /v1/models, /health. No "
         "language model is called and nothing is paid. A client that sends its episode in the header x-mtrouter-session, as "
         "TASK|VARIATION|SEED, gets what the simulated pool of --env would do there; see session_header in the pool card. "
-        "Without the header the double answers from --script, with so many words, or with the last message. The ledger has a line "
-        "for every request, with what it billed. Faults are drawn from session, turn and try: "
-        "429, 429_retry_after, 500, timeout, drip, broken_json, cut_stream, missing_usage, zero_usage, wrong_model, redirect, "
-        "foreign_thinking; all=0.2 shares 20% out among them. It runs until Ctrl-C or SIGTERM."
+        "Without the header the double answers from --script, with so many words, or with the last message. The ledger has "
+        "a line for every request, with what it billed.\n"
+        "Faults are drawn from session, turn and try: 429, 429_retry_after, 500, timeout, drip, broken_json, cut_stream, "
+        "missing_usage, zero_usage, wrong_model, redirect, foreign_thinking; all=0.2 shares 20% out among them. It runs "
+        "until Ctrl-C or SIGTERM."
     ),
     examples=("--env corridor --port 8090 --faults 500=0.1 429_retry_after=0.05 --ledger billed.jsonl",),
     options=(
