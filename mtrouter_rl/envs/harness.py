@@ -79,13 +79,7 @@ class Harness:
     @cached_property
     def tool(self) -> dict[str, object] | None:
         """The tool that takes the action, in OpenAI's form; None where actions are text."""
-        if self._card is None or self._card.action != "tool":
-            return None
-        tool = self._card.tool
-        argument = {"type": "string", "description": tool.argument_description}
-        parameters = {"type": "object", "properties": {tool.argument: argument}, "required": [tool.argument]}
-        described = {"name": tool.name, "description": tool.description, "parameters": parameters}
-        return {"type": "function", "function": described}
+        return None if self._card is None else self._card.tool_definition
 
     def start(self, task: str, observation: str, actions: Sequence[str]) -> list[Message]:
         """First messages of an episode.

@@ -12,6 +12,8 @@ from mtrouter_rl.testing.fake_llm.conversation import ChatRequest
 
 _FILLER = "I look at what is there and think about what comes next. "
 _PIECE = 24
+FINGERPRINT = "fake-llm"
+"""What every answer says in `system_fingerprint`, so that logs tell whose it is."""
 
 
 def content_of(answer: Answer, counter: TokenCounter) -> str:
@@ -68,12 +70,14 @@ def completion(ident: str, model: str, message: Mapping[str, Any], usage: Mappin
     """The whole answer."""
     choice = {"index": 0, "message": message, "finish_reason": _finish(message)}
     body = {"id": ident, "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
+    body["system_fingerprint"] = FINGERPRINT
     return body if usage is None else body | {"usage": usage}
 
 
 def events(ident: str, model: str, message: Mapping[str, Any], usage: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The answer as the events of a stream; the usage is in a last one without choices."""
     base = {"id": ident, "object": "chat.completion.chunk", "created": 0, "model": model}
+    base["system_fingerprint"] = FINGERPRINT
     first = {"role": "assistant", **{key: message[key] for key in ("thinking_blocks",) if key in message}}
     deltas: list[dict[str, Any]] = [first]
     text = message.get("content") or ""

@@ -28,7 +28,7 @@ from mtrouter_rl.testing.fake_llm.simulated import SimulatedAnswers
 logger = logging.getLogger(__name__)
 
 SESSION_HEADER = "x-mtrouter-session"
-REQUEST_HEADER = "x-mtrouter-request"
+REQUEST_HEADER = "x-client-request-id"
 HOST = "127.0.0.1"
 _NOTHING = TokenUsage(n_fresh=0, n_output=0)
 _KEPT_TRIES = 200_000

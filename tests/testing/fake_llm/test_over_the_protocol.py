@@ -1,0 +1,83 @@
+"""A pool behind the double plays the episodes that it plays in one process, and every bill finds its way into the log."""
+
+import dataclasses
+from collections import defaultdict
+
+import pytest
+
+from mtrouter_rl.pools.spend import SpendPlan, summary_of
+from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan
+
+
+def played(dataset):
+    """What was done, paid and scored, episode by episode."""
+    return [
+        [(t.model, t.action_text, t.observation_text, t.usage, t.cost_usd, t.utility_gain) for t in episode.turns]
+        for episode in dataset.episodes
+    ]
+
+
+@pytest.mark.parametrize(("stream", "form"), [(False, "plain"), (True, "padded")])
+def test_episodes_over_the_protocol_are_those_of_the_simulated_pool(corridor_config, collected, stream, form):
+    own = collected(corridor_config, "own")
+    with FakeLLM(FakeSettings(env=corridor_config, form=form, n_copies=2)) as fake:
+        remote = collected(corridor_config, "remote", base_url=fake.base_url, stream=stream)
+    assert played(remote) == played(own)
+    assert fake.ledger.billed_usd == pytest.approx(sum(episode.cost_usd for episode in remote.episodes), abs=1e-12)
+    assert fake.ledger.n_requests == sum(len(episode.turns) for episode in remote.episodes)
+
+
+def test_with_faults_the_log_is_whole_and_agrees_with_the_ledger_of_the_double(corridor_config, collected, tmp_path):
+    own = collected(corridor_config, "own", n_episodes=15)
+    shares = FaultPlan.shares_of(["all=0.3"])
+    faults = FaultPlan(shares=shares, seed=1, retry_after_s=0.01, timeout_s=0.05, drip_s=0.02)
+    plan = SpendPlan(file=str(tmp_path / "spend.sqlite"), run="here")
+    with FakeLLM(FakeSettings(env=corridor_config, form="padded", faults=faults)) as fake, plan.in_force():
+        remote = collected(
+            corridor_config, "remote", base_url=fake.base_url, n_episodes=15, usage_estimate="token_counter"
+        )
+    met = {entry.fault for entry in fake.ledger.entries} - {""}
+    assert len(met) >= len(FAULT_KINDS) - 2, "the seed should meet nearly all kinds"
+    assert [one.status for one in remote.episodes] == ["completed"] * 15
+    assert [[t.action_text for t in e.turns] for e in remote.episodes] == [
+        [t.action_text for t in e.turns] for e in own.episodes
+    ]
+    assert [one.utility for one in remote.episodes] == [one.utility for one in own.episodes]
+    spent = summary_of(plan)
+    assert spent.booked_usd == pytest.approx(sum(one.cost_usd for one in remote.episodes), abs=1e-9)
+    assert spent.n_tries == fake.ledger.n_requests
+    check_bills(plan, fake)
+
+
+def check_bills(plan, fake):
+    """Every bill of the double is booked under the same id: exactly where it was told, at its most where it was not."""
+    import sqlite3
+
+    rows = sqlite3.connect(plan.file).execute("SELECT ident, state, most_usd, cost_usd FROM tries").fetchall()
+    billed = {entry.request_id: entry for entry in fake.ledger.entries}
+    assert {ident for ident, *_ in rows} == set(billed)
+    by_state = defaultdict(list)
+    for ident, state, most_usd, cost_usd in rows:
+        by_state[state].append((billed[ident], most_usd, cost_usd))
+    assert not by_state["open"]
+    for entry, _, cost_usd in by_state["known"]:
+        assert cost_usd == pytest.approx(entry.cost_usd, abs=1e-12)
+    for entry, _, cost_usd in by_state["estimated"]:
+        assert entry.fault in ("missing_usage", "zero_usage", "cut_stream", "broken_json")
+        assert cost_usd >= entry.cost_usd - 1e-12
+    for entry, most_usd, _ in by_state["unknown"]:
+        assert entry.fault == "timeout"
+        assert 0 <= entry.cost_usd <= most_usd
+
+
+def test_a_switch_after_signed_thinking_is_never_refused(corridor_config, collected):
+    faults = FaultPlan(shares={"foreign_thinking": 0.5})
+    with FakeLLM(FakeSettings(env=corridor_config, faults=faults)) as fake:
+        remote = collected(corridor_config, "remote", base_url=fake.base_url, n_episodes=4)
+    kinds = {entry.fault for entry in fake.ledger.entries}
+    assert "foreign_thinking" in kinds
+    assert "refused" not in kinds
+    hidden = [row for traced in remote.hidden.values() for row in traced] if hasattr(remote, "hidden") else []
+    assert all(one.status == "completed" for one in remote.episodes), hidden
+
+
