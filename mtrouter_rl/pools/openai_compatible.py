@@ -50,7 +50,7 @@ _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _RETRIED = (408, 409, 425, 429)
 _PASSING_REDIRECTS = (302, 303, 307)
 _MAX_REDIRECTS = 2
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
+_LONGEST_PAUSE_S = 20.0
 
 
 def make_backend(pool: PoolCard, env: EnvCard) -> "OpenAICompatibleBackend":
@@ -74,7 +74,7 @@ class _Call:
     most_usd: float
     ends_s: float
     n_tries: int = 0
-    pause_s: float = _FIRST_PAUSE_S
+    pause_s: float
     n_unknown: int = 0
     n_redirects: int = 0
     hidden: dict[str, JsonValue] = field(default_factory=dict)
@@ -183,6 +183,7 @@ class OpenAICompatibleBackend:
             n_prompt=n_prompt,
             most_usd=card.prices.worst_case_usd(n_prompt=n_prompt, n_output=max_output_tokens),
             ends_s=self._clock() + self._settings.deadline_s,
+            pause_s=self._settings.pause_s,
         )
         if prepared.stripped:
             call.hidden["stripped"] = dict(prepared.stripped)
@@ -282,17 +283,19 @@ class OpenAICompatibleBackend:
                 call.n_unknown += 1
                 raise BackendError(
                     call.told(
-                        "the reply has no usage, so nobody can say what it cost; turn usage on at the endpoint, or allow an "
-                        "estimate with usage_estimate"
+                        f"the reply has no usage{' but zeros' if said.usage else ''}, so nobody can say what it cost; turn "
+                        "usage on at the endpoint, or allow an estimate with usage_estimate"
                     )
                 )
             self._wait(call, problem, is_unknown=True)
             return None
         cost_usd = card.prices.cost_usd(bill.tokens)
-        self._spending.settle(ident, cost_usd, is_estimate="usage_estimate" in call.hidden)
+        is_estimate = "usage_estimate" in call.hidden
+        self._spending.settle(ident, cost_usd, is_estimate=is_estimate)
         if problem:
+            bill_told = "are the estimate of what it cost" if is_estimate else "were billed for it"
             raise WastedCallError(
-                call.told(f"{problem}; {cost_usd:.6f} USD were billed for it"),
+                call.told(f"{problem}; {cost_usd:.6f} USD {bill_told}"),
                 usage=bill.tokens,
                 served_model=said.model,
             )
@@ -307,7 +310,7 @@ class OpenAICompatibleBackend:
         """
         call.hidden.pop("usage_estimate", None)
         is_empty = not said.text and not said.tool_calls
-        if said.usage is not None:
+        if said.usage is not None and not _is_all_zero(said.usage):
             try:
                 reading = read_usage(said.usage, answer_is_empty=is_empty, context_tokens=card.context_tokens)
             except UsageError as error:
@@ -376,6 +379,13 @@ class OpenAICompatibleBackend:
             message=None if raw is None and not said.tool_calls else message,
             hidden=call.hidden,
         )
+
+
+def _is_all_zero(usage: JsonValue | Mapping[str, JsonValue]) -> bool:
+    """Whether a usage says nothing but zeros, which is as good as none."""
+    if isinstance(usage, Mapping):
+        return all(map(_is_all_zero, usage.values()))
+    return not usage
 
 
 def action_of(text: str) -> str:

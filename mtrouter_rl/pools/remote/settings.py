@@ -86,6 +86,7 @@ class RemotePool(Frozen):
         models: One entry for every model of the pool.
         deadline_s: Deadline of a call with all its tries, seconds.
         try_s: Deadline of one try, seconds.
+        pause_s: First pause between tries where the endpoint asks for none, seconds; it doubles, and is drawn a half around.
         breaker: When a model is left alone for a while.
         session_header: Header that names the episode to the endpoint, as TASK|VARIATION|SEED|RUN; None for none.
     """
@@ -93,6 +94,7 @@ class RemotePool(Frozen):
     models: dict[str, RemoteModel]
     deadline_s: Positive = 300.0
     try_s: Positive = 120.0
+    pause_s: Positive = 0.5
     breaker: BreakerCard = BreakerCard()
     session_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
 
