@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import InvalidConfigError, SpendLimitError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ SPEND_VARIABLE = "MTROUTER_RL_SPEND"
 """Environment variable that tells worker processes of ledger, run and limits."""
 
 _TOLERANCE_USD = 1e-9
+_SHOWN_USD = 5e-7
 _BUSY_S = 60.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tries (
@@ -137,18 +139,20 @@ class SpendSummary:
         """Bills and estimates together, without what is unknown."""
         return self.known_usd + self.estimated_usd
 
-    def told(self, *, in_dataset_usd: float) -> str:
+    def told(self, *, in_dataset_usd: float | None = None) -> str:
         """The summary in words.
 
         Args:
-            in_dataset_usd: Cost of the episodes that the dataset holds.
+            in_dataset_usd: Cost of the episodes that the dataset holds; None where there is none yet.
         """
         lines = [f"spent: {self.booked_usd:.6f} USD in {self.n_tries} tries of calls"]
         if self.n_estimated:
             lines.append(f"  {self.estimated_usd:.6f} USD of it estimated, for {self.n_estimated} tries without usage")
-        beside_usd = self.booked_usd - in_dataset_usd
-        if beside_usd > 1e-6:
-            lines.append(f"  {beside_usd:.6f} USD of it for turns that are not in the dataset (failed or stopped midway)")
+        beside_usd = 0.0 if in_dataset_usd is None else self.booked_usd - in_dataset_usd
+        if beside_usd > _SHOWN_USD:
+            lines.append(
+                f"  {beside_usd:.6f} USD of it for turns that are not in the dataset (failed or stopped midway)"
+            )
         if self.n_unknown:
             lines.append(
                 f"  not known: the bills of {self.n_unknown} tries (no reply, or killed), at most "
@@ -171,9 +175,7 @@ class SpendLedger:
         self._lock = threading.Lock()
         try:
             Path(plan.file).parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                plan.file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
+            self._database = sqlite3.connect(plan.file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
@@ -265,3 +267,13 @@ def summary_of(plan: SpendPlan) -> SpendSummary:
     """What the ledger says of a run."""
     with closing(SpendLedger(plan)) as ledger:
         return ledger.summary()
+
+
+_FREE_KINDS = ("simulated", "log_only", "replay", "none")
+
+
+def costs_money(pool: PoolCard) -> bool:
+    """Whether calls of a pool are paid to somebody: it is neither simulated nor replayed, and has prices."""
+    prices = (model.prices for model in pool.models)
+    has_prices = any(one.worst_case_usd(n_prompt=1, n_output=1) > 0 for one in prices)
+    return pool.backend.kind not in _FREE_KINDS and has_prices

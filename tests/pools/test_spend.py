@@ -24,7 +24,9 @@ def plan(tmp_path):
 def test_what_is_reserved_counts_until_it_is_settled(plan):
     ledger = SpendLedger(plan(run_usd=1.0))
     ledger.reserve("a", model="m", most_usd=0.6)
-    with pytest.raises(SpendLimitError, match=r"limit of the run, 1 USD.*0\.600000 USD are booked.*'m' may cost 0\.5.*--max-usd"):
+    with pytest.raises(
+        SpendLimitError, match=r"limit of the run, 1 USD.*0\.600000 USD are booked.*'m' may cost 0\.5.*--max-usd"
+    ):
         ledger.reserve("b", model="m", most_usd=0.5)
     ledger.settle("a", 0.1)
     ledger.reserve("b", model="m", most_usd=0.5)
@@ -39,7 +41,12 @@ def test_what_is_reserved_counts_until_it_is_settled(plan):
         *(1, pytest.approx(0.7)),
     )
     told = found.told(in_dataset_usd=0.1)
-    for words in ("0.300000 USD in 3 tries", "0.200000 USD of it estimated", "not in the dataset", "at most 0.700000 USD"):
+    for words in (
+        "0.300000 USD in 3 tries",
+        "0.200000 USD of it estimated",
+        "not in the dataset",
+        "at most 0.700000 USD",
+    ):
         assert words in told
 
 
@@ -48,7 +55,7 @@ def test_the_limit_of_the_day_is_that_of_all_runs_and_begins_anew_at_midnight(pl
     one = SpendLedger(plan("one", day_usd=1.0), clock=lambda: now[0])
     other = SpendLedger(plan("other", day_usd=1.0), clock=lambda: now[0])
     one.reserve("a", model="m", most_usd=0.9)
-    with pytest.raises(SpendLimitError, match="limit of the day.*--max-usd-per-day"):
+    with pytest.raises(SpendLimitError, match=r"limit of the day.*--max-usd-per-day"):
         other.reserve("b", model="m", most_usd=0.2)
     now[0] += 1
     other.reserve("b", model="m", most_usd=0.2)

@@ -2,6 +2,7 @@
 
 import argparse
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from mtrouter_rl.errors import InvalidConfigError
@@ -12,7 +13,7 @@ from mtrouter_rl.options.environment import POOL, env
 def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.cards import load_pool_card
     from mtrouter_rl.envs.factory import resolve_env
-    from mtrouter_rl.testing.fake_llm import FakeLLM, FakeSettings, FaultPlan
+    from mtrouter_rl.testing.fake_llm import FakeLLM, FakeSettings, FaultPlan, write_twin
 
     faults = FaultPlan(
         shares=FaultPlan.shares_of(args.faults),
@@ -36,13 +37,16 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     )
     if settings.n_tokens < 0 or settings.latency_s < 0:
         raise InvalidConfigError("--answer-tokens and --latency-ms must be at least 0")
+    if args.write_pool and settings.env is None:
+        raise InvalidConfigError("--write-pool is for the simulated pool of an environment; give --env")
     with FakeLLM(settings) as fake:
+        if args.write_pool and settings.env is not None:
+            write_twin(args.write_pool, settings.env.pool, fake.base_url)
         names = list(fake.pool.model_names) if fake.pool else []
         output.show(f"listening: {fake.base_url} ({', '.join(names) or 'any model'})", {"base_url": fake.base_url})
-        try:
+        with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        finally:
-            output.aside(f"{fake.ledger.n_requests} requests, billed {fake.ledger.billed_usd:.6f} USD (simulated)")
+        output.aside(f"{fake.ledger.n_requests} requests, billed {fake.ledger.billed_usd:.6f} USD (simulated)")
 
 
 COMMAND = Command(
@@ -59,13 +63,17 @@ COMMAND = Command(
         "missing_usage, zero_usage, wrong_model, redirect, foreign_thinking; all=0.2 shares 20% out among them. It runs "
         "until Ctrl-C or SIGTERM."
     ),
-    examples=("--env corridor --port 8090 --faults 500=0.1 429_retry_after=0.05 --ledger billed.jsonl",),
+    examples=(
+        "--env corridor --write-pool doubles.yaml",
+        "--env corridor --port 8090 --faults 500=0.1 429_retry_after=0.05 --ledger billed.jsonl",
+    ),
     options=(
         env("environment whose simulated pool answers (default: scripted answers alone)"),
         POOL,
         Option("--port", "port on 127.0.0.1; 0 takes a free one", int, "P", default=8090),
         Option("--faults", "shares of calls that go wrong", nargs="+", default=[], metavar="KIND=SHARE"),
         shared.seed("the faults"),
+        Option("--write-pool", "write the pool card that calls it there", Path, "FILE"),
         Option("--ledger", "file of what was billed, a line of JSON for every request", Path, "FILE"),
         Option(
             "--form",

@@ -21,7 +21,9 @@ class CircuitBreakers:
     succeeds closes it, the first that fails opens it for another pause.
     """
 
-    def __init__(self, card: BreakerCard, models: Iterable[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, card: BreakerCard, models: Iterable[str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Create closed circuits."""
         self._card = card
         self._clock = clock

@@ -6,6 +6,6 @@
 from mtrouter_rl.testing.fake_llm.faults import FAULT_KINDS, FaultPlan
 from mtrouter_rl.testing.fake_llm.ledger import Ledger, LedgerEntry
 from mtrouter_rl.testing.fake_llm.server import FakeLLM, FakeSettings
-from mtrouter_rl.testing.fake_llm.twin import remote_twin
+from mtrouter_rl.testing.fake_llm.twin import remote_twin, write_twin
 
-__all__ = ["FAULT_KINDS", "FakeLLM", "FakeSettings", "FaultPlan", "Ledger", "LedgerEntry", "remote_twin"]
+__all__ = ["FAULT_KINDS", "FakeLLM", "FakeSettings", "FaultPlan", "Ledger", "LedgerEntry", "remote_twin", "write_twin"]

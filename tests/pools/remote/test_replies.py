@@ -77,7 +77,9 @@ def test_usage_model_and_text_are_saved_from_json_that_breaks_off():
     assert (cut.usage, cut.text, cut.problem) == (None, 'say "h', "IncompleteRead")
 
 
-@pytest.mark.parametrize("body", ["", "[]", '{"choices": [null]}', '{"choices": [{"message": {}}]}x', "\udcff", "[" * 500])
+@pytest.mark.parametrize(
+    "body", ["", "[]", '{"choices": [null]}', '{"choices": [{"message": {}}]}x', "\udcff", "[" * 500]
+)
 def test_what_is_no_reply_is_a_problem_and_nothing_worse(body):
     for is_stream in (False, True):
         assert read_reply(body, is_stream=is_stream).problem

@@ -1,6 +1,5 @@
 """A pool behind the double plays the episodes that it plays in one process, and every bill finds its way into the log."""
 
-import dataclasses
 from collections import defaultdict
 
 import pytest
@@ -79,5 +78,3 @@ def test_a_switch_after_signed_thinking_is_never_refused(corridor_config, collec
     assert "refused" not in kinds
     hidden = [row for traced in remote.hidden.values() for row in traced] if hasattr(remote, "hidden") else []
     assert all(one.status == "completed" for one in remote.episodes), hidden
-
-
