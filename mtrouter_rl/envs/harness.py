@@ -155,9 +155,8 @@ class Harness:
         return sum(map(self.count_one, messages)) + self.n_tool_tokens
 
     def count_one(self, message: Message) -> int:
-        """Tokens of a message, tool calls included."""
-        n_calls = sum(self._counter.count(call.name + call.arguments + call.id) for call in message.tool_calls)
-        return self._counter.count(message.content) + n_calls
+        """Tokens of a message, tool calls and thinking included."""
+        return self._counter.count_message(message)
 
     def _without_turns(
         self, kept: list[Message], starts: Sequence[int], end: int, n_most: int

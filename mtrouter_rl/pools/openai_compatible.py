@@ -8,6 +8,7 @@ the environment books it. One whose bill cannot be known, because nothing came b
 `hidden`, with the most that it can have cost. What a try may cost is reserved before it is made where a run has limits.
 """
 
+import json
 import logging
 import re
 import threading
@@ -192,9 +193,8 @@ class OpenAICompatibleBackend:
     def _count(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt by the pool's counter, the tool's description included."""
         counter = self._pool.token_counter
-        texts = [one.content + "".join(call.name + call.arguments for call in one.tool_calls) for one in messages]
         tool = self._harness.tool_definition if self._harness else None
-        return sum(map(counter.count, texts)) + (counter.count(str(tool)) if tool else 0)
+        return sum(map(counter.count_message, messages)) + (counter.count(json.dumps(tool)) if tool else 0)
 
     def _tried(self, call: _Call) -> Reply | None:
         """The reply of one try; None if another has to be made.
@@ -369,7 +369,11 @@ class OpenAICompatibleBackend:
         is_plain = set(said.message) <= {"role", "content", "refusal", "annotations"}
         raw = None if is_plain and isinstance(said.message.get("content"), str) else said.message
         message: Message | None = Message(
-            role="assistant", content=text, tool_calls=said.tool_calls, author=call.model, raw=raw
+            role="assistant",
+            content=text if raw is None else said.text,
+            tool_calls=said.tool_calls,
+            author=call.model,
+            raw=raw,
         )
         return Reply(
             text=text,

@@ -161,6 +161,25 @@ class SpendSummary:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BookedTry:
+    """One try of a call in the ledger.
+
+    Attributes:
+        ident: Its id, which the endpoint was told as well.
+        model: Model that was called.
+        most_usd: Most that it could cost.
+        cost_usd: What it cost; None if nobody can know.
+        state: "known", "estimated", "unknown", or "open" while nothing has come back, or nobody was left to book it.
+    """
+
+    ident: str
+    model: str
+    most_usd: float
+    cost_usd: float | None
+    state: str
+
+
 class SpendLedger:
     """The ledger, for one run. May be used by several threads, and by many processes at once."""
 
@@ -224,6 +243,14 @@ class SpendLedger:
             n_unknown=sum(n for n, _ in unknown),
             unknown_most_usd=sum(usd for _, usd in unknown),
         )
+
+    def tries(self) -> list[BookedTry]:
+        """All tries of the run, in no order."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT ident, model, most_usd, cost_usd, state FROM tries WHERE run = ?", (self._plan.run,)
+            ).fetchall()
+        return [BookedTry(ident=a, model=b, most_usd=c, cost_usd=d, state=e) for a, b, c, d, e in rows]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

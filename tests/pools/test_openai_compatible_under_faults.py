@@ -212,6 +212,8 @@ def test_thinking_comes_back_to_its_model_and_to_no_other(served):
     said = call(backend, "large").message
     assert said.raw["thinking_blocks"]
     later = [*ASKED, said, *ASKED]
+    counter = backend._pool.token_counter
+    assert counter.count_message(said) > counter.count(said.content) + 40, "its thinking is part of the prompt"
     assert call(backend, "large", later).text == "open door"
     reply = call(backend, "small", later)
     assert reply.hidden["stripped"] == {"thinking": 1}
