@@ -1,9 +1,14 @@
 """A pool behind the double plays the episodes that it plays in one process, and every bill finds its way into the log."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from mtrouter_rl.pools.spend import SpendPlan, summary_of
-from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan
+from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan, write_twin
 from mtrouter_rl.testing.fake_llm.reconcile import reconcile
 
 
@@ -60,3 +65,21 @@ def test_a_switch_after_signed_thinking_is_never_refused(corridor_config, collec
     assert "foreign_thinking" in kinds
     assert "refused" not in kinds
     assert all(one.status == "completed" for one in remote.episodes)
+
+
+def test_no_bill_is_lost_when_the_collector_is_killed(corridor_config, tmp_path):
+    card, ledger, out = tmp_path / "pool.yaml", tmp_path / "spend.sqlite", tmp_path / "log"
+    code = "import sys; from mtrouter_rl.cli import main; sys.exit(main())"
+    with FakeLLM(FakeSettings(env=corridor_config, latency_s=0.02)) as fake:
+        write_twin(card, corridor_config.pool, fake.base_url)
+        words = f"collect --env corridor --pool {card} --policy uniform --episodes 40 --workers 1 --out {out} --yes"
+        running = subprocess.Popen([sys.executable, "-c", code, *words.split(), "--spend-ledger", str(ledger)])
+        while fake.ledger.n_requests < 12 and running.poll() is None:
+            time.sleep(0.005)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+    books = reconcile(fake.ledger.entries, SpendPlan(file=str(ledger), run=str(out.resolve())))
+    assert books.problems == ()
+    assert books.n_requests >= 12
+    assert books.n_unknown <= 1, "all but the call that was under way when it was killed"
+    assert books.known_usd + books.unknown_billed_usd == pytest.approx(books.billed_usd)
