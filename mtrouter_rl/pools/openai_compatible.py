@@ -55,7 +55,7 @@ class RemotePool(Frozen):
     try_s: Positive = 120.0
 
 
-def make_backend(pool: PoolCard, env: EnvCard) -> "OpenAICompatibleBackend":
+def make_backend(pool: PoolCard, env: EnvCard | None = None) -> "OpenAICompatibleBackend":
     """Backend of a pool card of kind "openai_compatible".
 
     Raises:
