@@ -54,7 +54,7 @@ _MAX_REDIRECTS = 2
 _LONGEST_PAUSE_S = 20.0
 
 
-def make_backend(pool: PoolCard, env: EnvCard) -> "OpenAICompatibleBackend":
+def make_backend(pool: PoolCard, env: EnvCard | None = None) -> "OpenAICompatibleBackend":
     """Backend of a pool card of kind "openai_compatible".
 
     Raises:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from mtrouter_rl import __version__
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter
@@ -83,14 +85,26 @@ def dataset_info(
     )
 
 
+def _at_default(card: BaseModel, *fields: str) -> set[str]:
+    """Those of the fields that hold their default."""
+    defaults = type(card).model_fields
+    return {name for name in fields if getattr(card, name) == defaults[name].get_default(call_default_factory=True)}
+
+
 def fingerprint_cards(config: EnvConfig) -> str:
     """Hash of what decides an episode in the environment and pool cards, 16 hexadecimal digits.
 
     A changed card makes another dataset. Descriptions, the sizes of a study, parameters of agents, what an expert solves,
-    and the reward, which is worked out from a log when it is read, do not count.
+    and the reward, which is worked out from a log when it is read, do not count. Nor do settings that cards came to have
+    later, where they are left as they were before: a log that is older than a setting keeps its hash.
     """
-    env = config.card.model_dump_json(exclude={"description", "reward", "studies", "agents", "expert_solves"})
-    pool = config.pool.model_dump_json(exclude={"description": True, "models": {"__all__": {"aliases"}}})
+    left_out = {"description", "reward", "studies", "agents", "expert_solves"} | _at_default(config.card, "harness")
+    env = config.card.model_dump_json(exclude=left_out)
+    models = {
+        index: {"aliases"} | _at_default(model, "variant_of", "handover")
+        for index, model in enumerate(config.pool.models)
+    }
+    pool = config.pool.model_dump_json(exclude={"description": True, "models": models})
     return hashlib.blake2b((env + pool).encode(), digest_size=8).hexdigest()
 
 
