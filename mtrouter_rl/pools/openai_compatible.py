@@ -61,7 +61,8 @@ def make_backend(pool: PoolCard, env: EnvCard | None = None) -> "OpenAICompatibl
         CardError: If the settings break their rules, or a model of the pool has no entry.
         InvalidConfigError: If an address is none, or a key is missing or is no key.
     """
-    return OpenAICompatibleBackend(pool, read_settings(pool), harness=env.harness, spending=open_spending())
+    harness = env.harness if env is not None else None
+    return OpenAICompatibleBackend(pool, read_settings(pool), harness=harness, spending=open_spending())
 
 
 @dataclass(kw_only=True)
