@@ -5,7 +5,7 @@ import argparse
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Option, Output, shared
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.options.money import MONEY, booked, is_allowed
+from mtrouter_rl.options.money import MONEY, booked, is_allowed, tell_spent
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
@@ -13,6 +13,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.datasets.summary import format_summary, summarize
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import CollectRequest, collect_dataset
+    from mtrouter_rl.workflows.cost_estimate import costs_anything
 
     card: DatasetCard | None = load_dataset_card(args.dataset) if args.dataset else None
     if card is not None:
@@ -32,14 +33,14 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         overwrite=args.overwrite,
     )
     config = environment_config(args)
-    if not is_allowed(args, config, n_episodes, output):
+    is_paid = costs_anything(config, [policy], cache=request.cache)
+    if not is_allowed(args, config, n_episodes, output, is_paid=is_paid):
         return
     with booked(args, config, output) as spent, RolloutPool(config, n_workers=args.workers) as pool:
         dataset = collect_dataset(pool, request)
     summary, paid = summarize(dataset), spent()
     output.show(format_summary(summary), summary)
-    if paid is not None:
-        output.aside(paid.told(in_dataset_usd=sum(episode.cost_usd for episode in dataset.episodes)))
+    tell_spent(paid, output, in_dataset_usd=sum(episode.cost_usd for episode in dataset.episodes))
 
 
 COMMAND = Command(

@@ -38,9 +38,10 @@ MONEY = tuple(
 def is_allowed(
     args: argparse.Namespace,
     config: EnvConfig,
-    n_episodes: int,
+    n_episodes: int | None,
     output: Output,
     *,
+    is_paid: bool | None = None,
     ask: Callable[[str], str] | None = None,
 ) -> bool:
     """Whether a command may go on; False after a dry run, or if the user says no.
@@ -48,65 +49,85 @@ def is_allowed(
     Args:
         args: Options of `MONEY`.
         config: Environment and pool.
-        n_episodes: Episodes that are run.
+        n_episodes: Episodes that are run; None where nobody knows before.
         output: Shows the estimate.
+        is_paid: Whether calls cost money; None goes by the pool.
         ask: Asks on the terminal.
 
     Raises:
         InvalidConfigError: If money would be spent, nobody has allowed it and there is no terminal to ask on; or if a limit is
             given that the backend does not keep.
     """
-    from mtrouter_rl.workflows.cost_estimate import estimate_cost
-
-    is_paid = costs_money(config.pool)
+    is_paid = costs_money(config.pool) if is_paid is None else is_paid
     if not (is_paid or args.dry_run):
         return True
-    estimate = estimate_cost(config, n_episodes, like=args.like)
-    note = "" if is_paid else f"; pool '{config.pool.name}' is simulated or free: nothing is paid to anybody"
+    told, estimate = _estimate(args, config, n_episodes)
     if args.dry_run:
-        output.show(f"{estimate}{note}", {"is_paid": is_paid, "estimate": estimate})
+        note = "" if is_paid else f"; pool '{config.pool.name}' is simulated or free: nothing is paid to anybody"
+        output.show(f"{told}{note}", {"is_paid": is_paid, "n_episodes": n_episodes, "estimate": estimate})
         return False
     has_limit = args.max_usd is not None or args.max_usd_per_day is not None
-    if has_limit and config.pool.backend.kind != "openai_compatible":
+    if has_limit and costs_money(config.pool) and config.pool.backend.kind != "openai_compatible":
         raise InvalidConfigError(
             f"backend '{config.pool.backend.kind}' of pool '{config.pool.name}' books nothing in the ledger of spending, so "
             "--max-usd and --max-usd-per-day limit nothing there; leave them out, and give --yes"
         )
     if args.yes or has_limit:
-        output.aside(str(estimate))
+        output.aside(told)
         return True
     if not sys.stdin.isatty():
-        raise InvalidConfigError(
-            f"pool '{config.pool.name}' costs money: {estimate}; nobody can be asked here, so give --max-usd USD, or --yes"
-        )
-    answer = (ask or input)(f"Pool '{config.pool.name}' costs money: {estimate}.\nSpend it? [y/N] ")
-    return answer.strip().lower() in ("y", "yes")
+        raise InvalidConfigError(f"{told}; nobody can be asked here, so give --max-usd USD, or --yes")
+    return (ask or input)(f"{told}.\nSpend it? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _estimate(args: argparse.Namespace, config: EnvConfig, n_episodes: int | None) -> tuple[str, object]:
+    """(what it costs in words, the same as a record); of one episode where nobody knows how many there will be."""
+    from mtrouter_rl.workflows.cost_estimate import estimate_cost
+
+    estimate = estimate_cost(config, 1 if n_episodes is None else n_episodes, like=args.like)
+    several = " (and how many are run shows only then)" if n_episodes is None else ""
+    return f"pool '{config.pool.name}' costs money: {estimate}{several}", estimate
 
 
 @contextmanager
-def booked(args: argparse.Namespace, config: EnvConfig, output: Output) -> Iterator[Callable[[], SpendSummary | None]]:
+def booked(
+    args: argparse.Namespace, config: EnvConfig, output: Output, *, out: Path | None = None
+) -> Iterator[Callable[[], SpendSummary | None]]:
     """Whatever is called meanwhile is booked in the ledger, within the limits of the options; an end by error tells the sum.
 
+    Args:
+        args: Options of `MONEY`.
+        config: Environment and pool.
+        output: Told what was spent.
+        out: Place of the results, which names the run; None takes that of the options.
+
     Yields:
-        Gives what the ledger says of the run; None where nothing costs money.
+        Gives what the ledger says of the run; None where it knows of no call.
     """
-    if not costs_money(config.pool):
-        if args.max_usd is not None or args.max_usd_per_day is not None:
-            output.aside(
-                f"pool '{config.pool.name}' costs nobody money, so --max-usd and --max-usd-per-day limit nothing"
-            )
-        yield lambda: None
-        return
     plan = SpendPlan(
         file=str(args.spend_ledger or state_folder() / _LEDGER_FILE),
-        run=str(args.out.resolve()),
+        run=str((out or args.out).resolve()),
         run_usd=args.max_usd,
         day_usd=args.max_usd_per_day,
     )
-    summary_of(plan)  # a ledger that cannot be used is told before anything is called
+    is_paid = costs_money(config.pool)
+    if is_paid:
+        summary_of(plan)  # a ledger that cannot be used is told before anything is called
+
+    def spent() -> SpendSummary | None:
+        found = summary_of(plan) if is_paid or Path(plan.file).is_file() else None
+        return found if found and found.n_tries else None
+
     try:
         with plan.in_force():
-            yield lambda: summary_of(plan)
+            yield spent
     except BaseException:
-        output.aside(summary_of(plan).told())
+        if (found := spent()) is not None:
+            output.aside(found.told())
         raise
+
+
+def tell_spent(spent: SpendSummary | None, output: Output, *, in_dataset_usd: float | None = None) -> None:
+    """Say what was spent, if anything was."""
+    if spent is not None:
+        output.aside(spent.told(in_dataset_usd=in_dataset_usd))

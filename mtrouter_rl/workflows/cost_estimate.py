@@ -1,13 +1,18 @@
 """What episodes with models that cost money would cost: at most, and likely."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtrouter_rl.agents.resolve import RouterRef
 from mtrouter_rl.cards.pool import ModelCard
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
+from mtrouter_rl.evaluation.hidden_reference import is_reference
+from mtrouter_rl.pools.spend import costs_money
+from mtrouter_rl.protocols import PaidRouter
 
 _SHARE_OF_OUTPUT = 0.5
 """Length of a reply, as a share of its limit, where nothing but cards is known."""
@@ -31,9 +36,10 @@ class CostEstimate:
 
     def __str__(self) -> str:
         each = self.most_usd / self.n_episodes
+        episodes = "1 episode costs" if self.n_episodes == 1 else f"{self.n_episodes} episodes cost"
         return (
-            f"{self.n_episodes} episodes cost at most {self.most_usd:.2f} USD ({each:g} each, the budget), likely about "
-            f"{self.likely_usd:.4f} USD ({self.source})"
+            f"{episodes} at most {self.most_usd:.2f} USD ({each:g} each, the budget), likely about {self.likely_usd:.4f} USD "
+            f"({self.source})"
         )
 
 
@@ -67,6 +73,18 @@ def estimate_cost(config: EnvConfig, n_episodes: int, *, like: Path | None = Non
         likely_usd=n_episodes * each_usd,
         source=source,
     )
+
+
+def costs_anything(config: EnvConfig, policies: Sequence[str], *, cache: Path | None = None) -> bool:
+    """Whether running policies costs money: the models do, or a router that asks a model of its own.
+
+    Raises:
+        UnknownNameError, RouterError, PoolMismatchError: If a policy cannot be resolved.
+    """
+    if costs_money(config.pool):
+        return True
+    routers = (RouterRef.of(text, cache)(config) for text in policies if not is_reference(text))
+    return any(isinstance(router, PaidRouter) for router in routers)
 
 
 def _mean_usd(config: EnvConfig, like: Path) -> float:

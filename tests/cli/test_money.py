@@ -10,7 +10,7 @@ import yaml
 from mtrouter_rl.cli import main
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.files import STATE_VARIABLE
-from mtrouter_rl.testing.fake_llm import FakeLLM, FakeSettings, remote_twin
+from mtrouter_rl.testing.fake_llm import FakeLLM, FakeSettings, remote_twin, write_twin
 
 
 @pytest.fixture(autouse=True)
@@ -96,9 +96,7 @@ def test_the_limit_of_a_day_holds_over_runs(collect, fake, capsys):
 
 def test_simulated_models_never_ask(collect, capsys):
     assert collect("--max-usd", "0", pool="corridor-three") == 0
-    told = capsys.readouterr().err
-    assert "costs nobody money" in told
-    assert "spent:" not in told
+    assert "spent:" not in capsys.readouterr().err
 
 
 def test_a_backend_that_books_nothing_cannot_be_limited(collect, tmp_path, corridor_config, capsys):
@@ -106,3 +104,49 @@ def test_a_backend_that_books_nothing_cannot_be_limited(collect, tmp_path, corri
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(card))
     assert collect("--max-usd", "1", pool=str(tmp_path / "own.yaml")) == 1
     assert "books nothing in the ledger of spending" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--env", "corridor", "--router", "random", "cheapest", "--split", "test", "--per-task", "2"],
+        ["study", "--env", "corridor"],
+        ["train", "--env", "corridor", "--agent", "strongest"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_commands_that_run_episodes_ask_as_well(words, fake, tmp_path, corridor_config, capsys):
+    card = tmp_path / "pool.yaml"
+    write_twin(card, corridor_config.pool, fake.base_url)
+    given = [*words, "--pool", str(card), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(given) == 1
+    assert "nobody can be asked here, so give --max-usd USD, or --yes" in capsys.readouterr().err
+    assert main([*given, "--dry-run"]) == 0
+    assert "at most" in capsys.readouterr().out
+    assert fake.ledger.n_requests == 0
+    assert main([*given, "--max-usd", "0.012"]) == 1
+    told = capsys.readouterr().err
+    assert "the limit of the run, 0.012 USD" in told
+    assert "spent:" in told
+
+
+def test_training_on_a_log_of_paid_models_calls_nobody_and_asks_nobody(corridor_log, tmp_path, corridor_config, fake):
+    card = tmp_path / "pool.yaml"
+    write_twin(card, corridor_config.pool, fake.base_url)
+    words = ["train", "--agent", "task-table", "--dataset", str(corridor_log), "--pool", str(card)]
+    assert main([*words, "--out", str(tmp_path / "router")]) == 0
+    assert fake.ledger.n_requests == 0
+
+
+def test_a_router_that_asks_a_model_is_paid_though_the_models_are_simulated(corridor_config, monkeypatch):
+    from mtrouter_rl.protocols import PaidRouter
+    from mtrouter_rl.workflows import cost_estimate
+
+    class Asking:
+        name, model_names = "asking", corridor_config.pool.model_names
+        most_usd = decide = action_probabilities = print
+
+    assert isinstance(Asking(), PaidRouter)
+    assert not cost_estimate.costs_anything(corridor_config, ["uniform", "reference:hidden"])
+    monkeypatch.setattr(cost_estimate.RouterRef, "of", lambda *_: lambda _: Asking())
+    assert cost_estimate.costs_anything(corridor_config, ["folder"])
