@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.pools.spend import SpendPlan, summary_of
 from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan, write_twin
 from mtrouter_rl.testing.fake_llm.reconcile import reconcile
@@ -28,6 +29,16 @@ def test_episodes_over_the_protocol_are_those_of_the_simulated_pool(corridor_con
     assert played(remote) == played(own)
     assert fake.ledger.billed_usd == pytest.approx(sum(episode.cost_usd for episode in remote.episodes), abs=1e-12)
     assert fake.ledger.n_requests == sum(len(episode.turns) for episode in remote.episodes)
+
+
+@pytest.mark.java
+def test_scienceworld_over_the_protocol_is_scienceworld(collected):
+    config = resolve_env("scienceworld", max_turns=8)
+    own = collected(config, "own", n_episodes=3)
+    with FakeLLM(FakeSettings(env=config, form="padded", n_copies=1)) as fake:
+        remote = collected(config, "remote", base_url=fake.base_url, n_episodes=3)
+    assert played(remote) == played(own)
+    assert fake.ledger.billed_usd == pytest.approx(sum(episode.cost_usd for episode in remote.episodes), abs=1e-12)
 
 
 def test_with_faults_the_log_is_whole_and_agrees_with_the_ledger_of_the_double(corridor_config, collected, tmp_path):
