@@ -11,6 +11,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
 from mtrouter_rl.files import slug
+from mtrouter_rl.pools.spend import costs_money
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, EpisodeSpec, Split
 from mtrouter_rl.rollout import RolloutPool
@@ -183,4 +184,11 @@ def _collection(config: EnvConfig, one: Contestant, plan: EvaluationPlan) -> Col
         created_by={"command": "evaluate", "router": one.ref.key.rpartition("#")[2] or one.name},
     )
     folder = plan.folder / plan.split / slug(one.name)
-    return CollectionPlan(folder=folder, info=info, factory=one.ref, specs=plan.specs, overwrite=plan.overwrite)
+    return CollectionPlan(
+        folder=folder,
+        info=info,
+        factory=one.ref,
+        specs=plan.specs,
+        overwrite=plan.overwrite,
+        is_paid=costs_money(config.pool),
+    )

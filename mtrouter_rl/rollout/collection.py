@@ -17,6 +17,8 @@ from mtrouter_rl.rollout import RolloutJob, RolloutPool, RouterFactory
 
 EPISODES_PER_JOB = 5
 EPISODES_PER_SHARD = 50
+PAID_EPISODES_PER_SHARD = 5
+"""Where models cost money, so that a kill loses few episodes that were paid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class CollectionPlan:
         factory: Makes the behaviour policy.
         specs: Its episodes, in order.
         overwrite: Whether another dataset in the folder is replaced.
+        is_paid: Whether episodes cost money: they are then written in small shards, and each is a job of its own.
     """
 
     folder: Path
@@ -36,15 +39,21 @@ class CollectionPlan:
     factory: RouterFactory
     specs: tuple[EpisodeSpec, ...]
     overwrite: bool = False
+    is_paid: bool = False
+
+    @property
+    def episodes_per_shard(self) -> int:
+        """Number of episodes of every shard but the last."""
+        return PAID_EPISODES_PER_SHARD if self.is_paid else EPISODES_PER_SHARD
 
     def shard(self, index: int) -> tuple[EpisodeSpec, ...]:
         """Episodes of a shard."""
-        return self.specs[index * EPISODES_PER_SHARD : (index + 1) * EPISODES_PER_SHARD]
+        return self.specs[index * self.episodes_per_shard : (index + 1) * self.episodes_per_shard]
 
     @property
     def n_shards(self) -> int:
         """Number of shards."""
-        return -(-len(self.specs) // EPISODES_PER_SHARD)
+        return -(-len(self.specs) // self.episodes_per_shard)
 
 
 def dataset_info(
@@ -109,12 +118,13 @@ class _Open:
 
     def jobs(self, number: int) -> Iterator[RolloutJob]:
         finished = self.writer.finished_shards()
+        n_of_job = 1 if self.plan.is_paid else EPISODES_PER_JOB
         for shard in range(self.plan.n_shards):
             specs = self.plan.shard(shard)
             if shard in finished:
                 continue
-            for part in range(0, len(specs), EPISODES_PER_JOB):
-                batch = specs[part : part + EPISODES_PER_JOB]
+            for part in range(0, len(specs), n_of_job):
+                batch = specs[part : part + n_of_job]
                 yield RolloutJob(key=(number, shard, part), factory=self.plan.factory, specs=batch)
 
     def add(self, shard: int, part: int, episodes: list[TracedEpisode]) -> None:
