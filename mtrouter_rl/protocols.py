@@ -11,6 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.errors import BackendError
 from mtrouter_rl.records import BoolArray, FloatArray, JsonValue, Message, Observation, TokenUsage
 
 Ending = Literal["", "solved", "failed", "handed_in"]
@@ -83,6 +84,18 @@ class TextTask(Protocol):
 
 
 @runtime_checkable
+class ListingTask(TextTask, Protocol):
+    """A text task that can list what may be done now, for prompts that name it."""
+
+    def possible_actions(self) -> Sequence[str]:
+        """Actions that the task understands in the present state.
+
+        Raises:
+            CallOrderError: If called before `reset` or after the task ended.
+        """
+
+
+@runtime_checkable
 class ExpertTask(TextTask, Protocol):
     """A text task that also knows what an expert would do next; simulated models need it."""
 
@@ -127,6 +140,28 @@ class PlanningTask(ExpertTask, Protocol):
         """
 
 
+class WastedCallError(BackendError):
+    """A model call was billed and gave no answer that can be used: a cut stream, another model's answer, broken JSON.
+
+    Attributes:
+        usage: Tokens that were billed.
+        served_model: Who answered, as far as the reply says; empty if it does not.
+    """
+
+    def __init__(self, message: str, *, usage: TokenUsage, served_model: str = "") -> None:
+        super().__init__(message)
+        self.usage = usage
+        self.served_model = served_model
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Worker processes hand it back whole."""
+        return _wasted, (str(self), self.usage, self.served_model)
+
+
+def _wasted(message: str, usage: TokenUsage, served_model: str) -> WastedCallError:
+    return WastedCallError(message, usage=usage, served_model=served_model)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """What a model call gives.
@@ -138,7 +173,8 @@ class Reply:
         served_model: Model that really answered.
         cost_usd: What the call cost, USD, where that is known and its tokens are not, as of a `BilledBackend`; None where
             tokens times prices say it.
-        hidden: What only a simulator knows about this reply; logged apart, never shown to a router.
+        message: The assistant message itself, with tool calls and thinking; None if it is the text alone.
+        hidden: What only a simulator or an endpoint knows about this reply; logged apart, never shown to a router.
     """
 
     text: str
@@ -146,6 +182,7 @@ class Reply:
     latency_s: float
     served_model: str
     cost_usd: float | None = None
+    message: Message | None = None
     hidden: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
@@ -168,7 +205,16 @@ class ModelBackend(Protocol):
         Raises:
             UnknownNameError: If the model is not in the pool.
             BackendError: If the call failed; a failed call is neither free nor a zero score.
+            WastedCallError: If it was billed and gave no answer that can be used.
         """
+
+
+@runtime_checkable
+class SelectiveBackend(ModelBackend, Protocol):
+    """A backend that knows of models that cannot be called now: out of order, or unable to take over this history."""
+
+    def not_callable(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        """Model -> why it cannot be called for this conversation now. The action mask rules them out for this turn."""
 
 
 @runtime_checkable

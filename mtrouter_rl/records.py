@@ -65,16 +65,39 @@ class FiniteRecord(Frozen):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A tool that an assistant message calls.
+
+    Attributes:
+        id: What the message that answers it names it by.
+        name: Name of the tool.
+        arguments: JSON text.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """One chat message, as every chat-completion endpoint takes it.
 
     Attributes:
-        role: "system", "user" or "assistant".
+        role: "system", "user", "assistant" or "tool".
         content: Plain text.
+        tool_calls: What an assistant message calls.
+        tool_call_id: The call that a tool message answers; empty elsewhere.
+        author: Model, by its name in the pool, that wrote an assistant message; empty if nobody says.
+        raw: An assistant message as its endpoint gave it, with thinking and signatures; None if it holds nothing more.
     """
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    author: str = ""
+    raw: Mapping[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +120,15 @@ class TokenUsage:
     def n_prompt(self) -> int:
         """All prompt tokens of the call."""
         return self.n_fresh + self.n_cached + self.n_written
+
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        """Tokens of two calls together."""
+        return TokenUsage(
+            n_fresh=self.n_fresh + other.n_fresh,
+            n_cached=self.n_cached + other.n_cached,
+            n_written=self.n_written + other.n_written,
+            n_output=self.n_output + other.n_output,
+        )
 
 
 class TurnView(TypedDict):

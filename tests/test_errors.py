@@ -5,6 +5,8 @@ import pytest
 
 from mtrouter_rl import errors
 from mtrouter_rl.errors import InvalidConfigError, MTRouterError, UnknownNameError, unknown_name
+from mtrouter_rl.protocols import WastedCallError
+from mtrouter_rl.records import TokenUsage
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
 
@@ -16,6 +18,12 @@ def test_one_base_and_a_way_through_a_process(error):
     copy = pickle.loads(pickle.dumps(error("field 'x' is 3")))
     assert type(copy) is error
     assert str(copy) == "field 'x' is 3"
+
+
+def test_a_wasted_call_goes_through_a_process_with_its_tokens():
+    usage = TokenUsage(n_fresh=3, n_output=1)
+    copy = pickle.loads(pickle.dumps(WastedCallError("cut", usage=usage, served_model="m")))
+    assert (str(copy), copy.usage, copy.served_model) == ("cut", usage, "m")
 
 
 @pytest.mark.parametrize(

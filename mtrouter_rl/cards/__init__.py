@@ -5,11 +5,13 @@ from mtrouter_rl.cards.dataset import DatasetCard
 from mtrouter_rl.cards.env import (
     EXPERT_SOLVES,
     EnvCard,
+    HarnessCard,
     LimitsCard,
     RegularExpression,
     RewardCard,
     SkillPattern,
     SplitCard,
+    ToolCard,
 )
 from mtrouter_rl.cards.files import (
     CardKind,
@@ -34,11 +36,13 @@ __all__ = [
     "CardKind",
     "DatasetCard",
     "EnvCard",
+    "HarnessCard",
     "LimitsCard",
     "RegularExpression",
     "RewardCard",
     "SkillPattern",
     "SplitCard",
+    "ToolCard",
     "card_root",
     "card_roots",
     "check_card_name",

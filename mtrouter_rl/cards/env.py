@@ -110,6 +110,48 @@ class SkillPattern(Frozen):
     pattern: RegularExpression
 
 
+class ToolCard(Frozen):
+    """The tool by which a model says its action.
+
+    Attributes:
+        name: Its name.
+        description: What it does.
+        argument: Name of its one argument, the action.
+        argument_description: What the argument is.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "act"
+    description: str = "Carries out one action in the environment."
+    argument: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "action"
+    argument_description: str = "The action, as plain text."
+
+
+class HarnessCard(Frozen):
+    """How models that talk are prompted, and where the action stands in their replies; see `mtrouter_rl.envs.harness`.
+
+    Templates are Jinja. A name that a template may not use is an error.
+
+    Attributes:
+        system: First message; may use `system_prompt`.
+        start: The task; may use `task`, `observation` and `actions`.
+        turn: What the environment answered; may use `observation` and `actions`.
+        reminder: Answer to a reply without one action, given once a turn; may use `problem`.
+        action: "plain": the whole reply. "fenced": what stands in its one fenced block. "tool": the argument of a tool call.
+        tool: The tool, for "tool".
+        lists_actions: Whether templates are given the actions that are possible; the task must know them.
+        keeps_turns: The last turns that are never shortened where a history does not fit a model's window.
+    """
+
+    system: str = "{{ system_prompt }}"
+    start: str = "{{ task }}\n\n{{ observation }}"
+    turn: str = "{{ observation }}"
+    reminder: str = "Your reply cannot be used: {{ problem }}. Reply again."
+    action: Literal["plain", "fenced", "tool"] = "plain"
+    tool: ToolCard = ToolCard()
+    lists_actions: bool = False
+    keeps_turns: Annotated[int, Field(ge=1)] = 4
+
+
 EXPERT_SOLVES = 0.95
 """Share of episodes that an expert is to solve if the card says nothing."""
 
@@ -123,6 +165,7 @@ class EnvCard(Frozen):
         family: Registered name of the text task behind it, such as "scienceworld".
         pool: Default pool card, name or path.
         system_prompt: First message of every conversation; the task text follows it.
+        harness: Prompts and form of the action for models that talk; None for plain messages, where a reply is the action.
         train_tasks: Task -> number of its variations (or "all", where the family counts them), split into train, validation
             and test.
         ood_tasks: Held-out task types, likewise; all their variations are the "ood" split.
@@ -144,6 +187,7 @@ class EnvCard(Frozen):
     family: str
     pool: str
     system_prompt: str
+    harness: HarnessCard | None = None
     train_tasks: Annotated[dict[str, NVariations], Field(min_length=1)]
     ood_tasks: dict[str, NVariations] = Field(default_factory=dict)
     splits: SplitCard

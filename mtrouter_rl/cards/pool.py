@@ -56,6 +56,26 @@ class Prices(Frozen):
         return (n_prompt * dearest_input + n_output * self.output) / TOKENS_PER_PRICE_UNIT
 
 
+class HandoverCard(Frozen):
+    """Which histories of other models a model can take over; see `mtrouter_rl.pools.handover`.
+
+    Attributes:
+        family: Models of one family read each other's thinking and signatures; None for a model that shares with its variants
+            alone.
+        images: Whether it takes pictures.
+        tool_calls: Whether it takes tool calls; else they are handed over as text.
+        tool_call_ids: Whose form of ids its endpoint takes: up to 40 characters ("openai"), letters, digits, "_" and "-"
+            ("anthropic"), or nine letters and digits ("mistral"). Others are renamed.
+        needs_own_thinking: Whether it refuses to go on in the middle of tool calls whose thinking is not its own.
+    """
+
+    family: Annotated[str, Field(min_length=1)] | None = None
+    images: bool = False
+    tool_calls: bool = True
+    tool_call_ids: Literal["openai", "anthropic", "mistral"] = "openai"
+    needs_own_thinking: bool = False
+
+
 class ModelCard(Frozen):
     """One model of a pool.
 
@@ -67,6 +87,8 @@ class ModelCard(Frozen):
         knowledge_cutoff: Date up to which it was trained, a feature of the model; None where nobody says, for all models of
             a pool or for none.
         aliases: Other names of the model in logs; importers look for them.
+        variant_of: Model of the pool that this is a setting of, such as another reasoning effort: both share one prompt cache.
+        handover: Which histories it can take over.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -75,6 +97,19 @@ class ModelCard(Frozen):
     max_output_tokens: Annotated[int, Field(gt=0)]
     knowledge_cutoff: datetime.date | None = None
     aliases: tuple[str, ...] = ()
+    variant_of: str | None = None
+    handover: HandoverCard = HandoverCard()
+
+    @property
+    def base(self) -> str:
+        """Name of the model whose prompt cache and thinking it shares: its own, unless it is a variant."""
+        return self.variant_of or self.name
+
+
+def _same(one: ModelCard, other: ModelCard) -> bool:
+    """Whether a learned router cannot tell two models apart."""
+    what = ("prices", "context_tokens", "max_output_tokens", "knowledge_cutoff")
+    return all(getattr(one, field) == getattr(other, field) for field in what)
 
 
 class PromptCacheCard(Frozen):
@@ -159,6 +194,27 @@ class PoolCard(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _variants_have_a_base(self) -> "PoolCard":
+        known = {model.name: model for model in self.models}
+        for model in self.models:
+            if model.variant_of is None:
+                continue
+            base = known.get(model.variant_of)
+            if base is None or base.variant_of is not None:
+                whole = [name for name, one in known.items() if one.variant_of is None and name != model.name]
+                raise ValueError(
+                    f"models: {model.name}.variant_of is '{model.variant_of}', must be a model of the pool that is no variant "
+                    f"itself: {', '.join(whole) or '(there is none)'}"
+                )
+            alike = [o.name for o in self.models if o is not model and o.base == base.name and _same(o, model)]
+            if alike:
+                raise ValueError(
+                    f"models: {model.name} and {alike[0]} have the same prices, limits and cut-off, by which routers tell "
+                    "models apart; say the max_output_tokens that each really has"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _cutoffs_are_complete(self) -> "PoolCard":
         without = [model.name for model in self.models if model.knowledge_cutoff is None]
         if without and len(without) < len(self.models):
@@ -167,6 +223,11 @@ class PoolCard(Frozen):
                 "since it is a feature that models are told apart by"
             )
         return self
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """Model -> model whose prompt cache it shares, itself for most."""
+        return {model.name: model.base for model in self.models}
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -280,17 +280,18 @@ class _Repricer:
         Deviates from `SimulatedBackend` where a prompt is shorter than the same model's last one: the conversation was
         cut, so that nobody knows what of it was still cached; with `unknown_s` above 0, nothing is.
         """
-        cache, now_s = PromptCache(card), 0.0
+        bases = {model.name: model.base for model in self.models}
+        cache, now_s = PromptCache(card, bases), 0.0
         last: dict[str, int] = {}
         usages, warm = [], []
         for turn, model in zip(episode.turns, served, strict=True):
             n_prompt = turn.usage.n_prompt
             warm.append(tuple(cache.is_warm(known.name, now_s=now_s) for known in self.models))
-            is_cut = n_prompt < last.get(model, 0)
+            is_cut = n_prompt < last.get(bases[model], 0)
             n_cached = 0 if is_cut and unknown_s > 0 else cache.n_cached(model, n_prompt=n_prompt, now_s=now_s)
             usages.append(_with_cached(turn.usage, n_cached, self._new[model], card))
             cache.record(model, n_prompt=n_prompt, now_s=now_s)
-            last[model] = n_prompt
+            last[bases[model]] = n_prompt
             now_s += unknown_s if turn.latency_s is None else turn.latency_s
         return _Bound(usages=tuple(usages), warm=tuple(warm))
 

@@ -61,7 +61,7 @@ def _warm_at_end(episode: Episode, pool: PoolCard) -> tuple[bool, ...]:
 
     A call whose latency was not logged counts as one that took no time.
     """
-    cache = PromptCache(pool.prompt_cache)
+    cache = PromptCache(pool.prompt_cache, pool.bases)
     now_s = 0.0
     for turn in episode.turns:
         cache.record(turn.served_model, n_prompt=turn.usage.n_prompt, now_s=now_s)

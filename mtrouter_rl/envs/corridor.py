@@ -91,6 +91,11 @@ class CorridorTask:
         text = f"You cannot do that. {due}" if error else due
         return TaskStep(observation=text, score=score, error=error)
 
+    def possible_actions(self) -> tuple[str, ...]:
+        """What the corridor understands, and what ends it."""
+        self._refuse_if_over()
+        return (*_OBSTACLES, "wait", _PIT)
+
     def expert_action(self) -> str:
         """The action that passes the obstacle in front."""
         self._refuse_if_over()

@@ -142,6 +142,7 @@ def build_env(config: EnvConfig, *, split: Split = "train", render_mode: str | N
         system_prompt=config.card.system_prompt,
         limits=config.limits,
         reward=config.reward,
+        harness=config.card.harness,
         render_mode=render_mode,
     )
 

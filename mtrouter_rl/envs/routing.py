@@ -4,30 +4,45 @@
 counted, the budget is kept and episodes are truncated.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards import HarnessCard, RewardCard
 from mtrouter_rl.cards.pool import ModelCard, PoolCard
+from mtrouter_rl.envs.harness import MALFORMED, Harness
 from mtrouter_rl.envs.spaces import Unicode
-from mtrouter_rl.errors import BackendError, CallOrderError, InvalidConfigError, MaskedActionError, unknown_name
+from mtrouter_rl.errors import (
+    BackendError,
+    CallOrderError,
+    InvalidConfigError,
+    MaskedActionError,
+    unknown_name,
+)
 from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.protocols import (
     BilledBackend,
     HiddenState,
     HiddenStateBackend,
+    ListingTask,
     ModelBackend,
     Reply,
+    SelectiveBackend,
     TaskStep,
     TextTask,
+    WastedCallError,
 )
-from mtrouter_rl.records import EpisodeSpec, Message, Observation, TurnView
+from mtrouter_rl.records import EpisodeSpec, JsonValue, Message, Observation, TokenUsage, TurnView
+
+MAX_WASTED_CALLS = 2
+"""How often a turn goes on after a call that was billed and gave no answer."""
 
 MONEY_TOLERANCE_USD = 1e-9
 """Slack for the rounding of sums of floats; a millionth of a cent's thousandth."""
@@ -78,6 +93,30 @@ def observation_space(n_models: int, limits: EpisodeLimits) -> spaces.Dict:
     )
 
 
+@dataclass(kw_only=True)
+class _Paid:
+    """All that is billed in one turn."""
+
+    usages: list[TokenUsage] = field(default_factory=list)
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def usage(self) -> TokenUsage:
+        return functools.reduce(operator.add, self.usages)
+
+    def add(self, reply: Reply, cost_usd: float) -> None:
+        self.usages.append(reply.usage)
+        self.cost_usd = cost_usd if len(self.usages) == 1 else self.cost_usd + cost_usd
+        self.latency_s += reply.latency_s
+
+    def hidden(self) -> dict[str, JsonValue]:
+        """What a log needs to tell why a turn has the tokens of several calls; nothing where it has those of one."""
+        several: dict[str, JsonValue] = {"n_calls": len(self.usages)} if len(self.usages) > 1 else {}
+        return several | ({"wasted_calls": list(self.problems)} if self.problems else {})
+
+
 class RoutingEnv(gymnasium.Env[Observation, int]):
     """Gymnasium environment of turn-by-turn model routing.
 
@@ -92,6 +131,11 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
 
     A backend that knows bills and no tokens (`mtrouter_rl.protocols.BilledBackend`) is booked at its bills. What a call of it
     may cost at most is then the backend's word, and context windows mask nothing: the logged calls have fitted.
+
+    A `mtrouter_rl.protocols.SelectiveBackend` rules out further models, such as those that cannot take over this history. A
+    turn is billed for all that was paid in it: a call whose answer could not be used is booked, and the same model is called
+    again while its worst case fits the budget, at most `MAX_WASTED_CALLS` times; with a harness, a reply without an action
+    is answered once. If no action comes of it, the turn is of error kind "malformed_reply" and the task does not move.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it on the instance
@@ -109,6 +153,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         system_prompt: str,
         limits: EpisodeLimits,
         reward: RewardCard,
+        harness: HarnessCard | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Create the environment; nothing is started before `reset`.
@@ -121,10 +166,13 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             system_prompt: First message of every conversation.
             limits: Turns, budget, output.
             reward: Cost weight and unit.
+            harness: Prompts and form of the action; None for the plain conversation.
             render_mode: "ansi" for a text of the last turn, or None.
 
         Raises:
-            InvalidConfigError: If there is no episode to draw from, or the render mode is unknown.
+            CardError: If a template of the harness cannot be compiled.
+            InvalidConfigError: If there is no episode to draw from, the render mode is unknown, or the harness lists actions
+                and the task cannot.
         """
         if not specs:
             raise InvalidConfigError("specs is empty, must hold at least one episode; choose a split that has tasks")
@@ -139,8 +187,13 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         self._task = task
         self._backend = backend
         self._billed = backend if isinstance(backend, BilledBackend) else None
+        self._selective = backend if isinstance(backend, SelectiveBackend) else None
         self._specs = tuple(specs)
-        self._system_prompt = system_prompt
+        self._harness = Harness(harness, system_prompt, pool.token_counter)
+        if self._harness.lists_actions and not isinstance(task, ListingTask):
+            raise InvalidConfigError(
+                f"harness.lists_actions is true, but {type(task).__name__} has no possible_actions(); leave it out"
+            )
         self._is_running = False
         self._spent_usd = 0.0
 
@@ -169,15 +222,14 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         self._backend.start_episode(task=self._task, task_name=spec.task, variation=spec.variation, seed=spec.seed)
         self._task_text = start.task_text
         self._first_observation = start.observation
+        self._score = start.score
         self._utility = start.score / self._task.max_score
-        self._messages = [
-            Message(role="system", content=self._system_prompt),
-            Message(role="user", content=f"{start.task_text}\n\n{start.observation}"),
-        ]
-        self._n_prompt = sum(self.pool.token_counter.count(message.content) for message in self._messages)
+        self._messages = self._harness.start(start.task_text, start.observation, self._possible_actions())
+        self._n_prompt = self._harness.count(self._messages)
+        self._hindrances: Mapping[str, str] = {}
         self._history: tuple[TurnView, ...] = ()
         self._clock_s = 0.0
-        self._prompt_cache = PromptCache(self.pool.prompt_cache)
+        self._prompt_cache = PromptCache(self.pool.prompt_cache, self.pool.bases)
         self._last_step: TaskStep | None = None
         self._is_running = True
         info = {"spec": spec, "utility": self._utility, "budget_left_usd": self.budget_left_usd}
@@ -207,13 +259,27 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             raise InvalidConfigError(f"action is {action!r}, must be an index in 0..{len(self.pool.models) - 1}")
         card = self.pool.models[int(action)]
         self._refuse_masked(card)
-        reply = self._backend.reply(
-            card.name, self._messages, turn=len(self._history), max_output_tokens=self._n_output_limit(card)
-        )
-        cost_usd = self._book(card, reply)
+        paid = _Paid()
+        reply = self._called(card, paid)
+        said = self._harness.said(reply, card.name)
+        read = self._harness.read(reply)
+        if read.problem and self._is_allowed(card):
+            self._extend(said, *self._harness.reminds(said, read.problem))
+            reply = self._called(card, paid)
+            said = self._harness.said(reply, card.name)
+            read = self._harness.read(reply)
         self._is_running = False  # the money is spent: if the task breaks now, the episode cannot go on
-        step = self._task.step(reply.text)
-        return self._advance(int(action), reply=reply, step=step, cost_usd=cost_usd)
+        if read.problem:
+            answers = self._harness.reminds(said, read.problem)
+            step = TaskStep(observation=answers[0].content, score=self._score, error=MALFORMED)
+            action_text = reply.text
+        else:
+            step = self._task.step(read.action)
+            actions = () if step.ending else self._possible_actions()
+            answers = self._harness.answers(said, step.observation, actions)
+            action_text = read.action
+        self._extend(said, *answers)
+        return self._advance(int(action), action_text=action_text, reply=reply, step=step, paid=paid)
 
     def render(self) -> str | None:  # type: ignore[override]
         """Text of the last turn, in render mode "ansi"."""
@@ -278,24 +344,68 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
     def _n_output_limit(self, card: ModelCard) -> int:
         return min(card.max_output_tokens, self.limits.max_output_tokens)
 
+    def _possible_actions(self) -> Sequence[str]:
+        return self._task.possible_actions() if self._harness.lists_actions else ()  # type: ignore[attr-defined]
+
+    def _extend(self, *messages: Message) -> None:
+        self._messages.extend(messages)
+        self._n_prompt += sum(map(self._harness.count_one, messages))
+
+    def _prompt_for(self, card: ModelCard) -> tuple[Sequence[Message], int]:
+        """The conversation as a model is shown it, and its number of tokens."""
+        n_most = card.context_tokens - self._n_output_limit(card)
+        if self._n_prompt <= n_most:
+            return self._messages, self._n_prompt
+        return self._harness.fit(self._messages, n_most=n_most)
+
     def _worst_case_usd(self, card: ModelCard) -> float:
         if self._billed is not None:
             return self._billed.most_usd(card.name)
-        return card.prices.worst_case_usd(n_prompt=self._n_prompt, n_output=self._n_output_limit(card))
+        return card.prices.worst_case_usd(n_prompt=self._prompt_for(card)[1], n_output=self._n_output_limit(card))
 
     def _fits_context(self, card: ModelCard) -> bool:
         if self._billed is not None:
             return True
-        return self._n_prompt + self._n_output_limit(card) <= card.context_tokens
+        return self._prompt_for(card)[1] + self._n_output_limit(card) <= card.context_tokens
 
     def _is_allowed(self, card: ModelCard) -> bool:
-        return self._fits_context(card) and self._worst_case_usd(card) <= self.budget_left_usd
+        return (
+            card.name not in self._hindrances
+            and self._fits_context(card)
+            and self._worst_case_usd(card) <= self.budget_left_usd
+        )
+
+    def _called(self, card: ModelCard, paid: "_Paid") -> Reply:
+        """Call a model until it gives an answer that can be used, and book all that was billed.
+
+        Raises:
+            BackendError: If it gives none.
+        """
+        while True:
+            messages, n_prompt = self._prompt_for(card)
+            turn, n_most = len(self._history), self._n_output_limit(card)
+            try:
+                reply = self._backend.reply(card.name, messages, turn=turn, max_output_tokens=n_most)
+            except WastedCallError as error:
+                wasted = Reply(text="", usage=error.usage, latency_s=0.0, served_model=card.name)
+                paid.add(wasted, self._book(card, wasted, n_prompt=n_prompt))
+                paid.problems.append(str(error))
+                if len(paid.problems) > MAX_WASTED_CALLS or not self._is_allowed(card):
+                    raise
+                continue
+            paid.add(reply, self._book(card, reply, n_prompt=n_prompt))
+            return reply
 
     def _refuse_masked(self, card: ModelCard) -> None:
+        if card.name in self._hindrances:
+            raise MaskedActionError(
+                f"model '{card.name}' is not allowed at turn {len(self._history)}: {self._hindrances[card.name]}; "
+                "choose a model that the action mask allows"
+            )
         if not self._fits_context(card):
             raise MaskedActionError(
-                f"model '{card.name}' is not allowed at turn {len(self._history)}: prompt of {self._n_prompt} tokens and "
-                f"output of up to {self._n_output_limit(card)} do not fit its context of {card.context_tokens}; "
+                f"model '{card.name}' is not allowed at turn {len(self._history)}: prompt of {self._prompt_for(card)[1]} "
+                f"tokens and output of up to {self._n_output_limit(card)} do not fit its context of {card.context_tokens}; "
                 "choose a model that the action mask allows"
             )
         if not self._is_allowed(card):
@@ -305,7 +415,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
                 "choose a model that the action mask allows"
             )
 
-    def _book(self, card: ModelCard, reply: Reply) -> float:
+    def _book(self, card: ModelCard, reply: Reply, *, n_prompt: int) -> float:
         """Price of the call, USD; refuses a reply that used more than the call was allowed."""
         usage = reply.usage
         if reply.served_model not in self.pool.model_names:
@@ -323,7 +433,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         if usage.n_output > self._n_output_limit(card) or cost_usd > self.budget_left_usd + MONEY_TOLERANCE_USD:
             raise BackendError(
                 f"model '{card.name}', turn {len(self._history)}: the reply used {usage.n_prompt} prompt and "
-                f"{usage.n_output} output tokens for {cost_usd:.6f} USD, but the prompt was counted as {self._n_prompt}, the "
+                f"{usage.n_output} output tokens for {cost_usd:.6f} USD, but the prompt was counted as {n_prompt}, the "
                 f"output limit was {self._n_output_limit(card)} and {self.budget_left_usd:.6f} USD were left; "
                 "use the token counter 'utf8_bytes' in the pool card if the endpoint counts more tokens than estimated"
             )
@@ -350,19 +460,13 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         return self.pool.model(reply.served_model).prices.cost_usd(reply.usage)
 
     def _advance(
-        self, action: int, *, reply: Reply, step: TaskStep, cost_usd: float
+        self, action: int, *, action_text: str, reply: Reply, step: TaskStep, paid: "_Paid"
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         utility = step.score / self._task.max_score
         utility_gain = utility - self._utility
-        self._utility = utility
-        view = TurnView(model=action, action=reply.text, observation=step.observation, error=step.error)
+        self._score, self._utility = step.score, utility
+        view = TurnView(model=action, action=action_text, observation=step.observation, error=step.error)
         self._history = (*self._history, view)
-        new_messages = (
-            Message(role="assistant", content=reply.text),
-            Message(role="user", content=step.observation),
-        )
-        self._messages.extend(new_messages)
-        self._n_prompt += sum(self.pool.token_counter.count(message.content) for message in new_messages)
         observation = self._observe()
         terminated = step.ending != ""
         is_out_of_turns = len(self._history) >= self.limits.max_turns
@@ -372,22 +476,24 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             "spec": self.spec_of_episode,
             "model": self.pool.models[action].name,
             "served_model": reply.served_model,
-            "action_text": reply.text,
+            "action_text": action_text,
             "observation_text": step.observation,
-            "usage": reply.usage,
-            "cost_usd": cost_usd,
+            "usage": paid.usage,
+            "cost_usd": paid.cost_usd,
             "utility_gain": utility_gain,
             "utility": utility,
             "error": step.error,
             "ending": step.ending,
-            "latency_s": reply.latency_s,
+            "latency_s": paid.latency_s,
             "budget_left_usd": self.budget_left_usd,
-            "hidden": {**reply.hidden, **step.hidden},
+            "hidden": {**reply.hidden, **step.hidden, **paid.hidden()},
         }
-        reward = self.reward_card.reward(utility_gain, cost_usd)
+        reward = self.reward_card.reward(utility_gain, paid.cost_usd)
         return observation, float(reward), terminated, truncated, info
 
     def _observe(self) -> Observation:
+        if self._selective is not None:
+            self._hindrances = dict(self._selective.not_callable(self._messages))
         warm = [self._prompt_cache.is_warm(name, now_s=self._clock_s) for name in self.pool.model_names]
         return Observation(
             task=self._task_text,

@@ -212,3 +212,31 @@ def test_a_model_has_a_date():
         }
     )
     assert model.knowledge_cutoff == datetime.date(2025, 1, 31)
+
+
+def variants(**second):
+    one = {"name": "m", "prices": PLAIN, "context_tokens": 1000, "max_output_tokens": 100}
+    return [one, {**one, "name": "m-high", "variant_of": "m", "max_output_tokens": 400, **second}]
+
+
+def test_a_variant_shares_the_cache_of_its_base():
+    pool = PoolCard.model_validate({"name": "p", "models": variants()})
+    assert pool.bases == {"m": "m", "m-high": "m"}
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"variant_of": "n"}, r"m-high\.variant_of is 'n', must be a model of the pool that is no variant itself: m"),
+        ({"variant_of": "m-high"}, r"m-high\.variant_of is 'm-high', must be a model"),
+        ({"max_output_tokens": 100}, r"m-high and m have the same prices, limits and cut-off"),
+    ],
+)
+def test_variants_that_are_none(second, message):
+    with pytest.raises(ValueError, match=message):
+        PoolCard.model_validate({"name": "p", "models": variants(**second)})
+
+
+def test_two_variants_need_no_difference_from_other_models():
+    models = [*variants(), {**variants()[0], "name": "other"}]
+    assert PoolCard.model_validate({"name": "p", "models": models}).model_names == ("m", "m-high", "other")

@@ -63,3 +63,11 @@ def test_without_a_card_always_cold():
     cache.record("a", n_prompt=10_000, now_s=0.0)
     assert not cache.is_warm("a", now_s=0.0)
     assert cache.n_cached("a", n_prompt=10_000, now_s=0.0) == 0
+
+
+def test_a_variant_finds_the_cache_of_its_base():
+    cache = PromptCache(PromptCacheCard(ttl_s=TTL_S, min_tokens=100), {"a": "a", "a-high": "a", "b": "b"})
+    cache.record("a-high", n_prompt=500, now_s=0.0)
+    assert cache.n_cached("a", n_prompt=600, now_s=1.0) == 500
+    assert cache.is_warm("a-high", now_s=1.0)
+    assert not cache.is_warm("b", now_s=1.0)

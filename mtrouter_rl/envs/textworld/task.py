@@ -137,6 +137,11 @@ class TextWorldTask:
             error=_error_kind(command, before, self._view),
         )
 
+    def possible_actions(self) -> tuple[str, ...]:
+        """Commands that change something now, as TextWorld lists them."""
+        self._refuse_if_over()
+        return tuple(self._view.commands)
+
     def expert_action(self) -> str:
         """First command of the plan that TextWorld's tracker makes from the present state; it knows the whole game.
 

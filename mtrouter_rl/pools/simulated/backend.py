@@ -153,9 +153,9 @@ class SimulatedBackend:
         self._stuck = {}
         self._n_failed = Counter()
         self._topic = self._topics.get(task_name, "")
-        self._prompt_cache = PromptCache(self._pool.prompt_cache)
+        self._prompt_cache = PromptCache(self._pool.prompt_cache, self._pool.bases)
         self._clock_s = 0.0
-        self._n_messages_counted = 0
+        self._last_counted: tuple[int, Message] | None = None
         self._n_prompt = 0
 
     def reply(self, model: str, messages: Sequence[Message], *, turn: int, max_output_tokens: int) -> Reply:
@@ -301,8 +301,11 @@ class SimulatedBackend:
         return options[int(rng.integers(len(options)))], kind
 
     def _count_prompt(self, messages: Sequence[Message]) -> int:
-        """Tokens of a conversation that only grows: counts what is new."""
-        for message in messages[self._n_messages_counted :]:
+        """Tokens of a conversation: counts what is new, or all of it if it was shortened."""
+        n_known, last = self._last_counted or (0, None)
+        if n_known > len(messages) or (n_known and messages[n_known - 1] is not last):
+            n_known, self._n_prompt = 0, 0
+        for message in messages[n_known:]:
             self._n_prompt += self._pool.token_counter.count(message.content)
-        self._n_messages_counted = len(messages)
+        self._last_counted = (len(messages), messages[-1])
         return self._n_prompt
