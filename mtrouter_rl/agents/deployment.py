@@ -41,6 +41,7 @@ class Deployment(SavedRecord):
         is_simulated: Whether the models of the log were simulated; None without a log.
         tokens_per_character: Prompt tokens over prompt characters in the log; None if no log tells.
         calls: What the log says of each model that was called in it.
+        sees_cache: Whether the log says which prompt caches were warm, so that the router learned from it.
     """
 
     SOURCE: ClassVar[str] = (
@@ -57,6 +58,7 @@ class Deployment(SavedRecord):
     is_simulated: bool | None = None
     tokens_per_character: Positive | None = None
     calls: dict[str, CallStatistics] = Field(default_factory=dict)
+    sees_cache: bool = False
 
 
 def deployment_of(config: EnvConfig, episodes: Sequence[Episode], *, is_simulated: bool | None) -> Deployment:
@@ -87,6 +89,7 @@ def deployment_of(config: EnvConfig, episodes: Sequence[Episode], *, is_simulate
             name: CallStatistics(n_calls=n, mean_output_tokens=n_output[name] / n)
             for name, n in sorted(n_calls.items())
         },
+        sees_cache=any(any(turn.warm) for episode in episodes for turn in episode.turns),
     )
 
 

@@ -62,7 +62,7 @@ class HandoverCard(Frozen):
     Attributes:
         family: Models of one family read each other's thinking and signatures; None for a model that shares with its variants
             alone.
-        images: Whether it takes pictures.
+        images: Whether it takes pictures; None where nobody says, which rules nothing out.
         tool_calls: Whether it takes tool calls; else they are handed over as text.
         tool_call_ids: Whose form of ids its endpoint takes: up to 40 characters ("openai"), letters, digits, "_" and "-"
             ("anthropic"), or nine letters and digits ("mistral"). Others are renamed.
@@ -70,7 +70,7 @@ class HandoverCard(Frozen):
     """
 
     family: Annotated[str, Field(min_length=1)] | None = None
-    images: bool = False
+    images: bool | None = None
     tool_calls: bool = True
     tool_call_ids: Literal["openai", "anthropic", "mistral"] = "openai"
     needs_own_thinking: bool = False

@@ -70,8 +70,8 @@ def hindrance(messages: Sequence[Raw], authors: Sequence[str], to: str, pool: Po
     """
     card = pool.model(to)
     written = _with_authors(messages, authors)
-    if not card.handover.images and any(_has_part(message, IMAGE_PARTS) for message, _ in written):
-        return "the history holds pictures, and its card does not say that it takes any (handover.images)"
+    if card.handover.images is False and any(_has_part(message, IMAGE_PARTS) for message, _ in written):
+        return "the history holds pictures, and its card says that it takes none (handover.images)"
     for message, author in written:
         if message.get("role") != "assistant" or _is_kin(author, card, pool):
             continue

@@ -6,7 +6,7 @@ asked about and the same conversation in an imported log give the same features 
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, Deployment, load_deployment
 from mtrouter_rl.agents.resolve import EncoderMaker, resolve_router, split_cost_weight
 from mtrouter_rl.cards import load_pool_card
-from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, PoolCard
 from mtrouter_rl.datasets.importers.base import ModelNames, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.messages import Conversation, open_conversation, read_messages
 from mtrouter_rl.embeddings.encoders import make_encoder
@@ -24,6 +24,7 @@ from mtrouter_rl.errors import (
     NoModelAllowedError,
     unknown_name,
 )
+from mtrouter_rl.pools.handover import hindrance
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, FloatArray, Observation, TurnView
 
@@ -38,8 +39,10 @@ class Decision:
         turn: Index of the turn that was decided, from 0.
         probabilities: Probability of every model; 0 for those that may not be called.
         q_values: Value of every model that may be called, in utility minus weighted cost; None if the router has no values.
-        expected_cost_usd: What the next call of every model is expected to cost, USD, as if no part of the prompt were cached;
+        expected_cost_usd: What the next call of every model is expected to cost, USD, with what `cached_tokens` says is cached;
             None where the training log has no call of the model.
+        cold_cache_usd: What the next call of every model costs more since its own prompt cache holds less of the conversation
+            than the fullest one, USD; this is what a switch loses. Empty where nobody said what is cached.
         not_allowed: Model -> why it may not be called now.
         reason: The above in a sentence.
     """
@@ -52,6 +55,7 @@ class Decision:
     expected_cost_usd: Mapping[str, float | None]
     not_allowed: Mapping[str, str]
     reason: str
+    cold_cache_usd: Mapping[str, float] = field(default_factory=dict)
 
 
 def load_router(
@@ -138,6 +142,7 @@ class LiveRouter:
         max_turns: int | None = None,
         max_output_tokens: int | None = None,
         candidates: Sequence[str] | None = None,
+        cached_tokens: Mapping[str, int] | None = None,
     ) -> Decision:
         """Choose the model of the next call.
 
@@ -152,19 +157,22 @@ class LiveRouter:
             max_output_tokens: Output limit of the next call: with it, what a call costs at most is held against the budget;
                 without it, what it is expected to cost.
             candidates: Models that may be called now; None allows every model of the pool.
+            cached_tokens: Model -> tokens of the conversation that its prompt cache holds now; a model that is left out has a
+                cold cache. None if nobody knows.
 
         Raises:
-            InvalidConfigError: If the messages are no conversation that waits for an answer, or `models` does not name one
-                model for every answer.
+            InvalidConfigError: If the messages are no conversation that waits for an answer, `models` does not name one model
+                for every answer, or a number of cached tokens is below 0.
             UnknownNameError: If a model is not in the pool; names the nearest.
             NoModelAllowedError: If no model may be called; says why for each.
         """
         conversation = _conversation(messages)
         n_prompt = self._prompt_tokens(conversation)
-        expected = self.expected_costs_usd(n_prompt)
+        cached = None if cached_tokens is None else self._cached(cached_tokens, n_prompt)
+        expected = self.expected_costs_usd(n_prompt, cached or {})
         not_allowed = self._not_allowed(
             n_prompt, expected, left=budget_left_usd, n_output=max_output_tokens, candidates=candidates
-        )
+        ) | self._hindrances(messages, models)
         observation = self.observe(
             messages,
             models=models,
@@ -173,12 +181,13 @@ class LiveRouter:
             budget_usd=budget_usd,
             max_turns=max_turns,
             not_allowed=tuple(not_allowed),
+            warm=tuple(name for name, n_tokens in (cached or {}).items() if n_tokens),
         )
         if len(not_allowed) == len(self.pool.models):
             told = "; ".join(f"{name}: {why}" for name, why in not_allowed.items())
             raise NoModelAllowedError(f"no model may be called at turn {int(observation['turn'])}: {told}")
         with self._lock:
-            return self._decide(observation, expected, not_allowed)
+            return self._decide(observation, expected, not_allowed, self._cold_cache(cached))
 
     def observe(
         self,
@@ -190,8 +199,12 @@ class LiveRouter:
         budget_usd: float | None = None,
         max_turns: int | None = None,
         not_allowed: Sequence[str] = (),
+        warm: Sequence[str] = (),
     ) -> Observation:
-        """What the router sees of a conversation; arguments and errors as `choose`, and `not_allowed` are names in the pool."""
+        """What the router sees of a conversation; arguments and errors as `choose`.
+
+        `not_allowed` and `warm` are names in the pool. A router whose log said nothing of prompt caches is shown cold ones.
+        """
         conversation = _conversation(messages)
         called = self._called(messages, conversation, models)
         if errors and len(errors) != len(called):
@@ -209,6 +222,7 @@ class LiveRouter:
             budget_usd=budget_usd,
             max_turns=max_turns,
             not_allowed=not_allowed,
+            warm=warm,
         )
 
     def observation_of(
@@ -220,6 +234,7 @@ class LiveRouter:
         budget_usd: float | None = None,
         max_turns: int | None = None,
         not_allowed: Collection[str] = (),
+        warm: Collection[str] = (),
     ) -> Observation:
         """What the router sees of turns that are known, and of the task text and first observation before them.
 
@@ -227,6 +242,7 @@ class LiveRouter:
             InvalidConfigError: If no turn limit is known.
         """
         left, whole = self._budgets(budget_left_usd, budget_usd)
+        sees_cache = self._saved is not None and self._saved.sees_cache
         return Observation(
             task=opening[0],
             first_observation=opening[1],
@@ -235,7 +251,7 @@ class LiveRouter:
             max_turns=np.int64(self._turn_limit(max_turns, len(history))),
             budget_left_usd=np.array([left], dtype=np.float32),
             budget_usd=np.array([whole], dtype=np.float32),
-            warm=np.zeros(len(self.pool.models), dtype=np.int8),
+            warm=np.array([sees_cache and name in warm for name in self.pool.model_names], dtype=np.int8),
             action_mask=np.array([name not in not_allowed for name in self.pool.model_names], dtype=np.int8),
         )
 
@@ -259,7 +275,11 @@ class LiveRouter:
         return chances, {name: float(value) for name, value, is_free in zip(names, numbers, mask, strict=True) if is_free}
 
     def _decide(
-        self, observation: Observation, expected: Mapping[str, float | None], not_allowed: Mapping[str, str]
+        self,
+        observation: Observation,
+        expected: Mapping[str, float | None],
+        not_allowed: Mapping[str, str],
+        cold_cache: Mapping[str, float],
     ) -> Decision:
         names = self.pool.model_names
         chances, values = self._weigh(observation)
@@ -273,7 +293,10 @@ class LiveRouter:
             q_values=values,
             expected_cost_usd=expected,
             not_allowed=not_allowed,
-            reason=reason_of(names[index], None if last is None else names[last], values, expected, not_allowed),
+            reason=reason_of(
+                names[index], None if last is None else names[last], values, expected, not_allowed, cold_cache
+            ),
+            cold_cache_usd=cold_cache,
         )
 
     def _called(
@@ -297,9 +320,9 @@ class LiveRouter:
             )
         return found
 
-    def expected_costs_usd(self, n_prompt: int) -> dict[str, float | None]:
+    def expected_costs_usd(self, n_prompt: int, cached: Mapping[str, int]) -> dict[str, float | None]:
         """What a call with so many prompt tokens is expected to cost at every model; None where the log has no call of it."""
-        return {name: self._expected_cost(name, n_prompt) for name in self.pool.model_names}
+        return {name: self._expected_cost(name, n_prompt, cached.get(name, 0)) for name in self.pool.model_names}
 
     def _prompt_tokens(self, conversation: Conversation) -> int:
         texts = [conversation.system_text, conversation.task_text, conversation.first_observation]
@@ -314,12 +337,44 @@ class LiveRouter:
             return sum(self.pool.token_counter.count(text) for text in texts if text)
         return round(rate * sum(map(len, texts)))
 
-    def _expected_cost(self, model: str, n_prompt: int) -> float | None:
+    def _cached(self, given: Mapping[str, int], n_prompt: int) -> dict[str, int]:
+        """Tokens in the cache of every model; variants share one."""
+        cached = dict.fromkeys(self.pool.model_names, 0)
+        for name, n_tokens in given.items():
+            if n_tokens < 0:
+                raise InvalidConfigError(f"cached_tokens['{name}'] is {n_tokens}, must be at least 0")
+            base = self.pool.model(self._known(name)).base
+            for model in self.pool.models:
+                if model.base == base:
+                    cached[model.name] = max(cached[model.name], min(n_tokens, n_prompt))
+        return cached
+
+    def _cold_cache(self, cached: Mapping[str, int] | None) -> dict[str, float]:
+        """What calls cost more for what only another model's cache holds."""
+        if not cached:
+            return {}
+        fullest = max(cached.values())
+        prices = {name: self.pool.model(name).prices for name in cached}
+        return {
+            name: (fullest - n_tokens)
+            * max(prices[name].input - prices[name].cached_input, 0.0)
+            / TOKENS_PER_PRICE_UNIT
+            for name, n_tokens in cached.items()
+        }
+
+    def _hindrances(self, messages: Sequence[Mapping[str, object]], models: Sequence[str]) -> dict[str, str]:
+        """Models that cannot take this history over, with the reason."""
+        authors = [self._known(name) for name in models]
+        told = {name: hindrance(messages, authors, name, self.pool) for name in self.pool.model_names}
+        return {name: why for name, why in told.items() if why}
+
+    def _expected_cost(self, model: str, n_prompt: int, n_cached: int) -> float | None:
         calls = self._saved.calls.get(model) if self._saved else None
         if calls is None:
             return None
         prices = self.pool.model(model).prices
-        return float(n_prompt * prices.input + calls.mean_output_tokens * prices.output) / 1_000_000
+        prompt = (n_prompt - n_cached) * prices.input + n_cached * prices.cached_input
+        return float(prompt + calls.mean_output_tokens * prices.output) / TOKENS_PER_PRICE_UNIT
 
     def _not_allowed(
         self,
@@ -383,6 +438,7 @@ def reason_of(
     values: Mapping[str, float] | None,
     expected: Mapping[str, float | None],
     not_allowed: Mapping[str, str],
+    cold_cache: Mapping[str, float],
 ) -> str:
     """Why a model was chosen, in a sentence."""
     parts = []
@@ -396,7 +452,9 @@ def reason_of(
     if cost is not None:
         parts.append(f"about {cost:.4g} USD for the call")
     if last is not None and last != model:
-        parts.append(f"changes from {last}, whose prompt cache is of no use to it")
+        lost = cold_cache.get(model)
+        more = f", so it costs {lost:.4g} USD more" if lost else ""
+        parts.append(f"changes from {last}" + (more or ", whose prompt cache is of no use to it"))
     if not_allowed:
-        parts.append("not allowed: " + ", ".join(sorted(not_allowed)))
+        parts.append("not allowed: " + "; ".join(f"{name} ({why})" for name, why in sorted(not_allowed.items())))
     return f"{model}: " + ("; ".join(parts) if parts else "the router's rule says so")

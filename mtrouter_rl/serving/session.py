@@ -18,6 +18,7 @@ from typing import Literal
 
 from mtrouter_rl.datasets.importers.base import ModelNames
 from mtrouter_rl.errors import CallOrderError, InvalidConfigError, unknown_name
+from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.pools.usage import read_usage
 from mtrouter_rl.records import TokenUsage
 from mtrouter_rl.serving.live import Decision, LiveRouter, load_router
@@ -74,6 +75,7 @@ class RoutingSession:
         self._log = None if log is None else Path(log)
         self._now = now
         self._names = ModelNames(self.router.pool)
+        self._cache = PromptCache(self.router.pool.prompt_cache, self.router.pool.bases)
         self._open: tuple[Decision, list[Mapping[str, object]], float] | None = None
         self._is_finished = False
         self._lock = threading.RLock()
@@ -113,6 +115,7 @@ class RoutingSession:
                 max_turns=self._max_turns,
                 max_output_tokens=max_output_tokens,
                 candidates=candidates,
+                cached_tokens=self._cached_tokens(),
             )
             self._open = (decision, list(messages), self._now())
             return decision
@@ -168,6 +171,7 @@ class RoutingSession:
             line |= {"max_turns": self._max_turns} if self._max_turns is not None else {}
             self._write(line)
             self._open = None
+            self._cache.record(served, n_prompt=reading.tokens.n_prompt, now_s=started)
             self.models.append(decision.model)
             self._errors.append(error)
             self.spent_usd += cost_usd
@@ -210,6 +214,13 @@ class RoutingSession:
     async def arecord(self, usage: Mapping[str, object], **options: object) -> float:
         """`record` without holding up an event loop."""
         return await asyncio.to_thread(self.record, usage, **options)  # type: ignore[arg-type]
+
+    def _cached_tokens(self) -> dict[str, int] | None:
+        """What each model's prompt cache holds now, if the pool card says how long vendors keep it."""
+        if self.router.pool.prompt_cache is None:
+            return None
+        now_s, most = self._now(), max(model.context_tokens for model in self.router.pool.models)
+        return {name: self._cache.n_cached(name, n_prompt=most, now_s=now_s) for name in self.router.pool.model_names}
 
     def _check_open(self) -> None:
         if self._is_finished:

@@ -29,6 +29,7 @@ POOL = pool_of(
     kin={"family": "f"},
     kin2={"family": "f"},
     sees={"images": True},
+    blind={"images": False},
     plain={"tool_calls": False},
     nine={"tool_call_ids": "mistral"},
     strict={"needs_own_thinking": True},
@@ -102,8 +103,9 @@ SEALED = {"role": "assistant", "content": "", "reasoning_details": [{"type": "re
 @pytest.mark.parametrize(
     ("messages", "authors", "to", "reason"),
     [
-        ([PICTURE], [], "a", "handover.images"),
-        ([IN_RESULT], [], "a", "handover.images"),
+        ([PICTURE], [], "blind", "handover.images"),
+        ([IN_RESULT], [], "blind", "handover.images"),
+        ([PICTURE], [], "a", ""),
         ([PICTURE], [], "sees", ""),
         ([SEALED], ["a"], "b", "an answer of a is encrypted thinking and nothing else"),
         ([SEALED], ["a"], "a_high", ""),

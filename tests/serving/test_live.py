@@ -10,6 +10,7 @@ import pytest
 
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, CallStatistics, Deployment, deployment_of
 from mtrouter_rl.cards import RewardCard, load_agent_card, load_pool_card
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
@@ -311,3 +312,73 @@ def test_values_live_are_those_on_the_log_for_every_older_importer(name, case, t
                 budget_left_usd=episode.budget_usd - spent,
             )
             np.testing.assert_allclose(features.of_observations([seen])[0], logged[index], atol=1e-6)
+
+
+# --- what a switch costs, and histories that cannot be handed over
+
+CACHED = PoolCard.model_validate(
+    {
+        "name": "cached",
+        "models": [
+            {
+                "name": "small",
+                "prices": {"input": 1, "cached_input": 0.1, "output": 2},
+                "context_tokens": 9999,
+                "max_output_tokens": 50,
+            },
+            {
+                "name": "small-long",
+                "variant_of": "small",
+                "prices": {"input": 1, "cached_input": 0.1, "output": 2},
+                "context_tokens": 9999,
+                "max_output_tokens": 500,
+            },
+            {
+                "name": "big",
+                "prices": {"input": 10, "cached_input": 2, "output": 20},
+                "context_tokens": 9999,
+                "max_output_tokens": 50,
+            },
+        ],
+        "prompt_cache": {"ttl_s": 300, "min_tokens": 10},
+    }
+)
+
+
+def cached_router(values, **changes):
+    calls = {name: CallStatistics(n_calls=4, mean_output_tokens=100.0) for name in CACHED.model_names}
+    saved = deployment(pool=CACHED, tokens_per_character=1.0, calls=calls, **changes)
+    return LiveRouter(Fixed(CACHED.model_names, values), CACHED, saved)
+
+
+def test_a_decision_says_what_a_switch_loses():
+    said, seen = {"role": "assistant", "content": "I look."}, {"role": "user", "content": "A key."}
+    long = [{"role": "user", "content": "x" * 1000}, said, seen]
+    n_prompt = 1000 + len("I look.") + len("A key.")
+    decision = cached_router([0.1, 0.2, 0.9]).choose(long, models=["small"], cached_tokens={"small": 1000})
+    assert decision.cold_cache_usd == {"small": 0.0, "small-long": 0.0, "big": pytest.approx(1000 * 8 / 1e6)}
+    assert decision.expected_cost_usd["small-long"] == pytest.approx((1000 * 0.1 + n_prompt - 1000 + 100 * 2) / 1e6)
+    assert "changes from small, so it costs 0.008 USD more" in decision.reason
+    assert cached_router([0.1, 0.2, 0.9]).choose(long, models=["small"]).cold_cache_usd == {}
+    with pytest.raises(InvalidConfigError, match=r"cached_tokens\['small'\] is -1"):
+        cached_router([0, 0, 1]).choose(long, models=["small"], cached_tokens={"small": -1})
+
+
+def test_a_router_sees_warm_caches_only_if_its_log_did():
+    for sees in (False, True):
+        router = cached_router([0.1, 0.2, 0.9], sees_cache=sees)
+        seen = router.observe([TASK, LOOK, FOUND], models=["small"], warm=["small"])
+        assert seen["warm"].tolist() == [int(sees), 0, 0]
+
+
+def test_a_history_that_cannot_be_handed_over_is_masked_with_its_reason():
+    sealed = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": None,
+        "reasoning_details": [{"type": "reasoning.encrypted"}],
+    }
+    decision = cached_router([0.1, 0.2, 0.9]).choose([TASK, sealed, FOUND], models=["small"])
+    assert decision.model == "small-long"
+    assert decision.not_allowed == {"big": "an answer of small is encrypted thinking and nothing else"}
+    assert "not allowed: big (an answer of small is encrypted thinking" in decision.reason

@@ -12,7 +12,7 @@ from mtrouter_rl.errors import CallOrderError, InvalidConfigError, NoModelAllowe
 from mtrouter_rl.records import TokenUsage
 from mtrouter_rl.serving import LiveRouter, RoutingSession
 from tests.cases.call_rows import POOL
-from tests.serving.test_live import Fixed, deployment
+from tests.serving.test_live import Fixed, cached_router, deployment
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 400}}
 TOOL = {"id": "c", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
@@ -146,3 +146,19 @@ def test_a_killed_agent_loses_no_recorded_call(tmp_path):
     session.record(USAGE, answer="tried")
     del session  # nothing was finished
     assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == ["s/0"]
+
+
+def test_a_session_knows_whose_prompt_cache_is_warm_until_it_cools():
+    clock = [0.0]
+    session = RoutingSession(cached_router([0.9, 0.1, 0.2]), now=lambda: clock[0])
+    messages = [{"role": "user", "content": "x" * 1000}]
+    assert session.choose(messages).cold_cache_usd == {"small": 0.0, "small-long": 0.0, "big": 0.0}
+    session.record(USAGE, answer="tried")
+    messages += [{"role": "assistant", "content": "tried"}, {"role": "user", "content": "no"}]
+    clock[0] = 299.0
+    warm = session.choose(messages)
+    assert warm.cold_cache_usd["small-long"] == 0.0, "a variant shares the cache"
+    assert warm.cold_cache_usd["big"] == pytest.approx(1000 * 8 / 1e6)
+    session.skip()
+    clock[0] = 301.0
+    assert session.choose(messages).cold_cache_usd["big"] == 0.0
