@@ -127,18 +127,23 @@ def make_encoder(name: str, cache: Path | None) -> TextEncoder:
     """
     from mtrouter_rl.embeddings.cache import CachedEncoder
 
+    return CachedEncoder(bare_encoder(name), cache)
+
+
+def bare_encoder(name: str) -> TextEncoder:
+    """Text encoder without a cache; arguments and errors as `make_encoder`."""
     if name in ENCODERS.targets():
-        return CachedEncoder(ENCODERS.load(name)(), cache)  # type: ignore[operator]
+        return cast(TextEncoder, ENCODERS.load(name)())  # type: ignore[operator]
     makers = ENCODERS.load_all()
     missing: MissingDependencyError | None = None
     for maker in makers.values():
         try:
-            encoder = maker()  # type: ignore[operator]
+            encoder = cast(TextEncoder, maker())  # type: ignore[operator]
         except MissingDependencyError as error:  # perhaps not the one that is asked for
             missing = error
             continue
         if encoder.name == name:
-            return CachedEncoder(encoder, cache)
+            return encoder
     if missing is not None:
         raise missing
     raise unknown_name("text encoder", name, makers)

@@ -272,7 +272,9 @@ class LiveRouter:
         if not isinstance(self._router, ValueRouter):
             return chances, None
         numbers = self._router.q_values([observation])[0]
-        return chances, {name: float(value) for name, value, is_free in zip(names, numbers, mask, strict=True) if is_free}
+        return chances, {
+            name: float(value) for name, value, is_free in zip(names, numbers, mask, strict=True) if is_free
+        }
 
     def _decide(
         self,

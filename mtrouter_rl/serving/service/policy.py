@@ -53,7 +53,11 @@ class PolicySettings:
             if name is not None and name not in pool.model_names:
                 raise unknown_name(f"model of pool '{pool.name}'", name, pool.model_names)
         if self.default is None and (self.is_shadow or self.canary < 1):
-            what = "the shadow mode calls" if self.is_shadow else f"the sessions outside the canary share {self.canary:g} call"
+            what = (
+                "the shadow mode calls"
+                if self.is_shadow
+                else f"the sessions outside the canary share {self.canary:g} call"
+            )
             raise InvalidConfigError(f"default is missing: {what} a default model; give --default MODEL")
 
     def arm_of(self, session_id: str) -> Arm:

@@ -123,7 +123,9 @@ class Store:
         with self.errors():
             self._set_up()
 
-    def find(self, key_id: str, name: str | None, prompt: bytes, heads: Sequence[bytes], request_id: str | None) -> Found:
+    def find(
+        self, key_id: str, name: str | None, prompt: bytes, heads: Sequence[bytes], request_id: str | None
+    ) -> Found:
         """What a request goes on from.
 
         Args:
@@ -137,7 +139,9 @@ class Store:
             if request_id is not None:
                 same = self._decision(connection, key_id=key_id, request_id=request_id)
                 if same is not None:
-                    return Found(session=self._session(connection, id=same.session_id), same=same)
+                    return Found(
+                        session=self._session(connection, id=same.session_id), same=self._last_draw(connection, same)
+                    )
             session = (
                 self._session(connection, key_id=key_id, name=name)
                 if name is not None
@@ -181,9 +185,7 @@ class Store:
         """
         from sqlalchemy.exc import IntegrityError
 
-        now = replace(
-            opening.session, version=(opening.known_version or 0) + 1, open_id=opening.decision.id
-        )
+        now = replace(opening.session, version=(opening.known_version or 0) + 1, open_id=opening.decision.id)
         try:
             with self.errors(), self._engine.begin() as connection:
                 self._write_session(connection, now, opening.known_version)
@@ -272,7 +274,9 @@ class Store:
 
         table = self._tables["served_meta"]
         with self.errors(), self._engine.begin() as connection:
-            return bytes.fromhex(str(connection.execute(select(table.c.value).where(table.c.name == "secret")).scalar()))
+            return bytes.fromhex(
+                str(connection.execute(select(table.c.value).where(table.c.name == "secret")).scalar())
+            )
 
     def close_all(self) -> None:
         """Let go of every connection."""
@@ -327,7 +331,9 @@ class Store:
         with self._engine.begin() as connection:
             version = connection.execute(select(table.c.value).where(table.c.name == "version")).scalar()
         if version != SCHEMA_VERSION:
-            raise StoreError(f"the store {self._shown} has version {version}, must be {SCHEMA_VERSION}; give another one")
+            raise StoreError(
+                f"the store {self._shown} has version {version}, must be {SCHEMA_VERSION}; give another one"
+            )
 
     def _by_conversation(
         self, connection: "Connection", key_id: str, prompt: bytes, heads: Sequence[bytes]
@@ -336,12 +342,20 @@ class Store:
         from sqlalchemy import select
 
         decisions, sessions = self._tables["served_decisions"], self._tables["served_sessions"]
-        columns = (decisions.c.session_id, decisions.c.head, decisions.c.turn, decisions.c.created_at, sessions.c.n_turns)
+        columns = (
+            decisions.c.session_id,
+            decisions.c.head,
+            decisions.c.turn,
+            decisions.c.created_at,
+            sessions.c.n_turns,
+        )
         both = decisions.join(sessions, decisions.c.session_id == sessions.c.id)
         found: list[Row[Any]] = []
         if heads:
-            asked = select(*columns).select_from(both).where(
-                decisions.c.key_id == key_id, decisions.c.head.in_(list(heads))
+            asked = (
+                select(*columns)
+                .select_from(both)
+                .where(decisions.c.key_id == key_id, decisions.c.head.in_(list(heads)))
             )
             found = list(connection.execute(asked))
         if found:
@@ -375,6 +389,20 @@ class Store:
         )
         row = connection.execute(asked).first()
         return None if row is None else _decision_of(row)
+
+    def _last_draw(self, connection: "Connection", same: DecisionRow) -> DecisionRow:
+        """The last model that was drawn for the turn of a decision, on the same prompt."""
+        from sqlalchemy import select
+
+        table = self._tables["served_decisions"]
+        asked = (
+            select(table)
+            .where(table.c.session_id == same.session_id, table.c.turn == same.turn, table.c.prompt == same.prompt)
+            .order_by(table.c.draw.desc())
+            .limit(1)
+        )
+        row = connection.execute(asked).first()
+        return same if row is None else _decision_of(row)
 
     def _session(self, connection: "Connection", **by: object) -> SessionRow | None:
         from sqlalchemy import select
@@ -482,7 +510,7 @@ def _make_patient(engine: "Engine") -> None:
     from sqlalchemy import event
 
     @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _: object) -> None:
+    def set_up(connection: Any, _: object) -> None:  # noqa: ANN401
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_MS}"):
             connection.execute(f"PRAGMA {pragma}")
@@ -513,9 +541,7 @@ def _json(value: object) -> str:
 
 def _written(row: Mapping[str, object]) -> dict[str, object]:
     """Columns of a record: texts as JSON too, since a PostgreSQL takes no NUL and no half surrogate pair."""
-    return {
-        name: _json(value) if name in _WRITTEN and value is not None else value for name, value in row.items()
-    }
+    return {name: _json(value) if name in _WRITTEN and value is not None else value for name, value in row.items()}
 
 
 def _read(row: "Row[Any]") -> dict[str, Any]:
