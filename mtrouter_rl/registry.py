@@ -278,6 +278,7 @@ IMPORTERS = Registry(
         "sweagent": "mtrouter_rl.datasets.importers.formats.sweagent:SWEAgentImporter",
         "claude-code": "mtrouter_rl.datasets.importers.formats.claude_code:ClaudeCodeImporter",
         "codex": "mtrouter_rl.datasets.importers.formats.codex:CodexImporter",
+        "served": "mtrouter_rl.datasets.importers.served:ServedImporter",
         "openai-pairs": "mtrouter_rl.datasets.importers.formats.openai_pairs:OpenAIPairsImporter",
         "tau2": "mtrouter_rl.datasets.importers.tau2:Tau2Importer",
         "openai-jsonl": "mtrouter_rl.datasets.importers.openai_jsonl:OpenAIJsonlImporter",

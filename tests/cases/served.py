@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from mtrouter_rl.cards.pool import BackendCard, ModelCard, PoolCard, Prices
 from mtrouter_rl.serving.service.run import ServeRequest, build
 
+TASK = {"role": "user", "content": "Find the key."}
 USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
 
 
@@ -64,9 +66,21 @@ class Double:
         deltas += [{"content": word} for word in (said.get("content") or "").split(" ") if word]
         for index, call in enumerate(said.get("tool_calls") or ()):
             function = call["function"]
-            deltas.append({"tool_calls": [{"index": index, "id": call["id"], "type": "function",
-                                           "function": {"name": function["name"], "arguments": ""}}]})
-            deltas += [{"tool_calls": [{"index": index, "function": {"arguments": part}}]} for part in function["arguments"]]
+            deltas.append(
+                {
+                    "tool_calls": [
+                        {
+                            "index": index,
+                            "id": call["id"],
+                            "type": "function",
+                            "function": {"name": function["name"], "arguments": ""},
+                        }
+                    ]
+                }
+            )
+            deltas += [
+                {"tool_calls": [{"index": index, "function": {"arguments": part}}]} for part in function["arguments"]
+            ]
         for number, delta in enumerate(deltas):
             if number == self.cut_after:
                 return
@@ -133,3 +147,18 @@ def served(request: ServeRequest):
     running = build(request)
     with serving(running.app, running.keep) as address:
         yield address, running
+
+
+def chat(address, messages, *, headers=None, **more):
+    """One request of an agent."""
+    import httpx
+
+    body = {"model": "router", "messages": messages, **more}
+    return httpx.post(f"{address}/v1/chat/completions", json=body, headers=headers or {}, timeout=20)
+
+
+def rows(tmp_path, what="served_decisions"):
+    """Rows of a table of the log, oldest first."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "served.sqlite")) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(f"SELECT * FROM {what} ORDER BY rowid")]

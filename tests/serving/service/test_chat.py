@@ -1,44 +1,10 @@
 """An agent behind the service: what it is answered, what is sent on, what is written."""
 
 import json
-import sqlite3
 
-import httpx
 import pytest
 
-from mtrouter_rl.serving.service.policy import PolicySettings
-from mtrouter_rl.serving.service.run import ServeRequest
-from mtrouter_rl.serving.service.settings import ServiceSettings
-from tests.cases.served import served
-
-TASK = {"role": "user", "content": "Find the key."}
-
-
-@pytest.fixture
-def request_of(pool, tmp_path):
-    def made(router="random", *, policy=None, **settings):
-        given = {name: settings.pop(name) for name in ("explore", "seed", "only_decides") if name in settings}
-        return ServeRequest(
-            router=router,
-            pool=pool,
-            store=str(tmp_path / "served.sqlite"),
-            settings=ServiceSettings(max_turns=30, policy=policy or PolicySettings(), **settings),
-            watches=False,
-            **{"seed": 1} | given,
-        )
-
-    return made
-
-
-def rows(tmp_path, what="served_decisions"):
-    with sqlite3.connect(tmp_path / "served.sqlite") as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(f"SELECT * FROM {what} ORDER BY rowid")]
-
-
-def chat(address, messages, *, headers=None, **more):
-    body = {"model": "router", "messages": messages, **more}
-    return httpx.post(f"{address}/v1/chat/completions", json=body, headers=headers or {}, timeout=20)
+from tests.cases.served import TASK, chat, rows, served
 
 
 def test_a_conversation_is_one_session(request_of, double, tmp_path):
