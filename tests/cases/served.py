@@ -16,6 +16,11 @@ TASK = {"role": "user", "content": "Find the key."}
 USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
 
 
+def said_step(model, body):
+    """What a model says if nobody scripts anything else."""
+    return {"role": "assistant", "content": f"{model}: step {len(body['messages'])}"}
+
+
 @dataclass
 class Double:
     """Endpoints of any number of models.
@@ -29,7 +34,7 @@ class Double:
     """
 
     calls: list = field(default_factory=list)
-    answer: Callable = lambda model, body: {"role": "assistant", "content": f"{model}: step {len(body['messages'])}"}
+    answer: Callable = said_step
     usage: dict | None = field(default_factory=lambda: dict(USAGE))
     pause_s: float = 0.0
     cut_after: int | None = None

@@ -167,7 +167,7 @@ class _Database(_Log):
             ) from error
         self._error = psycopg.Error
         try:
-            self._connection = psycopg.connect(url, row_factory=dict_row)  # type: ignore[arg-type]
+            self._connection = psycopg.connect(url, row_factory=dict_row)
         except psycopg.Error as error:
             raise DatasetError(
                 f"the PostgreSQL cannot be reached: {str(error).strip()[:200]}; see that it runs"
@@ -251,7 +251,7 @@ class _Session:
             ValueError, KeyError, TypeError: If the row is damaged.
         """
         last = draws[-1]
-        tries = [one for row in draws for one in _value(row["tries"])]
+        tries = [one for row in draws for one in cast("list[Row]", _value(row["tries"]))]
         where = self._where(draws)
         if last["state"] == "open":
             self.source.report.pass_over(STILL_OPEN, source=where)
@@ -287,7 +287,7 @@ class _Session:
         self.source.report.pass_over(LAST_FAILED, source=where, detail=cut(str(tries[-1]["error"])), amount=amount)
 
     def _call(self, row: Row, tries: Sequence[Row], where: str, done: Sequence[CallRecord]) -> CallRecord:
-        facts = _value(row["facts"])
+        facts = cast("dict[str, JsonValue]", _value(row["facts"]))
         if str(row["kind"]) in _KINDS:
             self.source.report.note(_KINDS[str(row["kind"])], source=where)
         action, answer = str(_value(row["action"])), cast("Mapping[str, object]", _value(row["answer"]))
@@ -306,7 +306,7 @@ class _Session:
             request_id=str(row["id"]),
             timestamp=float(cast(float, row["created_at"])),
             propensity=float(cast(float, row["propensity"])),
-            candidates=tuple(map(str, facts["candidates"])),
+            candidates=tuple(map(str, cast("list[str]", facts["candidates"]))),
             latency_s=cast("float | None", row["latency_s"]),
             error=str(_text_or_empty(row["error"])),
             facts=self._facts(facts, str(row["kind"])),

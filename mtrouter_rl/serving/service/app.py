@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError, MTRouterError
+from mtrouter_rl.records import JsonValue
+from mtrouter_rl.serving.service.database import StoreError
 from mtrouter_rl.serving.service.openapi import schema
 from mtrouter_rl.serving.service.problems import RequestError, Told
 from mtrouter_rl.serving.service.requests import (
@@ -19,7 +21,6 @@ from mtrouter_rl.serving.service.requests import (
 )
 from mtrouter_rl.serving.service.service import Answer, Service
 from mtrouter_rl.serving.service.settings import Keyring
-from mtrouter_rl.serving.service.store import StoreError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -156,7 +157,7 @@ class Web:
         headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", **answer.headers}
         return StreamingResponse(answer.events, headers=headers)
 
-    async def _body(self, request: "Request") -> dict[str, object]:
+    async def _body(self, request: "Request") -> dict[str, JsonValue]:
         from starlette.requests import ClientDisconnect
 
         most, parts, n_bytes = self._settings.max_body_bytes, [], 0
@@ -171,7 +172,7 @@ class Web:
             raise RequestError(408, "the body did not arrive in time", code="body_too_late") from None
         except ClientDisconnect:
             raise RequestError(400, "the client went away", code="client_gone") from None
-        return read_body(b"".join(parts))  # type: ignore[return-value]
+        return read_body(b"".join(parts))
 
 
 def told_of(error: MTRouterError | TimeoutError) -> Told:
@@ -228,4 +229,4 @@ def make_app(service: Service, keyring: Keyring, reload: Callable[[], None]) -> 
         return JSONResponse(told.body, status_code=status, headers=headers)
 
     handlers: Mapping[object, Callable[..., Awaitable[Response]]] = {HTTPException: refused, Exception: refused}
-    return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+    return Starlette(routes=routes, exception_handlers=handlers)

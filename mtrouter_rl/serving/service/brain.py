@@ -64,7 +64,8 @@ class ServingEncoder:
         return np.stack([one.result() for one in pending])
 
     def _encoded(self, text: str) -> npt.NDArray[np.float32]:
-        return self._encoder.encode([text])[0]
+        vector: npt.NDArray[np.float32] = self._encoder.encode([text])[0]
+        return vector
 
 
 @dataclass(frozen=True, kw_only=True)

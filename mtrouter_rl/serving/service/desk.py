@@ -482,7 +482,7 @@ def _texts(turn: _Turn) -> list[str]:
     """All texts of a conversation, for its length."""
     talk = turn.talk
     return [
-        *(message["content"] for message in turn.asked.prompt.messages[:1] if isinstance(message.get("content"), str)),
+        *(str(one["content"]) for one in turn.asked.prompt.messages[:1] if isinstance(one.get("content"), str)),
         talk.task,
         talk.first_observation,
         *(call.action for call in talk.calls),

@@ -7,8 +7,8 @@ from typing import Literal
 from mtrouter_rl.records import JsonValue
 
 State = Literal["open", "done", "failed", "unknown"]
-"""`open`: the model is being called. `done`: it answered. `failed`: it did not, and what was billed is known. `unknown`: it broke
-off, and nobody can say what was billed."""
+"""`open`: the model is being called. `done`: it answered. `failed`: it did not, and what was billed is known. `unknown`: it
+broke off, and nobody can say what was billed."""
 Arm = Literal["router", "default"]
 Kind = Literal["router", "default", "shadow", "fallback", "asked"]
 """Who named the model: the router, the default of a session outside the canary share, the default of the shadow mode, the

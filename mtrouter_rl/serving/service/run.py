@@ -15,11 +15,12 @@ from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError, MTRou
 from mtrouter_rl.serving.live import LiveRouter
 from mtrouter_rl.serving.service.app import make_app
 from mtrouter_rl.serving.service.brain import BrainBox
+from mtrouter_rl.serving.service.database import StoreError
 from mtrouter_rl.serving.service.desk import Desk
 from mtrouter_rl.serving.service.metrics import Metrics
 from mtrouter_rl.serving.service.service import Service
 from mtrouter_rl.serving.service.settings import Keyring, ServiceSettings, tokens_of
-from mtrouter_rl.serving.service.store import Store, StoreError
+from mtrouter_rl.serving.service.store import Store
 from mtrouter_rl.serving.service.upstream import Upstream
 
 if TYPE_CHECKING:

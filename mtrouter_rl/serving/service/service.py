@@ -15,7 +15,7 @@ from mtrouter_rl.serving.service.desk import Decided, Desk, action_of
 from mtrouter_rl.serving.service.metrics import Metrics
 from mtrouter_rl.serving.service.problems import RequestError
 from mtrouter_rl.serving.service.requests import Asked, Feedback, Reported
-from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow
+from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow, State
 from mtrouter_rl.serving.service.store import booked_usd
 from mtrouter_rl.serving.service.streams import DONE, events_of
 from mtrouter_rl.serving.service.upstream import Result, Upstream
@@ -168,7 +168,7 @@ class Service:
     ) -> _Ended:
         """Call a model and book it, whoever still waits for the answer."""
         started = time.perf_counter()
-        body = dict(asked.body) | {"messages": list(decided.messages)}
+        body: dict[str, JsonValue] = {**asked.body, "messages": cast("list[JsonValue]", list(decided.messages))}
         try:
             result = await upstream.call(decided.decision.model, body, chunks)
         except asyncio.CancelledError:
@@ -216,9 +216,8 @@ class Service:
                 action, head = action_of(answer), self.desk.head_of(decided, answer)
             except InvalidConfigError:
                 answer, error = None, "upstream_unusable"
-        state = (
-            "done" if answer is not None else "failed" if result.is_billed is False or cost is not None else "unknown"
-        )
+        is_known = result.is_billed is False or cost is not None
+        state: State = "done" if answer is not None else "failed" if is_known else "unknown"
         return Outcome(
             state=state,
             head=head,

@@ -6,36 +6,25 @@ Several replicas may share a store. Whoever changes a session tells the version 
 a history that has moved on; who is alive is told by a beat.
 """
 
-import json
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
-from mtrouter_rl.errors import InvalidConfigError, MissingDependencyError, MTRouterError
+from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.records import JsonValue
+from mtrouter_rl.serving.service.database import Database, as_json, columns, decision_of, read_row, written
 from mtrouter_rl.serving.service.rows import DecisionRow, Found, Outcome, SessionRow
-from mtrouter_rl.serving.service.tables import SCHEMA_VERSION, make_tables
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Row
 
 DEAD_AFTER_S = 10.0
 """A replica whose last beat is older has been killed, or cannot reach the store."""
-_TEXTS = ("task_text", "first_observation", "observation", "action")
-_VALUES = ("messages", "facts", "tries", "usage", "answer")
-_WRITTEN = frozenset({*_TEXTS, *_VALUES})
-_BUSY_MS = 30_000
 
-
-class StoreError(MTRouterError):
-    """The store cannot be reached, or was written by something else."""
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
 class ConflictError(MTRouterError):
@@ -73,29 +62,6 @@ class Opening:
     key_budget_usd: float | None = None
 
 
-def engine_url(text: str) -> str:
-    """URL for SQLAlchemy of what a user gives: a file, or the URL of a PostgreSQL.
-
-    Raises:
-        InvalidConfigError: If it holds a password, or is of another kind.
-
-    Example:
-        >>> engine_url("logs/served.sqlite"), engine_url("postgresql://me@127.0.0.1/served")
-        ('sqlite:///logs/served.sqlite', 'postgresql+psycopg://me@127.0.0.1/served')
-    """
-    if "://" not in text:
-        return f"sqlite:///{text}"
-    scheme, _, rest = text.partition("://")
-    if scheme not in ("postgresql", "postgres"):
-        raise InvalidConfigError(f"the store is a '{scheme}' URL, must be a file or postgresql://USER@HOST/DATABASE")
-    if urlsplit(text).password is not None:
-        raise InvalidConfigError(
-            "the URL of the store holds a password, which every list of processes would show; leave it out and export "
-            "PGPASSWORD, or write it to ~/.pgpass"
-        )
-    return f"postgresql+psycopg://{rest}"
-
-
 class Store:
     """The tables. Each method is one transaction; they may be called from several threads.
 
@@ -113,15 +79,9 @@ class Store:
             StoreError: If the store cannot be reached, or is of another version.
         """
         self.replica = replica or f"{socket.gethostname()[:20]}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._url = engine_url(url)
-        self._is_file = self._url.startswith("sqlite")
-        self.n_threads = 1 if self._is_file else 8
-        if self._is_file:
-            Path(self._url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._tables = make_tables_or_say()
-        self._engine = self._make_engine()
-        with self.errors():
-            self._set_up()
+        self._database = Database(url)
+        self._tables = self._database.tables
+        self.n_threads = self._database.n_threads
 
     def find(
         self, key_id: str, name: str | None, prompt: bytes, heads: Sequence[bytes], request_id: str | None
@@ -135,7 +95,7 @@ class Store:
             heads: Names of the conversation after its answers, the latest first.
             request_id: Name of the request, if it has one.
         """
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             if request_id is not None:
                 same = self._decision(connection, key_id=key_id, request_id=request_id)
                 if same is not None:
@@ -157,19 +117,19 @@ class Store:
 
         table = self._tables["served_decisions"]
         asked = select(table).where(table.c.session_id == session_id, table.c.state == "done").order_by(table.c.turn)
-        with self.errors(), self._engine.begin() as connection:
-            return tuple(map(_decision_of, connection.execute(asked)))
+        with self._database.begin() as connection:
+            return tuple(map(decision_of, connection.execute(asked)))
 
     def decision(self, key_id: str, decision_id: str) -> tuple[DecisionRow, SessionRow] | None:
         """A decision and its session; None if there is none of this key."""
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             found = self._decision(connection, key_id=key_id, id=decision_id)
             session = None if found is None else self._session(connection, id=found.session_id)
             return None if found is None or session is None else (found, session)
 
     def session(self, key_id: str, name: str) -> SessionRow | None:
         """A session by its name, or by its id; None if there is none of this key."""
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             found = self._session(connection, key_id=key_id, name=name)
             return found or self._session(connection, key_id=key_id, id=name)
 
@@ -187,7 +147,7 @@ class Store:
 
         now = replace(opening.session, version=(opening.known_version or 0) + 1, open_id=opening.decision.id)
         try:
-            with self.errors(), self._engine.begin() as connection:
+            with self._database.begin() as connection:
                 self._write_session(connection, now, opening.known_version)
                 self._write_decision(connection, opening)
                 self._hold(connection, opening)
@@ -218,7 +178,7 @@ class Store:
             spent_usd=session.spent_usd + booked,
             held_usd=0.0,
         )
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             self._write_session(connection, now, session.version)
             self._write_outcome(connection, decision, outcome)
             self._book(connection, decision, booked)
@@ -232,7 +192,7 @@ class Store:
         """
         if session.open_id is None:
             return session
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             decision = self._decision(connection, id=session.open_id)
             if decision is not None and decision.source == "chat" and self._is_alive(connection, decision.replica):
                 return None
@@ -246,7 +206,7 @@ class Store:
     def add_feedback(self, session_id: str, *, score: float | None, status: str | None, detail: str | None) -> None:
         """Keep a score or a status of a session; the last one counts."""
         row = {"id": secrets.token_hex(16), "session_id": session_id, "created_at": time.time()}
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             table = self._tables["served_feedback"]
             connection.execute(table.insert(), row | {"score": score, "status": status, "detail": detail})
 
@@ -255,7 +215,7 @@ class Store:
         from sqlalchemy import select
 
         table = self._tables["served_accounts"]
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             asked = select(table.c.spent_usd + table.c.held_usd).where(table.c.key_id == key_id, table.c.day == day)
             return float(connection.execute(asked).scalar() or 0.0)
 
@@ -263,77 +223,18 @@ class Store:
         """Say that this replica is alive; also shows whether the store can be written."""
         table = self._tables["served_replicas"]
         row = {"host": socket.gethostname(), "pid": os.getpid(), "beat_at": time.time()}
-        with self.errors(), self._engine.begin() as connection:
+        with self._database.begin() as connection:
             changed = connection.execute(table.update().where(table.c.id == self.replica).values(row))
             if not changed.rowcount:
                 connection.execute(table.insert(), row | {"id": self.replica})
 
     def secret(self) -> bytes:
         """A secret of the store, the same for all replicas, by which keys are told apart without being kept."""
-        from sqlalchemy import select
-
-        table = self._tables["served_meta"]
-        with self.errors(), self._engine.begin() as connection:
-            return bytes.fromhex(
-                str(connection.execute(select(table.c.value).where(table.c.name == "secret")).scalar())
-            )
+        return self._database.secret()
 
     def close_all(self) -> None:
         """Let go of every connection."""
-        self._engine.dispose()
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Errors of the database as ours, without what was to be written."""
-        from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-
-        try:
-            yield
-        except IntegrityError:
-            raise
-        except SQLAlchemyError as error:
-            told = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
-            raise StoreError(
-                f"the store {self._shown} cannot be used: {told[0][:200] if told else type(error).__name__}; see that it runs "
-                "and can be written"
-            ) from None
-
-    @property
-    def _shown(self) -> str:
-        return self._url.removeprefix("sqlite:///").replace("+psycopg", "")
-
-    def _make_engine(self) -> "Engine":
-        from sqlalchemy import create_engine
-
-        try:
-            if not self._is_file:
-                return create_engine(self._url, pool_size=self.n_threads, max_overflow=0, pool_pre_ping=True)
-            engine = create_engine(self._url, connect_args={"timeout": _BUSY_MS / 1000, "check_same_thread": False})
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the store is a PostgreSQL, whose driver psycopg is not installed; run: pip install 'mtrouter-rl[postgres]'"
-            ) from error
-        _make_patient(engine)
-        return engine
-
-    def _set_up(self) -> None:
-        from sqlalchemy import select
-        from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-
-        metadata = next(iter(self._tables.values())).metadata
-        with suppress(IntegrityError, ProgrammingError, OperationalError):  # another replica makes them at this moment
-            metadata.create_all(self._engine)
-        table = self._tables["served_meta"]
-        for name, value in (("version", SCHEMA_VERSION), ("secret", secrets.token_hex(32))):
-            with suppress(IntegrityError), self._engine.begin() as connection:
-                if connection.execute(select(table.c.value).where(table.c.name == name)).scalar() is None:
-                    connection.execute(table.insert(), {"name": name, "value": value})
-        with self._engine.begin() as connection:
-            version = connection.execute(select(table.c.value).where(table.c.name == "version")).scalar()
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"the store {self._shown} has version {version}, must be {SCHEMA_VERSION}; give another one"
-            )
+        self._database.close()
 
     def _by_conversation(
         self, connection: "Connection", key_id: str, prompt: bytes, heads: Sequence[bytes]
@@ -350,7 +251,7 @@ class Store:
             sessions.c.n_turns,
         )
         both = decisions.join(sessions, decisions.c.session_id == sessions.c.id)
-        found: list[Row[Any]] = []
+        found: list[Any] = []
         if heads:
             asked = (
                 select(*columns)
@@ -388,7 +289,7 @@ class Store:
             .limit(1)
         )
         row = connection.execute(asked).first()
-        return None if row is None else _decision_of(row)
+        return None if row is None else decision_of(row)
 
     def _last_draw(self, connection: "Connection", same: DecisionRow) -> DecisionRow:
         """The last model that was drawn for the turn of a decision, on the same prompt."""
@@ -402,25 +303,25 @@ class Store:
             .limit(1)
         )
         row = connection.execute(asked).first()
-        return same if row is None else _decision_of(row)
+        return same if row is None else decision_of(row)
 
     def _session(self, connection: "Connection", **by: object) -> SessionRow | None:
         from sqlalchemy import select
 
         table = self._tables["served_sessions"]
         row = connection.execute(select(table).where(*(table.c[name] == value for name, value in by.items()))).first()
-        return None if row is None else SessionRow(**_read(row))
+        return None if row is None else SessionRow(**read_row(row))
 
     def _decision(self, connection: "Connection", **by: object) -> DecisionRow | None:
         from sqlalchemy import select
 
         table = self._tables["served_decisions"]
         row = connection.execute(select(table).where(*(table.c[name] == value for name, value in by.items()))).first()
-        return None if row is None else _decision_of(row)
+        return None if row is None else decision_of(row)
 
     def _write_session(self, connection: "Connection", session: SessionRow, known_version: int | None) -> None:
         table = self._tables["served_sessions"]
-        row = _written(_columns(session))
+        row = written(columns(session))
         if known_version is None:
             connection.execute(table.insert(), row)
             return
@@ -430,7 +331,7 @@ class Store:
 
     def _write_decision(self, connection: "Connection", opening: Opening) -> None:
         table = self._tables["served_decisions"]
-        row = _written(_columns(opening.decision))
+        row = written(columns(opening.decision))
         if not opening.again:
             connection.execute(table.insert(), row)
             return
@@ -442,13 +343,20 @@ class Store:
 
     def _write_outcome(self, connection: "Connection", decision: DecisionRow, outcome: Outcome) -> None:
         table = self._tables["served_decisions"]
-        row = _written({name: value for name, value in _columns(outcome).items() if name != "status"})
+        row = written({name: value for name, value in columns(outcome).items() if name != "status"})
         if outcome.state != "done":
-            told = {"state": outcome.state, "error": outcome.error, "status": outcome.status, "at": outcome.ended_at}
-            told |= {"model": decision.model, "cost_usd": outcome.cost_usd, "held_usd": decision.held_usd}
-            told |= {"usage": cast(JsonValue, outcome.usage)}
+            told: dict[str, JsonValue] = {
+                "state": outcome.state,
+                "error": outcome.error,
+                "status": outcome.status,
+                "at": outcome.ended_at,
+                "model": decision.model,
+                "cost_usd": outcome.cost_usd,
+                "held_usd": decision.held_usd,
+                "usage": cast(JsonValue, outcome.usage),
+            }
             row = {"state": outcome.state, "error": outcome.error, "ended_at": outcome.ended_at}
-            row["tries"] = _json([*decision.tries, told])
+            row["tries"] = as_json([*decision.tries, told])
         connection.execute(table.update().where(table.c.id == decision.id).values(row))
 
     def _hold(self, connection: "Connection", opening: Opening) -> None:
@@ -491,35 +399,6 @@ def booked_usd(decision: DecisionRow, outcome: Outcome) -> float:
     return 0.0 if outcome.state == "failed" else decision.held_usd
 
 
-def make_tables_or_say() -> Mapping[str, Any]:
-    """The tables by name.
-
-    Raises:
-        MissingDependencyError: If SQLAlchemy is not installed.
-    """
-    try:
-        return make_tables().tables
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the policy service needs SQLAlchemy, which is not installed; run: pip install 'mtrouter-rl[serve]'"
-        ) from error
-
-
-def _make_patient(engine: "Engine") -> None:
-    """SQLite that waits for other writers, and begins every transaction as a writer."""
-    from sqlalchemy import event
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _: object) -> None:  # noqa: ANN401
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_MS}"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: "Connection") -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -528,34 +407,3 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _columns(record: SessionRow | DecisionRow | Outcome) -> dict[str, object]:
-    """Fields of a record, not copied."""
-    return {one.name: getattr(record, one.name) for one in fields(record)}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _written(row: Mapping[str, object]) -> dict[str, object]:
-    """Columns of a record: texts as JSON too, since a PostgreSQL takes no NUL and no half surrogate pair."""
-    return {name: _json(value) if name in _WRITTEN and value is not None else value for name, value in row.items()}
-
-
-def _read(row: "Row[Any]") -> dict[str, Any]:
-    values = dict(row._mapping)
-    for name in _WRITTEN & values.keys():
-        if values[name] is not None:
-            values[name] = json.loads(values[name])
-    return values
-
-
-def _decision_of(row: "Row[Any]") -> DecisionRow:
-    values = _read(row)
-    for name in ("messages", "tries"):
-        values[name] = tuple(values[name])
-    for name in ("prompt", "head"):
-        values[name] = None if values[name] is None else bytes(values[name])
-    return DecisionRow(**values)

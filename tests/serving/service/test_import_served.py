@@ -1,7 +1,5 @@
 """From what an agent did behind the service to a dataset: propensities, scores that come later, the same features as live."""
 
-import contextlib
-
 import httpx
 import numpy as np
 import pytest
