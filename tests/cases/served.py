@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import sqlite3
 import threading
@@ -156,10 +157,19 @@ def served(request: ServeRequest):
 
 def chat(address, messages, *, headers=None, **more):
     """One request of an agent."""
+    return post(f"{address}/v1/chat/completions", {"model": "router", "messages": messages, **more}, headers=headers)
+
+
+def post(url, body, *, headers=None):
+    """One request; a client of one's own for each would load certificates each time."""
+    return _client().post(url, json=body, headers=headers or {})
+
+
+@functools.cache
+def _client():
     import httpx
 
-    body = {"model": "router", "messages": messages, **more}
-    return httpx.post(f"{address}/v1/chat/completions", json=body, headers=headers or {}, timeout=20)
+    return httpx.Client(verify=False, trust_env=False, timeout=20, limits=httpx.Limits(keepalive_expiry=0.0))
 
 
 def rows(tmp_path, what="served_decisions"):

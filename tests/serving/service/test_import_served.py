@@ -1,6 +1,5 @@
 """From what an agent did behind the service to a dataset: propensities, scores that come later, the same features as live."""
 
-import httpx
 import numpy as np
 import pytest
 
@@ -8,7 +7,7 @@ from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.serving.live import LiveRouter
-from tests.cases.served import TASK, chat, served
+from tests.cases.served import TASK, chat, post, served
 
 
 def played(address, name, *, n_turns=3, score=None):
@@ -19,7 +18,7 @@ def played(address, name, *, n_turns=3, score=None):
         assert answer.status_code == 200, answer.text
         messages += [answer.json()["choices"][0]["message"], {"role": "user", "content": f"You see {turn}."}]
     if score is not None:
-        told = httpx.post(f"{address}/feedback", json={"session": name, "score": score})
+        told = post(f"{address}/feedback", {"session": name, "score": score})
         assert told.status_code == 200, told.text
 
 
