@@ -223,6 +223,7 @@ ENCODERS = Registry(
     group="mtrouter_rl.encoders",
     builtin={
         "minilm": "mtrouter_rl.embeddings.encoders:make_minilm",
+        "minilm-bf16": "mtrouter_rl.embeddings.minilm_bf16:make_minilm_bf16",
         "hashing": "mtrouter_rl.embeddings.encoders:make_hashing",
     },
 )

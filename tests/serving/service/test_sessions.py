@@ -129,7 +129,7 @@ def test_a_session_that_waits_for_an_answer_is_busy(request_of, double, tmp_path
 def test_a_client_that_goes_away_is_billed_and_its_answer_is_kept(request_of, double, tmp_path):
     double.pause_s = 0.02
     with (
-        served(request_of()) as (address, running),
+        served(request_of()) as (address, _),
         httpx.stream(
             "POST",
             f"{address}/v1/chat/completions",
