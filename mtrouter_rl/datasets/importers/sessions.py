@@ -189,6 +189,11 @@ class SessionAssembler:
             self._reject(quietest, quietest.calls, UnusableEpisodeError(CROWDED, f"session '{name}': {detail}"))
         return []
 
+    def close(self, session_id: str) -> list[Episode]:
+        """Close a session whose records are all there; gives its episodes, none if it had no record."""
+        session = self._open.pop(session_id, None)
+        return [] if session is None else self._close(session_id, session)
+
     def finish(self) -> Iterator[Episode]:
         """Episodes of the sessions that are still open, in the order of their last record."""
         while self._open:
