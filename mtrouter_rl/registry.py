@@ -223,6 +223,7 @@ ENCODERS = Registry(
     group="mtrouter_rl.encoders",
     builtin={
         "minilm": "mtrouter_rl.embeddings.encoders:make_minilm",
+        "minilm-bf16": "mtrouter_rl.embeddings.minilm_bf16:make_minilm_bf16",
         "hashing": "mtrouter_rl.embeddings.encoders:make_hashing",
     },
 )
@@ -279,6 +280,7 @@ IMPORTERS = Registry(
         "sweagent": "mtrouter_rl.datasets.importers.formats.sweagent:SWEAgentImporter",
         "claude-code": "mtrouter_rl.datasets.importers.formats.claude_code:ClaudeCodeImporter",
         "codex": "mtrouter_rl.datasets.importers.formats.codex:CodexImporter",
+        "served": "mtrouter_rl.datasets.importers.served:ServedImporter",
         "openai-pairs": "mtrouter_rl.datasets.importers.formats.openai_pairs:OpenAIPairsImporter",
         "tau2": "mtrouter_rl.datasets.importers.tau2:Tau2Importer",
         "openai-jsonl": "mtrouter_rl.datasets.importers.openai_jsonl:OpenAIJsonlImporter",

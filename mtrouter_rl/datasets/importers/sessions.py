@@ -189,6 +189,11 @@ class SessionAssembler:
             self._reject(quietest, quietest.calls, UnusableEpisodeError(CROWDED, f"session '{name}': {detail}"))
         return []
 
+    def close(self, session_id: str) -> list[Episode]:
+        """Close a session whose records are all there; gives its episodes, none if it had no record."""
+        session = self._open.pop(session_id, None)
+        return [] if session is None else self._close(session_id, session)
+
     def finish(self) -> Iterator[Episode]:
         """Episodes of the sessions that are still open, in the order of their last record."""
         while self._open:
@@ -262,8 +267,9 @@ class SessionAssembler:
     def _usd(self, call: CallRecord) -> float | None:
         served = self._builder.find(call.served_model or call.model)
         if served is not None:
-            return self._builder.price_usd(served, call.usage.tokens)
-        return call.usage.cost_usd if call.logged_cost_usd is None else call.logged_cost_usd
+            return self._builder.price_usd(served, call.usage.tokens) + call.router_cost_usd
+        logged = call.usage.cost_usd if call.logged_cost_usd is None else call.logged_cost_usd
+        return None if logged is None else logged + call.router_cost_usd
 
 
 class _SessionBuilder:
@@ -371,6 +377,7 @@ class _SessionBuilder:
             latency_s=latency_s,
             candidates=candidates,
             logged_cost_usd=record.usage.cost_usd if record.logged_cost_usd is None else record.logged_cost_usd,
+            router_cost_usd=record.router_cost_usd,
         )
 
     def _build(

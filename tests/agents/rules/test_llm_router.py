@@ -12,6 +12,7 @@ from mtrouter_rl.agents.rules.llm_router import LLMRouter, named_models
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter
 from mtrouter_rl.envs.factory import build_env, resolve_env
 from mtrouter_rl.errors import BackendError, CardError, RouterError, UnknownNameError
+from mtrouter_rl.evaluation.closed_loop import paid_decision_notes
 from mtrouter_rl.protocols import PaidRouter, Reply, WastedCallError
 from mtrouter_rl.records import EpisodeSpec, TokenUsage
 from mtrouter_rl.rollout import run_episode
@@ -118,6 +119,8 @@ def test_its_cost_is_booked_on_the_turn_that_was_decided(ask, tmp_path):
         assert turn.cost_usd == pytest.approx(price + COST_USD, rel=1e-12)
         assert (turn.propensity, hidden["router_reply"]) == (1.0, "small")
     assert episode.cost_usd <= episode.budget_usd
+    (note,) = paid_decision_notes({"free": [], router.name: [episode]})
+    assert f"cost {len(episode.turns) * COST_USD:.3g} USD an episode" in note
     info = dataset_info(
         CORRIDOR, dataset_id="toy-v1", policy=router.name, split="train", seed=0, n_episodes=1, created_by={}
     )

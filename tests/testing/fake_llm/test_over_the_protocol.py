@@ -1,16 +1,23 @@
 """A pool behind the double plays the episodes that it plays in one process, and every bill finds its way into the log."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from mtrouter_rl.envs.factory import resolve_env
+from mtrouter_rl.cards.splits import sample_specs
+from mtrouter_rl.envs.factory import build_env, resolve_env
 from mtrouter_rl.pools.spend import SpendPlan, summary_of
-from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan, write_twin
+from mtrouter_rl.rollout import run_episode
+from mtrouter_rl.testing import ScriptedRouter
+from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan, remote_twin, write_twin
 from mtrouter_rl.testing.fake_llm.reconcile import reconcile
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "cards"
 
 
 def played(dataset):
@@ -39,6 +46,20 @@ def test_scienceworld_over_the_protocol_is_scienceworld(collected):
         remote = collected(config, "remote", base_url=fake.base_url, n_episodes=3)
     assert played(remote) == played(own)
     assert fake.ledger.billed_usd == pytest.approx(sum(episode.cost_usd for episode in remote.episodes), abs=1e-12)
+
+
+def test_the_example_of_a_talking_environment_is_played_in_fenced_blocks(corridor_config):
+    talk = resolve_env(str(EXAMPLES / "corridor-talk.yaml"))
+    with FakeLLM(FakeSettings(env=corridor_config, form="padded")) as fake:
+        config = dataclasses.replace(talk, pool=remote_twin(corridor_config.pool, fake.base_url))
+        names = config.pool.model_names
+        best = ScriptedRouter(name="best", model_names=names, decide=lambda _: [0.0, 0.0, 1.0])
+        env = build_env(config)
+        specs = sample_specs(config.card, "train", n_episodes=8, seed=0)
+        episodes = [run_episode(env, best, spec).episode for spec in specs]
+    assert all(one.status == "completed" for one in episodes)
+    assert sum(one.utility for one in episodes) > 4
+    assert all("```" not in turn.action_text for one in episodes for turn in one.turns)
 
 
 def test_with_faults_the_log_is_whole_and_agrees_with_the_ledger_of_the_double(corridor_config, collected, tmp_path):
