@@ -23,8 +23,8 @@ COMMAND = Command(
     description=(
         "Starts SmolLM2 (real) and two simulated doubles as one pool over HTTP, collects episodes of the corridor, trains a "
         "router, serves it, lets an agent play against it by base URL, imports what was served, and trains again. It says "
-        "which replies are real. It needs the extras local-llm and serve, and the weights; ./scripts/study-local sets all up. Run it "
-        "again after a stop: it goes on."
+        "which replies are real. It needs the extras local-llm and serve, and the weights; ./scripts/study-local sets all up. "
+        "Run it again after a stop: it goes on."
     ),
     examples=("--out runs/local",),
     options=(
@@ -32,7 +32,9 @@ COMMAND = Command(
         Option("--served", "episodes that the agent plays", int, "N", default=12),
         Option("--agent", "agent card that is trained (default: a short fitted-q)", metavar="NAME|PATH"),
         shared.seed("collection, training and service"),
-        Option("--threads", "threads of the real model", int, "N", default=2),
+        Option(
+            "--threads", "threads of the real model; more than there are free cores are slower", int, "N", default=1
+        ),
         shared.out("folder of everything", required=False, default=Path("runs/local")),
     ),
     run=_run,

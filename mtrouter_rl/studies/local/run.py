@@ -44,7 +44,7 @@ class LocalRequest:
     n_served: int = 12
     agent: str | None = None
     seed: int = 0
-    n_threads: int = 2
+    n_threads: int = 1
 
     def __post_init__(self) -> None:
         """Check ranges.
