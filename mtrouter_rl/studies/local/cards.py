@@ -68,7 +68,7 @@ def pool_card(*, real_url: str, doubles_url: str) -> PoolCard:
 
 AGENT = """\
 name: fitted-q-local
-description: Fitted-Q iteration, short: a log of some forty episodes holds no more.
+description: Fitted-Q iteration in few steps; a log of some forty episodes holds no more.
 extends: fitted-q
 parameters: { n_iterations: 10, steps_per_iteration: 60, batch_size: 128, keep_last: 5 }
 """
