@@ -31,6 +31,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         watches=not args.no_watch,
         **values(args, "router", "store", "explore", "host", "port", "seed"),
         **values(args, only_decides="only_decide", end_within_s="end_within", encoder_threads="encoder_threads"),
+        **values(args, "torch_threads"),
     )
 
     def started(address: str) -> None:
@@ -121,7 +122,8 @@ COMMAND = Command(
             default=30.0,
             section=_LIMITS,
         ),
-        Option("--encoder-threads", "threads of the text encoder", int, "N", default=1, section=_LIMITS),
+        Option("--encoder-threads", "texts that are encoded at once", int, "N", default=1, section=_LIMITS),
+        Option("--torch-threads", "processors that one text may use", int, "N", default=1, section=_LIMITS),
     ),
     run=_run,
 )
