@@ -55,6 +55,10 @@ class BackendError(MTRouterError):
     """A model call failed for outside reasons, or its reply breaks the contract of the backend."""
 
 
+class SpendLimitError(MTRouterError):
+    """The next model call could pass the limit of what a run or a day may cost; nothing more is called."""
+
+
 class DatasetError(MTRouterError):
     """A logged dataset is missing, unreadable or breaks one of its rules."""
 

@@ -345,6 +345,40 @@ class Router(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class PaidDecision:
+    """What a router that pays for its decisions decided.
+
+    Attributes:
+        probabilities: Probability of every model, shape (M,); sums to 1, and masked models have probability 0.
+        cost_usd: What the decision cost, USD, at most what `PaidRouter.most_usd` said.
+        hidden: What was asked and answered, for the log's hidden part.
+    """
+
+    probabilities: FloatArray
+    cost_usd: float
+    hidden: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@runtime_checkable
+class PaidRouter(Router, Protocol):
+    """A router whose decisions cost money, such as a language model that is asked which model to call.
+
+    The cost is booked on the turn that is decided, as `Turn.router_cost_usd`, and counts against the episode's budget. If the
+    budget does not hold a decision and a call, `action_probabilities` decides, which must be free.
+    """
+
+    def most_usd(self, observation: Observation) -> float:
+        """What a decision costs at most, USD."""
+
+    def decide(self, observation: Observation) -> PaidDecision:
+        """Decide, and say what it cost.
+
+        Raises:
+            BackendError: If the model cannot be asked; the episode then fails.
+        """
+
+
 @runtime_checkable
 class ValueRouter(Router, Protocol):
     """A router that also has action values."""

@@ -176,8 +176,8 @@ class Turn:
         action_text: What the model wrote and the environment executed.
         observation_text: What the environment answered.
         usage: Tokens of the call.
-        cost_usd: Price of the call, USD, >= 0; equals tokens times the prices of `served_model`, unless the episode's
-            `usage_source` is "cost_only".
+        cost_usd: Price of the turn, USD, >= 0; equals tokens times the prices of `served_model` plus `router_cost_usd`, unless
+            the episode's `usage_source` is "cost_only".
         utility_gain: Change of utility caused by this turn, no unit.
         propensity: Probability with which the behaviour policy chose `model`, in (0, 1]; None if nobody knows, which
             only an imported log may say.
@@ -187,6 +187,8 @@ class Turn:
         latency_s: Duration of the model call, seconds; None if it was not logged, which only an imported log may say.
         terminated: The task itself ended with this turn.
         truncated: A limit outside the task (turns, budget) stopped the episode after this turn.
+        router_cost_usd: Part of `cost_usd` that was paid for the decision itself, USD, >= 0; above 0 where a language model
+            was asked which model to call.
     """
 
     model: str
@@ -203,6 +205,7 @@ class Turn:
     latency_s: float | None
     terminated: bool
     truncated: bool
+    router_cost_usd: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -261,6 +261,7 @@ ALGORITHMS = Registry(
         "cheap_first": "mtrouter_rl.agents.rules.schedules:CheapFirst",
         "interleave": "mtrouter_rl.agents.rules.schedules:Interleave",
         "cascade": "mtrouter_rl.agents.regression.cascade:Cascade",
+        "llm_router": "mtrouter_rl.agents.rules.llm_router:LLMRouter",
     },
 )
 """Name -> class that satisfies `mtrouter_rl.agents.base.Algorithm`."""

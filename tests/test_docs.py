@@ -139,6 +139,13 @@ def test_yaml_blocks_are_valid_cards(page, code, tmp_path):
     model.model_validate(card)
 
 
+def test_the_card_of_a_talking_environment_is_the_shipped_one():
+    page = (ROOT / "docs" / "prompts-and-actions.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    card = (ROOT / "examples" / "cards" / "corridor-talk.yaml").read_text(encoding="utf-8")
+    assert card.partition("\n")[2] == shown
+
+
 def test_tables_are_those_of_the_results_files():
     checked = subprocess.run(
         [sys.executable, "scripts/site/tables.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -17,6 +17,8 @@ EXPECTED = {
     "import_my_log.py": r"(?s)2 left out.*the clone's first choice: quick 0\.\d\d, careful 0\.\d\d",
     "make_agent_log.py": r"log: calls.jsonl with 3 sessions, scores.csv and my-pool.yaml are written",
     "maskable_ppo.py": r"MaskablePPO after 1024 turns: return -?\d\.\d{3}",
+    "mini_agent.py": r"done: True; 4 calls, 0\.\d+ USD, 5 lines of log",
+    "openai_client.py": r"(?s)(\w+ \(probability 0\.\d\d, 0\.\d+ USD\): .*){4}4 calls for 0\.\d+ USD",
     "study_my_suite.py": r"(?s)suite 'my-suite': 60 tasks, 5 models.*TOO FEW TO TELL.*Power: two policies",
     "train_on_my_logs.py": r"(?s)trained router: fitted-q\n.*\nfitted-q +.*\nfitted-q - random",
 }

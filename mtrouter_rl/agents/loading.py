@@ -28,6 +28,7 @@ ROUTER_KINDS = Registry(
         "schedule": "mtrouter_rl.agents.rules.schedules:ScheduleRouter",
         "escalate_on_error": "mtrouter_rl.agents.rules.escalate_on_error:EscalateOnErrorRouter",
         "cascade": "mtrouter_rl.agents.regression.cascade:CascadeRouter",
+        "llm_router": "mtrouter_rl.agents.rules.llm_router:LLMRoutingRouter",
     },
 )
 """Name in `router.json` -> class with `from_saved(saved: SavedRouter) -> Router`."""

@@ -151,6 +151,16 @@ class HarnessCard(Frozen):
     lists_actions: bool = False
     keeps_turns: Annotated[int, Field(ge=1)] = 4
 
+    @property
+    def tool_definition(self) -> dict[str, object] | None:
+        """The tool that takes the action, in OpenAI's form; None where actions are text."""
+        if self.action != "tool":
+            return None
+        argument = {"type": "string", "description": self.tool.argument_description}
+        parameters = {"type": "object", "properties": {self.tool.argument: argument}, "required": [self.tool.argument]}
+        described = {"name": self.tool.name, "description": self.tool.description, "parameters": parameters}
+        return {"type": "function", "function": described}
+
 
 EXPERT_SOLVES = 0.95
 """Share of episodes that an expert is to solve if the card says nothing."""

@@ -5,15 +5,17 @@ a silent default that stands in for money.
 """
 
 import datetime
+import json
 import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mtrouter_rl.errors import unknown_name
-from mtrouter_rl.records import Frozen, TokenUsage
+from mtrouter_rl.records import Frozen, Message, TokenUsage
 
 TOKENS_PER_PRICE_UNIT = 1_000_000
+_COUNTED_KEYS = ("role", "content", "tool_calls", "refusal", "annotations")
 
 UsdPerMillionTokens = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -148,6 +150,13 @@ class TokenCounter(Frozen):
         if self.kind == "utf8_bytes":
             return len(text.encode()) + self.tokens_per_message
         return math.ceil(len(text) / self.characters_per_token) + self.tokens_per_message
+
+    def count_message(self, message: Message) -> int:
+        """Tokens of a message with its tool calls, and with the thinking that goes back to the model that wrote it."""
+        n_calls = sum(self.count(call.name + call.arguments + call.id) for call in message.tool_calls)
+        beside = {key: value for key, value in (message.raw or {}).items() if key not in _COUNTED_KEYS and value}
+        n_beside = self.count(json.dumps(beside, ensure_ascii=False)) if beside else 0
+        return self.count(message.content) + n_calls + n_beside
 
 
 class BackendCard(Frozen):

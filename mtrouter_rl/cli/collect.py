@@ -5,6 +5,7 @@ import argparse
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Option, Output, shared
 from mtrouter_rl.options.environment import environment, environment_config
+from mtrouter_rl.options.money import MONEY, booked, is_allowed, tell_spent
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
@@ -12,6 +13,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.datasets.summary import format_summary, summarize
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import CollectRequest, collect_dataset
+    from mtrouter_rl.workflows.cost_estimate import costs_anything
 
     card: DatasetCard | None = load_dataset_card(args.dataset) if args.dataset else None
     if card is not None:
@@ -30,9 +32,15 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         cache=args.out.parent / "embeddings",
         overwrite=args.overwrite,
     )
-    with RolloutPool(environment_config(args), n_workers=args.workers) as pool:
-        summary = summarize(collect_dataset(pool, request))
+    config = environment_config(args)
+    is_paid = costs_anything(config, [policy], cache=request.cache)
+    if not is_allowed(args, config, n_episodes, output, is_paid=is_paid):
+        return
+    with booked(args, config, output) as spent, RolloutPool(config, n_workers=args.workers) as pool:
+        dataset = collect_dataset(pool, request)
+    summary, paid = summarize(dataset), spent()
     output.show(format_summary(summary), summary)
+    tell_spent(paid, output, in_dataset_usd=sum(episode.cost_usd for episode in dataset.episodes))
 
 
 COMMAND = Command(
@@ -43,7 +51,9 @@ COMMAND = Command(
         "Policies: uniform | sticky:P (changes model with probability P) | single:MODEL | mixed:S (a share S of the "
         "episodes has one model each, the others are uniform) | epsilon-greedy:E:FOLDER (a trained router, with probability "
         "E a uniform draw). The propensity of every logged action is exact. Run the same command again after a kill: it "
-        "goes on where it stopped."
+        "goes on where it stopped.\n"
+        "Models that cost money are called once you have answered what may be spent, on the terminal, by --yes or by a limit. "
+        "What is booked, also for calls in vain, is in a ledger that all runs share."
     ),
     examples=("--env corridor --policy uniform --episodes 200 --out logs/corridor",),
     options=(
@@ -56,6 +66,7 @@ COMMAND = Command(
         shared.workers(),
         shared.out("folder of the dataset"),
         shared.overwrite("another dataset"),
+        *MONEY,
     ),
     run=_run,
 )

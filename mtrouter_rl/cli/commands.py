@@ -12,7 +12,7 @@ from mtrouter_rl.options import Command
 _OWN = (
     *("study", "collect", "evaluate"),
     *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
-    *("new_env", "check_env", "completion"),
+    *("new_env", "check_env", "endpoints.fake_llm", "endpoints.local_llm", "completion"),
     *("names", "inspect_log", "report", "behavior"),
     *("serve",),
 )

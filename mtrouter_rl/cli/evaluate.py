@@ -9,6 +9,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 from mtrouter_rl.options.environment import DEFAULT_ENV, environment, environment_config
+from mtrouter_rl.options.money import MONEY, booked, is_allowed, tell_spent
 
 if TYPE_CHECKING:
     from mtrouter_rl.rollout import RolloutPool
@@ -19,6 +20,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.reporting.tables import format_table
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import EvaluateRequest, evaluate_routers, present
+    from mtrouter_rl.workflows.cost_estimate import costs_anything
 
     config = environment_config(args, env=args.env or _env_of_routers(args.router, output))
     request = EvaluateRequest(
@@ -26,7 +28,10 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         cache=args.out / "embeddings",
         **values(args, "split", "out", "per_task", "seed", "overwrite", n_seeds="seeds"),
     )
-    with RolloutPool(config, n_workers=args.workers) as pool:
+    is_paid = costs_anything(config, request.routers, cache=request.cache)
+    if not is_allowed(args, config, _n_episodes(args, config), output, is_paid=is_paid):
+        return
+    with booked(args, config, output) as spent, RolloutPool(config, n_workers=args.workers) as pool:
         request = _at_cost_weights(pool, request, args, output)
         if args.budgets:
             page = _under_budgets(config, request, args, output)
@@ -35,7 +40,18 @@ def _run(args: argparse.Namespace, output: Output) -> None:
             page = present(args.out, config, routers=request.routers, cache=request.cache)
             notes = "".join(f"\nnote: {note}" for note in results.notes)
             output.show(f"{format_table(results, args.split)}\n{notes}", results)
+    tell_spent(spent(), output)
     output.say(f"report: {page}\nTensorBoard: tensorboard --logdir {args.out}")
+
+
+def _n_episodes(args: argparse.Namespace, config: EnvConfig) -> int | None:
+    """Episodes that are run; None where cost weights are looked for first."""
+    from mtrouter_rl.cards.splits import evaluation_specs
+
+    if args.match_score_of is not None or args.target_cost_usd is not None:
+        return None
+    specs = evaluation_specs(config.card, args.split, args.seeds, per_task=args.per_task)
+    return len(specs) * len(args.router) * len(args.cost_weights or (0,)) * len(args.budgets or (0,))
 
 
 def _env_of_routers(routers: Sequence[str], output: Output) -> str:
@@ -134,6 +150,7 @@ COMMAND = Command(
         shared.workers(),
         shared.out("folder of the results"),
         shared.overwrite("results of other routers"),
+        *MONEY,
     ),
     run=_run,
 )

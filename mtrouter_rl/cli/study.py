@@ -4,14 +4,25 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Output, given, shared, switch, values
 from mtrouter_rl.options.environment import environment, environment_config
-from mtrouter_rl.studies.full.command import FULL_STUDY, run_full
+from mtrouter_rl.options.money import MONEY, booked, is_allowed, tell_spent
+from mtrouter_rl.studies.full.command import DEFAULT_OUT, FULL_STUDY, run_full
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
     config = environment_config(args)
+    out = args.out or (DEFAULT_OUT if args.full else Path("runs/quick"))
+    if not is_allowed(args, config, None, output):
+        return
+    with booked(args, config, output, out=out) as spent:
+        _study(args, output, config=config, out=out)
+    tell_spent(spent(), output)
+
+
+def _study(args: argparse.Namespace, output: Output, *, config: EnvConfig, out: Path) -> None:
     if args.full:
         run_full(args, output, config=config)
         return
@@ -22,7 +33,6 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.workflows.quick_study import StudyRequest, expand_agents, quick_size, run_study
 
     changes = given(args, n_episodes="episodes", n_test_seeds="test_seeds")
-    out = args.out or Path("runs/quick")
     request = StudyRequest(
         config=config,
         out=out,
@@ -68,6 +78,7 @@ COMMAND = Command(
         ),
         switch("--reference", "show the reference that sees the simulator's hidden state as well"),
         *FULL_STUDY,
+        *MONEY,
     ),
     run=_run,
 )

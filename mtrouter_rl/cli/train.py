@@ -9,6 +9,8 @@ from mtrouter_rl.datasets.logged import LOG_ONLY
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 from mtrouter_rl.options.environment import DEFAULT_ENV, environment, environment_config
+from mtrouter_rl.options.money import MONEY, booked, is_allowed, tell_spent
+from mtrouter_rl.pools.spend import costs_money
 
 if TYPE_CHECKING:
     from mtrouter_rl.workflows.training_logs import LogSource
@@ -27,6 +29,7 @@ def _logs(args: argparse.Namespace) -> "tuple[LogSource, ...]":
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.agents.resolve import load_algorithm
     from mtrouter_rl.rollout import RolloutPool
     from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent, train_router
 
@@ -46,8 +49,12 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         more_logs=sources[1:],
         **values(args, "seed", "out", "encoder", "overwrite", "evaluate_every", "log_shares"),
     )
-    with RolloutPool(config, n_workers=args.workers) as pool:
+    runs_episodes = args.evaluate_every is not None or load_algorithm(request.agent).needs_validation
+    if not is_allowed(args, config, None, output, is_paid=runs_episodes and costs_money(config.pool)):
+        return
+    with booked(args, config, output) as spent, RolloutPool(config, n_workers=args.workers) as pool:
         folder = train_router(request, pool=pool)
+    tell_spent(spent(), output)
     output.show(f"router saved in {folder}", {"router": folder, "env": config.card.name, "agent": request.agent.name})
     if config.card.family == LOG_ONLY:
         output.say(
@@ -90,6 +97,7 @@ COMMAND = Command(
         Option("--evaluate-episodes", "episodes of such a run, the same ones each time (default: 20)", int, "K"),
         shared.out("folder of the router"),
         shared.overwrite("another router"),
+        *MONEY,
     ),
     run=_run,
 )

@@ -65,6 +65,7 @@ TURN_SCHEMA = _schema(
     latency_s=pa.float64(),
     terminated=pa.bool_(),
     truncated=pa.bool_(),
+    router_cost_usd=pa.float64(),
 )
 HIDDEN_SCHEMA = _schema(episode_id=pa.string(), turn=pa.int64(), hidden=pa.string())
 

@@ -16,11 +16,11 @@ from mtrouter_rl.files import parse_json, read_json
 from mtrouter_rl.files.reading import read_limited
 from mtrouter_rl.records import Frozen, JsonValue, Split
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_INFO_BYTES = 64 * 2**20
 """An info.json that is larger is not read."""
 
-OLD_VERSIONS = (1,)
+OLD_VERSIONS = (1, 2)
 """Versions that are read as well, and upgraded on the way; see `mtrouter_rl.datasets.upgrade`."""
 INFO_FILE = "info.json"
 _DATASET_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-v[1-9][0-9]*")

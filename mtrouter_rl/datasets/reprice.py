@@ -237,7 +237,7 @@ class _Repricer:
                 model=self.names[turn.model],
                 served_model=model,
                 usage=usage,
-                cost_usd=self._new[model].cost_usd(usage),
+                cost_usd=self._new[model].cost_usd(usage) + turn.router_cost_usd,
                 action_mask=tuple(turn.action_mask[index] for index in self._order),
                 warm=flags,
             )

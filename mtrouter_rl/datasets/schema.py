@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, get_args
 
 import pyarrow as pa
 
-from mtrouter_rl.cards.pool import ModelCard, Prices, PromptCacheCard
+from mtrouter_rl.cards.pool import HandoverCard, ModelCard, Prices, PromptCacheCard
 from mtrouter_rl.datasets.columns import EPISODE_SCHEMA, HIDDEN_SCHEMA, TURN_SCHEMA
 from mtrouter_rl.datasets.info import INFO_FILE, OLD_VERSIONS, SCHEMA_VERSION, DatasetInfo
 from mtrouter_rl.datasets.validation import EPISODE_RULES, TURN_RULES
@@ -48,7 +48,7 @@ _RECORD_RULES: dict[str, tuple[str, ...]] = {
     "turns.model": ("must be a model of info.json",),
     "turns.served_model": ("must be a model of info.json",),
     "turns.cost_usd": (
-        "must be the tokens times the prices of served_model in info.json, not rounded",
+        "must be the tokens times the prices of served_model in info.json, plus router_cost_usd, not rounded",
         'may be any amount of at least 0 where the episode\'s usage_source is "cost_only"',
     ),
     "turns.utility_gain": ("must keep the sum over the turns so far in [-1, 1]",),
@@ -166,10 +166,11 @@ def _rules(table: Table, column: str) -> list[str]:
 
 
 def _info_fields() -> list[FieldJson]:
-    parts: dict[str, type[DatasetInfo | ModelCard | Prices | PromptCacheCard]] = {
+    parts: dict[str, type[DatasetInfo | ModelCard | Prices | HandoverCard | PromptCacheCard]] = {
         "": DatasetInfo,
         "models[].": ModelCard,
         "models[].prices.": Prices,
+        "models[].handover.": HandoverCard,
         "prompt_cache.": PromptCacheCard,
     }
     return [

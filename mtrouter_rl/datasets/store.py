@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mtrouter_rl.datasets import columns
 from mtrouter_rl.datasets.info import INFO_FILE, SCHEMA_VERSION, DatasetInfo, read_info, stored_version
-from mtrouter_rl.datasets.upgrade import upgrade_episodes
+from mtrouter_rl.datasets.upgrade import upgrade_episodes, upgrade_turns
 from mtrouter_rl.datasets.validation import (
     MAX_LISTED,
     Context,
@@ -319,7 +319,7 @@ def _load_shard(
 ) -> list[Episode]:
     episode_table, turn_table = _read_table(folder / files.episodes), _read_table(folder / files.turns)
     if is_old:
-        episode_table = upgrade_episodes(episode_table)
+        episode_table, turn_table = upgrade_episodes(episode_table), upgrade_turns(turn_table)
     turns_ok = check_columns(turn_table, columns.TURN_SCHEMA, file=files.turns, log=log)
     if not check_columns(episode_table, columns.EPISODE_SCHEMA, file=files.episodes, log=log) or not turns_ok:
         return []

@@ -193,6 +193,12 @@ TURN_RULES: tuple[Rule[Turn], ...] = (
         fix="log the duration of the call in seconds",
     ),
     Rule(
+        field="router_cost_usd",
+        holds=lambda turn, _: 0 <= turn.router_cost_usd < math.inf,
+        must="must be finite and >= 0",
+        fix="log what the decision cost, USD; 0 for a router that calls no model itself",
+    ),
+    Rule(
         field="action_mask",
         holds=lambda turn, context: len(turn.action_mask) == len(context.actions),
         must=_MASK_LENGTH,
@@ -537,7 +543,7 @@ def _check_turn(turn: Turn, context: Context, *, file: str, episode: str, index:
 
 def _check_bill(turn: Turn, *, file: str, episode: str, index: int, log: ViolationLog) -> None:
     """Check a cost that stands for itself."""
-    if not 0 <= turn.cost_usd < math.inf:
+    if not turn.router_cost_usd <= turn.cost_usd < math.inf:
         log.add(
             Violation(
                 file=file,
@@ -545,14 +551,14 @@ def _check_bill(turn: Turn, *, file: str, episode: str, index: int, log: Violati
                 turn=index,
                 field="cost_usd",
                 value=repr(turn.cost_usd),
-                rule="must be finite and >= 0",
-                fix="log what the call cost, USD",
+                rule=f"must be finite and at least router_cost_usd, {turn.router_cost_usd!r}",
+                fix="log what the turn cost, USD",
             )
         )
 
 
 def _check_cost(turn: Turn, prices: Prices, *, file: str, episode: str, index: int, log: ViolationLog) -> None:
-    expected = prices.cost_usd(turn.usage)
+    expected = prices.cost_usd(turn.usage) + turn.router_cost_usd
     # Both tolerances only cover another order of summation; a rounded cost is a wrong cost.
     if not math.isclose(turn.cost_usd, expected, rel_tol=COST_RELATIVE_TOLERANCE, abs_tol=COST_ABSOLUTE_TOLERANCE_USD):
         log.add(
@@ -562,7 +568,8 @@ def _check_cost(turn: Turn, prices: Prices, *, file: str, episode: str, index: i
                 turn=index,
                 field="cost_usd",
                 value=repr(turn.cost_usd),
-                rule=f"must be {expected!r}, the tokens times the prices of '{turn.served_model}' in info.json",
+                rule=f"must be {expected!r}, the tokens times the prices of '{turn.served_model}' in info.json"
+                + (", plus router_cost_usd" if turn.router_cost_usd else ""),
                 fix="log tokens and cost as billed, and keep in info.json the prices they were billed at",
             )
         )

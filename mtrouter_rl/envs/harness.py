@@ -79,13 +79,7 @@ class Harness:
     @cached_property
     def tool(self) -> dict[str, object] | None:
         """The tool that takes the action, in OpenAI's form; None where actions are text."""
-        if self._card is None or self._card.action != "tool":
-            return None
-        tool = self._card.tool
-        argument = {"type": "string", "description": tool.argument_description}
-        parameters = {"type": "object", "properties": {tool.argument: argument}, "required": [tool.argument]}
-        described = {"name": tool.name, "description": tool.description, "parameters": parameters}
-        return {"type": "function", "function": described}
+        return None if self._card is None else self._card.tool_definition
 
     def start(self, task: str, observation: str, actions: Sequence[str]) -> list[Message]:
         """First messages of an episode.
@@ -161,9 +155,8 @@ class Harness:
         return sum(map(self.count_one, messages)) + self.n_tool_tokens
 
     def count_one(self, message: Message) -> int:
-        """Tokens of a message, tool calls included."""
-        n_calls = sum(self._counter.count(call.name + call.arguments + call.id) for call in message.tool_calls)
-        return self._counter.count(message.content) + n_calls
+        """Tokens of a message, tool calls and thinking included."""
+        return self._counter.count_message(message)
 
     def _without_turns(
         self, kept: list[Message], starts: Sequence[int], end: int, n_most: int

@@ -97,8 +97,9 @@ def observation_space(n_models: int, limits: EpisodeLimits) -> spaces.Dict:
 class _Paid:
     """All that is billed in one turn."""
 
+    router_cost_usd: float
     usages: list[TokenUsage] = field(default_factory=list)
-    cost_usd: float = 0.0
+    calls_usd: float = 0.0
     latency_s: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -106,9 +107,13 @@ class _Paid:
     def usage(self) -> TokenUsage:
         return functools.reduce(operator.add, self.usages)
 
+    @property
+    def cost_usd(self) -> float:
+        return self.calls_usd + self.router_cost_usd
+
     def add(self, reply: Reply, cost_usd: float) -> None:
         self.usages.append(reply.usage)
-        self.cost_usd = cost_usd if len(self.usages) == 1 else self.cost_usd + cost_usd
+        self.calls_usd += cost_usd
         self.latency_s += reply.latency_s
 
     def hidden(self) -> dict[str, JsonValue]:
@@ -215,7 +220,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         """
         super().reset(seed=seed)
         self._is_running = False
-        self._spent_usd = 0.0
+        self._spent_usd = self._charged_usd = 0.0
         self.spec_of_episode = self._choose_spec(options or {})
         spec = self.spec_of_episode
         start = self._task.reset(spec.task, spec.variation, spec.seed)
@@ -243,8 +248,9 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
 
         Returns:
             Observation, reward, terminated, truncated, and an info with everything that a log needs: `model`,
-            `served_model`, `action_text`, `observation_text`, `usage` (TokenUsage), `cost_usd`, `utility_gain`, `utility`,
-            `error`, `ending`, `latency_s`, `budget_left_usd`; and apart, under `hidden`, what only a simulator knows.
+            `served_model`, `action_text`, `observation_text`, `usage` (TokenUsage), `cost_usd`, `router_cost_usd`,
+            `utility_gain`, `utility`, `error`, `ending`, `latency_s`, `budget_left_usd`; and apart, under `hidden`, what only
+            a simulator knows.
 
         Raises:
             CallOrderError: If called before `reset` or after the episode ended.
@@ -259,7 +265,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             raise InvalidConfigError(f"action is {action!r}, must be an index in 0..{len(self.pool.models) - 1}")
         card = self.pool.models[int(action)]
         self._refuse_masked(card)
-        paid = _Paid()
+        paid = _Paid(router_cost_usd=self._charged_usd)
         reply = self._called(card, paid)
         said = self._harness.said(reply, card.name)
         read = self._harness.read(reply)
@@ -279,6 +285,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             answers = self._harness.answers(said, step.observation, actions)
             action_text = read.action
         self._extend(said, *answers)
+        self._charged_usd = 0.0
         return self._advance(int(action), action_text=action_text, reply=reply, step=step, paid=paid)
 
     def render(self) -> str | None:  # type: ignore[override]
@@ -305,9 +312,31 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         """Money left in this episode, USD."""
         return max(self.limits.budget_usd - self._spent_usd, 0.0)
 
-    def action_masks(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which models are allowed this turn, shape (M,); the name is the one that sb3-contrib looks for."""
-        return np.array([self._is_allowed(card) for card in self.pool.models], dtype=np.bool_)
+    def action_masks(self, *, reserve_usd: float = 0.0) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which models are allowed this turn, shape (M,); the name is the one that sb3-contrib looks for.
+
+        Args:
+            reserve_usd: Money that is to be left besides, USD, such as for the decision itself.
+        """
+        allowed = [self._is_allowed(card, reserve_usd=reserve_usd) for card in self.pool.models]
+        return np.array(allowed, dtype=np.bool_)
+
+    def charge(self, cost_usd: float) -> None:
+        """Book what the next turn's decision cost; the turn's cost includes it.
+
+        Raises:
+            CallOrderError: If no episode is running.
+            BackendError: If the cost is no amount, or more than is left.
+        """
+        if not self._is_running:
+            raise CallOrderError("charge() was called while no episode is running; call reset() first")
+        if not 0 <= cost_usd <= self.budget_left_usd + MONEY_TOLERANCE_USD:
+            raise BackendError(
+                f"the decision of turn {len(self._history)} cost {cost_usd} USD, must be from 0 to the "
+                f"{self.budget_left_usd:.6f} that are left; correct the router's most_usd()"
+            )
+        self._spent_usd += cost_usd
+        self._charged_usd += cost_usd
 
     def hidden_state(self) -> HiddenState:
         """What only the simulator knows before this turn, for reference policies; no observation holds any of it.
@@ -368,11 +397,11 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             return True
         return self._prompt_for(card)[1] + self._n_output_limit(card) <= card.context_tokens
 
-    def _is_allowed(self, card: ModelCard) -> bool:
+    def _is_allowed(self, card: ModelCard, *, reserve_usd: float = 0.0) -> bool:
         return (
             card.name not in self._hindrances
             and self._fits_context(card)
-            and self._worst_case_usd(card) <= self.budget_left_usd
+            and self._worst_case_usd(card) + reserve_usd <= self.budget_left_usd
         )
 
     def _called(self, card: ModelCard, paid: "_Paid") -> Reply:
@@ -480,6 +509,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
             "observation_text": step.observation,
             "usage": paid.usage,
             "cost_usd": paid.cost_usd,
+            "router_cost_usd": paid.router_cost_usd,
             "utility_gain": utility_gain,
             "utility": utility,
             "error": step.error,

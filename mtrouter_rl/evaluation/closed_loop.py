@@ -1,6 +1,6 @@
 """Closed-loop evaluation: every policy runs the same episodes; what they did is kept as datasets, so that it resumes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef, is_reference
 from mtrouter_rl.files import slug
+from mtrouter_rl.pools.spend import costs_money
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, EpisodeSpec, Split
 from mtrouter_rl.rollout import RolloutPool
@@ -109,6 +110,20 @@ def extrapolation_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
     )
 
 
+def paid_decision_notes(episodes: Mapping[str, Sequence[Episode]]) -> tuple[str, ...]:
+    """A sentence for every router whose decisions cost money."""
+    notes = []
+    for name, played in episodes.items():
+        paid = sum(turn.router_cost_usd for episode in played for turn in episode.turns)
+        if paid:
+            share = paid / sum(episode.cost_usd for episode in played)
+            notes.append(
+                f"{name}: its decisions called a model themselves and cost {paid / len(played):.3g} USD an episode, "
+                f"{share:.1%} of its cost, which every number here includes."
+            )
+    return tuple(notes)
+
+
 def run_policies(
     pool: RolloutPool, contestants: Sequence[Contestant], plan: EvaluationPlan, *, show_progress: bool = True
 ) -> dict[str, tuple[Episode, ...]]:
@@ -169,4 +184,11 @@ def _collection(config: EnvConfig, one: Contestant, plan: EvaluationPlan) -> Col
         created_by={"command": "evaluate", "router": one.ref.key.rpartition("#")[2] or one.name},
     )
     folder = plan.folder / plan.split / slug(one.name)
-    return CollectionPlan(folder=folder, info=info, factory=one.ref, specs=plan.specs, overwrite=plan.overwrite)
+    return CollectionPlan(
+        folder=folder,
+        info=info,
+        factory=one.ref,
+        specs=plan.specs,
+        overwrite=plan.overwrite,
+        is_paid=costs_money(config.pool),
+    )

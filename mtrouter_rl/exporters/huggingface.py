@@ -44,6 +44,7 @@ _TURNS_TEXT = {
     "action_mask, warm": "which models were allowed, and held a warm prompt cache, in the order of the models below",
     "error": "kind of error that the action was, empty if none",
     "latency_s": "duration of the call in seconds; null if not logged",
+    "router_cost_usd": "what the decision itself cost, USD; part of `cost_usd`",
     "terminated, truncated": "the task itself ended / a limit stopped the episode",
 }
 

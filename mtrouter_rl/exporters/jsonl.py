@@ -61,6 +61,7 @@ class TurnFields(Line):
     latency_s: float | None
     terminated: bool
     truncated: bool
+    router_cost_usd: float = 0.0
 
     def to_record(self) -> Turn:
         """The turn as a record."""

@@ -48,7 +48,7 @@ ESCAPE = "\u241b"
 and a 0, and the sign itself as two of it; every other text stays as it is."""
 _TEXTS = ("task_text", "action_text", "observation_text", "error")
 _COUNTS = ("n_fresh", "n_cached", "n_written", "n_output")
-_FLOATS = ("cost_usd", "utility_gain", "propensity", "latency_s")
+_FLOATS = ("cost_usd", "utility_gain", "propensity", "latency_s", "router_cost_usd")
 _NULLABLE = ("propensity", "latency_s")
 _FLAGS = ("action_mask", "warm")
 _Array = npt.NDArray[np.generic]

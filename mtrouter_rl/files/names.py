@@ -17,6 +17,18 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "mtrouter_rl"
 
 
+STATE_VARIABLE = "MTROUTER_RL_STATE"
+"""Environment variable that moves the folder of what has to last."""
+
+
+def state_folder() -> Path:
+    """Folder for what has to last: $MTROUTER_RL_STATE, else $XDG_STATE_HOME/mtrouter_rl, else ~/.local/state/mtrouter_rl."""
+    if STATE_VARIABLE in os.environ:
+        return Path(os.environ[STATE_VARIABLE])
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "mtrouter_rl"
+
+
 def slug(name: str) -> str:
     """A name as part of a file or run name: letters, digits, ".", "_" and "-" only.
 

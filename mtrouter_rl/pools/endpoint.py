@@ -6,6 +6,8 @@ comes back, replies and errors alike.
 """
 
 import base64
+import datetime
+import email.utils
 import http.client
 import json
 import logging
@@ -14,6 +16,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -40,11 +43,32 @@ class EndpointError(MTRouterError):
 
     Attributes:
         status: HTTP status of the reply; None if there was none, or none that could be read.
+        retry_after_s: How long the server asks to wait before the next call, seconds; None if it does not say.
+        was_sent: Whether the whole request had left, so that the server may have worked, and billed, without a reply.
     """
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_s: float | None = None, was_sent: bool = True
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
+        self.was_sent = was_sent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A reply with a good status, without the key.
+
+    Attributes:
+        status: HTTP status.
+        text: The body, or as much of it as came.
+        problem: Why the body is not whole; empty if it is.
+    """
+
+    status: int
+    text: str
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,27 +153,106 @@ class Endpoint:
         Raises:
             EndpointError: If the server cannot be reached, answers with an error, a redirect, too late, too much, or no JSON.
         """
-        call = _Call(self)
+        received = self.send("POST", path, body)
+        if received.problem:
+            raise EndpointError(received.problem, status=received.status)
+        return self._parsed(received)
+
+    def get(self, path: str) -> JsonValue:
+        """Receive JSON.
+
+        Raises:
+            EndpointError: As `post`.
+        """
+        received = self.send("GET", path)
+        if received.problem:
+            raise EndpointError(received.problem, status=received.status)
+        return self._parsed(received)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Received:
+        """Call, and take what comes: a body that breaks off is given as far as it came.
+
+        Args:
+            method: "GET" or "POST".
+            path: Of the call, below `base_url`.
+            body: What is sent as JSON.
+            timeout_s: Deadline of the call, seconds; None takes the endpoint's.
+            headers: Further headers.
+
+        Raises:
+            EndpointError: If the server cannot be reached, answers with an error or a redirect, or with nothing in time.
+        """
+        deadline_s = self.timeout_s if timeout_s is None else min(timeout_s, self.timeout_s)
+        call = _Call(self, deadline_s)
+        data = None if body is None else json.dumps(body).encode()
+        problem = ""
         try:
-            status, reason, location, data = call.post(path, json.dumps(body).encode())
+            call.send(method, path, data, headers or {})
         except _TooLongError:
-            raise EndpointError(f"the reply has more than {self.max_bytes} bytes") from None
+            problem = f"the reply has more than {self.max_bytes} bytes"
         except (OSError, http.client.HTTPException, ValueError) as error:
+            problem = self.scrub(f"{type(error).__name__}: {error}"[:500])
             if call.is_late:
-                raise EndpointError(f"TimeoutError: no whole reply within {self.timeout_s:g} s") from None
-            raise EndpointError(self.scrub(f"{type(error).__name__}: {error}")) from None
+                problem = f"TimeoutError: no whole reply within {deadline_s:g} s"
+        if call.response is None:
+            raise EndpointError(problem, was_sent=call.was_sent)
+        self._refuse_status(call.response)
+        return Received(
+            status=call.response.status,
+            text=self.scrub(bytes(call.body).decode(errors="surrogateescape")),
+            problem=problem,
+        )
+
+    def _refuse_status(self, response: http.client.HTTPResponse) -> None:
+        status = response.status
         if 300 <= status < 400:
-            host = self.scrub(location)[:200]
+            host = self.scrub(response.getheader("Location", ""))[:200]
             raise EndpointError(
                 f"HTTP {status}: it sends the call on to '{host}', which is not followed; give the right base_url",
                 status=status,
             )
         if not 200 <= status < 300:
-            raise EndpointError(self.scrub(f"HTTP {status} {reason}"[:200]), status=status)
+            raise EndpointError(
+                self.scrub(f"HTTP {status} {response.reason}"[:200]),
+                status=status,
+                retry_after_s=seconds_to_wait(response.getheader("Retry-After", "")),
+            )
+
+    def _parsed(self, received: Received) -> JsonValue:
         try:
-            return parse_json(self.scrub(data.decode()), max_depth=MAX_REPLY_DEPTH, is_unique=False)
+            received.text.encode()  # what is no UTF-8 is no JSON
+            return parse_json(received.text, max_depth=MAX_REPLY_DEPTH, is_unique=False)
         except ValueError as error:
-            raise EndpointError(f"the reply is no usable JSON: {self.scrub(str(error))[:200]}", status=status) from None
+            raise EndpointError(
+                f"the reply is no usable JSON: {self.scrub(str(error))[:200]}", status=received.status
+            ) from None
+
+
+def seconds_to_wait(retry_after: str, *, now_s: float | None = None) -> float | None:
+    """Seconds of a header Retry-After, which is a number or a date; None if it is neither.
+
+    Example:
+        >>> seconds_to_wait("1.5"), seconds_to_wait("Thu, 01 Jan 1970 00:01:00 GMT", now_s=50.0), seconds_to_wait("soon")
+        (1.5, 10.0, None)
+    """
+    text = retry_after.strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+        return float(text)
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+    except (ValueError, IndexError, TypeError):
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=datetime.UTC)
+    return max(at.timestamp() - (time.time() if now_s is None else now_s), 0.0)
 
 
 class _TooLongError(Exception):
@@ -157,35 +260,46 @@ class _TooLongError(Exception):
 
 
 class _Call:
-    """One call under one deadline: when it is over, the connection is cut, whatever waits for it."""
+    """One call under one deadline: when it is over, the connection is cut, whatever waits for it.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    Attributes:
+        response: The reply; None before its head has come.
+        body: As much of its body as has come.
+        was_sent: Whether the whole request has left.
+        is_late: Whether the deadline has passed.
+    """
+
+    def __init__(self, endpoint: Endpoint, deadline_s: float) -> None:
         self._endpoint = endpoint
+        self._deadline_s = deadline_s
         self._url = urllib.parse.urlsplit(endpoint.base_url)
         self._connection = self._connect()
         self._socket: socket.socket | None = None
+        self.response: http.client.HTTPResponse | None = None
+        self.body = bytearray()
+        self.was_sent = False
         self.is_late = False
 
-    def post(self, path: str, data: bytes) -> tuple[int, str, str, bytes]:
-        """Status, reason, location and body of the reply."""
-        timer = threading.Timer(self._endpoint.timeout_s, self._cut)
+    def send(self, method: str, path: str, data: bytes | None, more: Mapping[str, str]) -> None:
+        """Send the request and read the reply."""
+        timer = threading.Timer(self._deadline_s, self._cut)
         timer.daemon = True
         timer.start()
         try:
             target = f"{self._target_prefix}{self._url.path.rstrip('/')}/{path}"
-            headers = {"Content-Type": "application/json", "Accept": "application/json"}
+            headers = {**more, "Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
             if self._endpoint.key:
                 headers["Authorization"] = f"Bearer {self._endpoint.key}"
             self._connection.connect()
             self._socket = self._connection.sock  # the connection itself lets go of it before the reply is read
             if self.is_late:  # nothing cuts it any more
                 raise TimeoutError
-            self._connection.request("POST", target, body=data, headers=headers)
-            response = self._connection.getresponse()
-            body = self._read(response)
+            self._connection.request(method, target, body=data, headers=headers)
+            self.was_sent = True
+            self.response = self._connection.getresponse()
+            self._read(self.response)
             if self.is_late:
                 raise TimeoutError
-            return response.status, response.reason, response.getheader("Location", ""), body
         finally:
             timer.cancel()
             self._connection.close()
@@ -196,7 +310,7 @@ class _Call:
         is_secure = self._url.scheme == "https"
         proxy = urllib.request.getproxies().get(self._url.scheme, "")
         self._target_prefix = ""
-        timeout = self._endpoint.timeout_s
+        timeout = self._deadline_s
         if proxy and not urllib.request.proxy_bypass(host):
             via = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
             if not is_secure:
@@ -211,15 +325,13 @@ class _Call:
             return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
         return http.client.HTTPConnection(host, port, timeout=timeout)
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        kept = bytearray()
+    def _read(self, response: http.client.HTTPResponse) -> None:
         while chunk := response.read1(_CHUNK_BYTES):
-            kept += chunk
-            if len(kept) > self._endpoint.max_bytes:
+            self.body += chunk
+            if len(self.body) > self._endpoint.max_bytes:
                 raise _TooLongError
         if response.length:
-            raise http.client.IncompleteRead(bytes(kept), response.length)
-        return bytes(kept)
+            raise http.client.IncompleteRead(b"", response.length)
 
     def _cut(self) -> None:
         self.is_late = True

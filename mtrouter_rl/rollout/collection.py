@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from mtrouter_rl import __version__
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter
@@ -15,6 +17,8 @@ from mtrouter_rl.rollout import RolloutJob, RolloutPool, RouterFactory
 
 EPISODES_PER_JOB = 5
 EPISODES_PER_SHARD = 50
+PAID_EPISODES_PER_SHARD = 5
+"""Where models cost money, so that a kill loses few episodes that were paid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class CollectionPlan:
         factory: Makes the behaviour policy.
         specs: Its episodes, in order.
         overwrite: Whether another dataset in the folder is replaced.
+        is_paid: Whether episodes cost money: they are then written in small shards, and each is a job of its own.
     """
 
     folder: Path
@@ -34,15 +39,21 @@ class CollectionPlan:
     factory: RouterFactory
     specs: tuple[EpisodeSpec, ...]
     overwrite: bool = False
+    is_paid: bool = False
+
+    @property
+    def episodes_per_shard(self) -> int:
+        """Number of episodes of every shard but the last."""
+        return PAID_EPISODES_PER_SHARD if self.is_paid else EPISODES_PER_SHARD
 
     def shard(self, index: int) -> tuple[EpisodeSpec, ...]:
         """Episodes of a shard."""
-        return self.specs[index * EPISODES_PER_SHARD : (index + 1) * EPISODES_PER_SHARD]
+        return self.specs[index * self.episodes_per_shard : (index + 1) * self.episodes_per_shard]
 
     @property
     def n_shards(self) -> int:
         """Number of shards."""
-        return -(-len(self.specs) // EPISODES_PER_SHARD)
+        return -(-len(self.specs) // self.episodes_per_shard)
 
 
 def dataset_info(
@@ -74,14 +85,26 @@ def dataset_info(
     )
 
 
+def _at_default(card: BaseModel, *fields: str) -> set[str]:
+    """Those of the fields that hold their default."""
+    defaults = type(card).model_fields
+    return {name for name in fields if getattr(card, name) == defaults[name].get_default(call_default_factory=True)}
+
+
 def fingerprint_cards(config: EnvConfig) -> str:
     """Hash of what decides an episode in the environment and pool cards, 16 hexadecimal digits.
 
     A changed card makes another dataset. Descriptions, the sizes of a study, parameters of agents, what an expert solves,
-    and the reward, which is worked out from a log when it is read, do not count.
+    and the reward, which is worked out from a log when it is read, do not count. Nor do settings that cards came to have
+    later, where they are left as they were before: a log that is older than a setting keeps its hash.
     """
-    env = config.card.model_dump_json(exclude={"description", "reward", "studies", "agents", "expert_solves"})
-    pool = config.pool.model_dump_json(exclude={"description": True, "models": {"__all__": {"aliases"}}})
+    left_out = {"description", "reward", "studies", "agents", "expert_solves"} | _at_default(config.card, "harness")
+    env = config.card.model_dump_json(exclude=left_out)
+    models = {
+        index: {"aliases"} | _at_default(model, "variant_of", "handover")
+        for index, model in enumerate(config.pool.models)
+    }
+    pool = config.pool.model_dump_json(exclude={"description": True, "models": models})
     return hashlib.blake2b((env + pool).encode(), digest_size=8).hexdigest()
 
 
@@ -95,12 +118,13 @@ class _Open:
 
     def jobs(self, number: int) -> Iterator[RolloutJob]:
         finished = self.writer.finished_shards()
+        n_of_job = 1 if self.plan.is_paid else EPISODES_PER_JOB
         for shard in range(self.plan.n_shards):
             specs = self.plan.shard(shard)
             if shard in finished:
                 continue
-            for part in range(0, len(specs), EPISODES_PER_JOB):
-                batch = specs[part : part + EPISODES_PER_JOB]
+            for part in range(0, len(specs), n_of_job):
+                batch = specs[part : part + n_of_job]
                 yield RolloutJob(key=(number, shard, part), factory=self.plan.factory, specs=batch)
 
     def add(self, shard: int, part: int, episodes: list[TracedEpisode]) -> None:

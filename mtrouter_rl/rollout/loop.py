@@ -18,7 +18,7 @@ import numpy as np
 from mtrouter_rl.envs.factory import EnvConfig, build_env
 from mtrouter_rl.envs.routing import MONEY_TOLERANCE_USD, RoutingEnv
 from mtrouter_rl.errors import BackendError, InvalidConfigError, SimulatorError
-from mtrouter_rl.protocols import HiddenStatePolicy, Router
+from mtrouter_rl.protocols import HiddenStatePolicy, PaidDecision, PaidRouter, Router
 from mtrouter_rl.records import Episode, EpisodeSpec, FloatArray, JsonValue, Observation, TracedEpisode, Turn
 
 _ROUTER_STREAM = 2
@@ -116,12 +116,18 @@ def _unlogged_spend(env: RoutingEnv, log: _Log) -> str:
     return f" (and {spent_usd:.6f} USD were spent on a call that has no turn)"
 
 
-def _action_probabilities(env: RoutingEnv, policy: Policy, observation: Observation) -> FloatArray:
+def _decided(env: RoutingEnv, policy: Policy, observation: Observation) -> PaidDecision:
     """What a policy makes of a state. The hidden state is shown to those alone that are declared to see it."""
     if isinstance(policy, HiddenStatePolicy):
-        return policy.privileged_action_probabilities(observation, env.hidden_state())
-    row: FloatArray = policy.action_probabilities([observation])[0]
-    return row
+        row = policy.privileged_action_probabilities(observation, env.hidden_state())
+        return PaidDecision(probabilities=row, cost_usd=0.0)
+    if isinstance(policy, PaidRouter):
+        mask = env.action_masks(reserve_usd=policy.most_usd(observation))
+        if mask.any():
+            decision = policy.decide({**observation, "action_mask": mask.astype(np.int8)})
+            env.charge(decision.cost_usd)
+            return decision
+    return PaidDecision(probabilities=policy.action_probabilities([observation])[0], cost_usd=0.0)
 
 
 def _run_turns(env: RoutingEnv, router: Policy, spec: EpisodeSpec, observation: Observation, log: _Log) -> None:
@@ -129,12 +135,13 @@ def _run_turns(env: RoutingEnv, router: Policy, spec: EpisodeSpec, observation: 
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
     is_over = not observation["action_mask"].any()
     while not is_over:
-        probabilities = _action_probabilities(env, router, observation)
+        decision = _decided(env, router, observation)
+        probabilities = decision.probabilities
         action = choose(probabilities, rng)
         before = observation
         observation, _, terminated, truncated, info = env.step(action)
         log.turns.append(_turn(before, info, float(probabilities[action]), terminated=terminated, truncated=truncated))
-        log.hidden.append(info["hidden"])
+        log.hidden.append({**info["hidden"], **decision.hidden})
         log.probabilities.append(np.asarray(probabilities, dtype=np.float64))
         is_over = terminated or truncated
 
@@ -155,6 +162,7 @@ def _turn(before: Observation, info: dict[str, Any], propensity: float, *, termi
         latency_s=info["latency_s"],
         terminated=terminated,
         truncated=truncated,
+        router_cost_usd=info["router_cost_usd"],
     )
 
 

@@ -25,7 +25,7 @@ from mtrouter_rl.errors import (
     unknown_name,
 )
 from mtrouter_rl.pools.handover import hindrance
-from mtrouter_rl.protocols import Router, ValueRouter
+from mtrouter_rl.protocols import PaidDecision, PaidRouter, Router, ValueRouter
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, FloatArray, Observation, TurnView
 
 
@@ -45,6 +45,7 @@ class Decision:
             than the fullest one, USD; this is what a switch loses. Empty where nobody said what is cached.
         not_allowed: Model -> why it may not be called now.
         reason: The above in a sentence.
+        cost_usd: What the decision itself cost, USD; above 0 for a router that asks a model, see `PaidRouter`.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Decision:
     not_allowed: Mapping[str, str]
     reason: str
     cold_cache_usd: Mapping[str, float] = field(default_factory=dict)
+    cost_usd: float = 0.0
 
 
 def load_router(
@@ -103,6 +105,7 @@ class LiveRouter:
     Attributes:
         name: Name of the router.
         pool: Models and prices.
+        pays_for_decisions: Whether it asks a model which model to call.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class LiveRouter:
         self._explore = explore
         self.name = router.name
         self.pool = pool
+        self.pays_for_decisions = isinstance(router, PaidRouter)
         self._router = router
         self._saved = saved
         self._names = ModelNames(pool)
@@ -165,14 +169,20 @@ class LiveRouter:
                 for every answer, or a number of cached tokens is below 0.
             UnknownNameError: If a model is not in the pool; names the nearest.
             NoModelAllowedError: If no model may be called; says why for each.
+            BackendError: If the router asks a model, and it cannot be asked.
         """
         conversation = _conversation(messages)
         n_prompt = self._prompt_tokens(conversation)
         cached = None if cached_tokens is None else self._cached(cached_tokens, n_prompt)
         expected = self.expected_costs_usd(n_prompt, cached or {})
-        not_allowed = self._not_allowed(
-            n_prompt, expected, left=budget_left_usd, n_output=max_output_tokens, candidates=candidates
-        ) | self._hindrances(messages, models)
+        hindered = self._hindrances(messages, models)
+
+        def ruled_out(left: float | None) -> dict[str, str]:
+            return hindered | self._not_allowed(
+                n_prompt, expected, left=left, n_output=max_output_tokens, candidates=candidates
+            )
+
+        not_allowed = ruled_out(budget_left_usd)
         observation = self.observe(
             messages,
             models=models,
@@ -186,8 +196,15 @@ class LiveRouter:
         if len(not_allowed) == len(self.pool.models):
             told = "; ".join(f"{name}: {why}" for name, why in not_allowed.items())
             raise NoModelAllowedError(f"no model may be called at turn {int(observation['turn'])}: {told}")
+        paid = None
+        if isinstance(self._router, PaidRouter):
+            left = None if budget_left_usd is None else budget_left_usd - self._router.most_usd(observation)
+            tight = ruled_out(left)
+            if len(tight) < len(self.pool.models):  # else the budget does not hold a decision and a call
+                not_allowed, observation = tight, {**observation, "action_mask": self._mask(tight)}
+                paid = self._router.decide(observation)
         with self._lock:
-            return self._decide(observation, expected, not_allowed, self._cold_cache(cached))
+            return self._decide(observation, expected, not_allowed, self._cold_cache(cached), paid)
 
     def observe(
         self,
@@ -252,7 +269,7 @@ class LiveRouter:
             budget_left_usd=np.array([left], dtype=np.float32),
             budget_usd=np.array([whole], dtype=np.float32),
             warm=np.array([sees_cache and name in warm for name in self.pool.model_names], dtype=np.int8),
-            action_mask=np.array([name not in not_allowed for name in self.pool.model_names], dtype=np.int8),
+            action_mask=self._mask(not_allowed),
         )
 
     def weigh(self, observation: Observation) -> tuple[FloatArray, Mapping[str, float] | None]:
@@ -264,9 +281,14 @@ class LiveRouter:
         with self._lock:
             return self._weigh(observation)
 
-    def _weigh(self, observation: Observation) -> tuple[FloatArray, Mapping[str, float] | None]:
+    def _mask(self, not_allowed: Collection[str]) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+        return np.array([name not in not_allowed for name in self.pool.model_names], dtype=np.int8)
+
+    def _weigh(
+        self, observation: Observation, paid: PaidDecision | None = None
+    ) -> tuple[FloatArray, Mapping[str, float] | None]:
         names, mask = self.pool.model_names, observation["action_mask"]
-        chances = self._router.action_probabilities([observation])[0]
+        chances = self._router.action_probabilities([observation])[0] if paid is None else paid.probabilities
         if self._explore:
             chances = (1 - self._explore) * chances + self._explore * mask / mask.sum()
         if not isinstance(self._router, ValueRouter):
@@ -282,11 +304,14 @@ class LiveRouter:
         expected: Mapping[str, float | None],
         not_allowed: Mapping[str, str],
         cold_cache: Mapping[str, float],
+        paid: PaidDecision | None,
     ) -> Decision:
         names = self.pool.model_names
-        chances, values = self._weigh(observation)
+        chances, values = self._weigh(observation, paid)
         index = int(np.argmax(chances)) if chances.max() == 1.0 else int(self._rng.choice(len(names), p=chances))
         last = observation["history"][-1]["model"] if observation["history"] else None
+        cost_usd = 0.0 if paid is None else paid.cost_usd
+        asked = f"; a model was asked for {cost_usd:.4g} USD" if paid is not None else ""
         return Decision(
             model=names[index],
             probability=float(chances[index]),
@@ -297,8 +322,10 @@ class LiveRouter:
             not_allowed=not_allowed,
             reason=reason_of(
                 names[index], None if last is None else names[last], values, expected, not_allowed, cold_cache
-            ),
+            )
+            + asked,
             cold_cache_usd=cold_cache,
+            cost_usd=cost_usd,
         )
 
     def _called(

@@ -33,7 +33,7 @@ class RoutingSession:
         session_id: Its name in the log.
         router: Who chooses.
         models: Who gave every answer so far.
-        spent_usd: What was recorded so far, USD.
+        spent_usd: What was recorded so far, USD, decisions that cost money included.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class RoutingSession:
         self.models: list[str] = []
         self.spent_usd = 0.0
         self._errors: list[str] = []
+        self._decided_usd = 0.0
         self._budget_usd = budget_usd
         self._max_turns = max_turns
         self._task = task
@@ -96,7 +97,7 @@ class RoutingSession:
 
         Raises:
             CallOrderError: If the call before it was not recorded, or the session is finished.
-            InvalidConfigError, UnknownNameError, NoModelAllowedError: As `LiveRouter.choose`.
+            InvalidConfigError, UnknownNameError, NoModelAllowedError, BackendError: As `LiveRouter.choose`.
         """
         with self._lock:
             self._check_open()
@@ -118,6 +119,8 @@ class RoutingSession:
                 cached_tokens=self._cached_tokens(),
             )
             self._open = (decision, list(messages), self._now())
+            self.spent_usd += decision.cost_usd
+            self._decided_usd += decision.cost_usd
             return decision
 
     def record(
@@ -166,11 +169,12 @@ class RoutingSession:
             }
             line |= {"served_model": served} if served != decision.model else {}
             line |= {"error": error} if error else {}
+            line |= {"router_cost_usd": self._decided_usd} if self._decided_usd else {}
             line |= {"task": self._task} if self._task else {}
             line |= {"budget_usd": self._budget_usd} if self._budget_usd is not None else {}
             line |= {"max_turns": self._max_turns} if self._max_turns is not None else {}
             self._write(line)
-            self._open = None
+            self._open, self._decided_usd = None, 0.0
             self._cache.record(served, n_prompt=reading.tokens.n_prompt, now_s=started)
             self.models.append(decision.model)
             self._errors.append(error)
@@ -178,7 +182,10 @@ class RoutingSession:
             return cost_usd
 
     def skip(self) -> None:
-        """Forget the last decision: its model was not called, so that nothing is billed and nothing is logged."""
+        """Forget the last decision: its model was not called, so that no call is billed and none is logged.
+
+        What the decision itself cost stays spent; it is logged with the next call.
+        """
         with self._lock:
             self._open = None
 

@@ -7,6 +7,7 @@ from mtrouter_rl.agents.resolve import RouterRef
 from mtrouter_rl.cards.splits import sample_specs
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.pools.spend import costs_money
 from mtrouter_rl.records import Split
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.rollout.collection import CollectionPlan, collect, dataset_info
@@ -61,5 +62,12 @@ def collect_dataset(pool: RolloutPool, request: CollectRequest, *, show_progress
         created_by={"command": "collect", "policy": router.name, "router": ref.key.rpartition("#")[2]},
     )
     specs = sample_specs(config.card, request.split, n_episodes=request.n_episodes, seed=request.seed)
-    plan = CollectionPlan(folder=request.out, info=info, factory=ref, specs=specs, overwrite=request.overwrite)
+    plan = CollectionPlan(
+        folder=request.out,
+        info=info,
+        factory=ref,
+        specs=specs,
+        overwrite=request.overwrite,
+        is_paid=costs_money(config.pool),
+    )
     return collect(pool, [plan], title=f"collect {router.name}", show_progress=show_progress)[0]

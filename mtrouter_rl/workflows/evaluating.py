@@ -14,6 +14,7 @@ from mtrouter_rl.evaluation.closed_loop import (
     Contestant,
     EvaluationPlan,
     extrapolation_notes,
+    paid_decision_notes,
     run_policies,
     unseen_env_notes,
 )
@@ -100,7 +101,12 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
     logs = sorted({dataset_id for one in contestants for dataset_id in one.dataset_ids})
     so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
     notes = dict.fromkeys(
-        (*so_far.notes, *unseen_env_notes(contestants, config.card.name), *extrapolation_notes(contestants))
+        (
+            *so_far.notes,
+            *unseen_env_notes(contestants, config.card.name),
+            *extrapolation_notes(contestants),
+            *paid_decision_notes(episodes),
+        )
     )
     so_far = so_far.model_copy(update={"notes": tuple(notes)})
     results = update_rows(so_far, rows, roles=roles)

@@ -282,6 +282,7 @@ TINY = {
     "myopic": JOINT | TINY_LOOP,
     "behavior_cloning": NETWORK | TINY_LOOP,
     "single": {"model": "middle"},
+    "llm_router": {"pool": "local-llm", "model": "weak"},
     "task_boosting": {"n_trees": 3},
     "turn_boosting": {"n_trees": 3},
     "cascade": {"alpha": 0.3, "success_utility": 0.5, "learns_from": "turns"},

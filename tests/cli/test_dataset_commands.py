@@ -78,13 +78,13 @@ def test_shares_are_three_numbers(text):
 def test_validate(call, corridor_log, tmp_path):
     assert call("validate", corridor_log).startswith("OK: ")
     printed = call("validate", corridor_log, "--upgrade", tmp_path / "new")
-    assert f"upgraded: {tmp_path / 'new'}, schema version 2" in printed
+    assert f"upgraded: {tmp_path / 'new'}, schema version 3" in printed
     assert Dataset.load(tmp_path / "new") == Dataset.load(corridor_log)
 
 
 def test_validate_prints_the_schema(call):
     schema = json.loads(call("validate", "--schema"))
-    assert schema["schema_version"] == 2
+    assert schema["schema_version"] == 3
     assert "turns-NNNNN.parquet" in schema["files"]
 
 

@@ -18,7 +18,7 @@ def test_a_sound_dataset_is_counted(folder):
     report = check_dataset(folder)
     assert (report.n_episodes, report.n_failed, report.n_turns, report.n_hidden) == (6, 2, 11, 4)
     assert str(report).startswith(
-        "OK: toy-v1, schema version 2: 6 episodes (2 failed), 11 turns, 4 episodes with hidden"
+        "OK: toy-v1, schema version 3: 6 episodes (2 failed), 11 turns, 4 episodes with hidden"
     )
     assert report.notes == ()
 

@@ -24,8 +24,8 @@ def test_bytes_do_not_depend_on_the_order_of_the_call(info):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema_version", 1, "must be 2"),
-        ("schema_version", 3, "must be 2"),
+        ("schema_version", 1, "must be 3"),
+        ("schema_version", 4, "must be 3"),
         ("dataset_id", "toy", "name-vN"),
         ("dataset_id", "toy-v0", "name-vN"),
         ("dataset_id", "a/b-v1", "name-vN"),
@@ -54,13 +54,13 @@ def test_models_are_unique(info):
     ("change", "message"),
     [
         (
-            {"schema_version": 3},
-            r"info\.json: schema_version is 3, must be 2 \(or an older one .*: 1\); use the package",
+            {"schema_version": 4},
+            r"info\.json: schema_version is 4, must be 3 \(or an older one .*: 1, 2\); use the package",
         ),
-        ({"schema_version": 0}, "schema_version is 0, must be 2"),
-        ({"schema_version": None}, "schema_version is None, must be 2"),
-        ({"schema_version": True}, "schema_version is True, must be 2"),
-        ({"schema_version": "2"}, "schema_version is '2', must be 2"),
+        ({"schema_version": 0}, "schema_version is 0, must be 3"),
+        ({"schema_version": None}, "schema_version is None, must be 3"),
+        ({"schema_version": True}, "schema_version is True, must be 3"),
+        ({"schema_version": "3"}, "schema_version is '3', must be 3"),
         ({"origin": "bought"}, r"field 'origin' is 'bought'"),
         ({"seed": "3"}, r"field 'seed' is '3'"),
         ({"encoder": "minilm"}, r"field 'encoder'.*Extra"),

@@ -1,4 +1,4 @@
-"""A dataset of schema version 1, made as that version made it, is read, upgraded, and never written to."""
+"""Datasets of older schema versions, made as those versions made them, are read, upgraded, and never written to."""
 
 import json
 
@@ -13,26 +13,40 @@ from mtrouter_rl.errors import DatasetError
 
 NEW_FIELDS = ("origin", "propensities", "assumptions")
 NEW_COLUMNS = ["usage_source", "extra"]
+NEW_IN_3 = ("variant_of", "handover")
+
+
+def drop_columns(folder, pattern, names):
+    for file in folder.glob(pattern):
+        pq.write_table(pq.ParquetFile(file).read().drop_columns(names), file)
+
+
+@pytest.fixture(params=[1, 2])
+def version(request):
+    return request.param
 
 
 @pytest.fixture
-def old(folder):
-    """The toy dataset as version 1 would have written it."""
+def old(folder, version):
+    """The toy dataset as an older version would have written it."""
     path = folder / INFO_FILE
     data = json.loads(path.read_text())
-    for name in NEW_FIELDS:
-        del data[name]
     for model in data["models"]:
-        del model["aliases"]
-    path.write_text(json.dumps(data | {"schema_version": 1}))
-    for file in folder.glob("episodes-*.parquet"):
-        table = pq.ParquetFile(file).read()
-        pq.write_table(table.drop_columns(NEW_COLUMNS), file)
+        for name in NEW_IN_3:
+            del model[name]
+    drop_columns(folder, "turns-*.parquet", ["router_cost_usd"])
+    if version == 1:
+        for name in NEW_FIELDS:
+            del data[name]
+        for model in data["models"]:
+            del model["aliases"]
+        drop_columns(folder, "episodes-*.parquet", NEW_COLUMNS)
+    path.write_text(json.dumps(data | {"schema_version": version}))
     return folder
 
 
-def test_it_is_read_as_what_it_was(old, info, episodes):
-    assert stored_version(old) == 1
+def test_it_is_read_as_what_it_was(old, info, episodes, version):
+    assert stored_version(old) == version
     dataset = Dataset.load(old)
     assert dataset.info == info
     assert (dataset.info.origin, dataset.info.propensities, dataset.info.assumptions) == ("collected", "exact", ())
@@ -43,7 +57,7 @@ def test_it_is_read_as_what_it_was(old, info, episodes):
 def test_upgrade_keeps_every_value(old, info, episodes, traced, tmp_path):
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     assert upgrade_dataset(old, tmp_path / "new") == info
-    assert stored_version(tmp_path / "new") == 2
+    assert stored_version(tmp_path / "new") == 3
     assert Dataset.load(tmp_path / "new") == Dataset(info=info, episodes=episodes)
     assert load_hidden(tmp_path / "new") == {one.episode.episode_id: one.hidden for one in traced if one.hidden}
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
@@ -70,8 +84,10 @@ def test_an_unfinished_collection_goes_on_after_the_upgrade(old, info, traced, t
     assert Dataset.load(tmp_path / "new").episodes == tuple(trace.episode for trace in traced)
 
 
-def test_nothing_is_added_to_an_old_folder(old, info):
-    with pytest.raises(DatasetError, match=r"of schema version 1, which is read but not written; upgrade it first"):
+def test_nothing_is_added_to_an_old_folder(old, info, version):
+    with pytest.raises(
+        DatasetError, match=rf"of schema version {version}, which is read but not written; upgrade it first"
+    ):
         DatasetWriter(old, info)
 
 

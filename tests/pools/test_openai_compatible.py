@@ -100,7 +100,7 @@ def test_a_deadline_ends_the_tries():
         (completion("4", usage=None), "has no usage, so nobody can say what it cost"),
         (completion("4", usage={"prompt_tokens": -1, "completion_tokens": 1}), "usage cannot be read"),
         ({"choices": []}, "has no choices.0.message.content"),
-        ([], "has no choices.0.message.content"),
+        ([], "is no JSON object"),
     ],
 )
 def test_a_reply_that_cannot_be_booked_is_an_error(answer, message):

@@ -4,11 +4,13 @@ import asyncio
 import json
 import multiprocessing
 
+import numpy as np
 import pytest
 
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import CallOrderError, InvalidConfigError, NoModelAllowedError, UnknownNameError, UsageError
+from mtrouter_rl.protocols import PaidDecision
 from mtrouter_rl.records import TokenUsage
 from mtrouter_rl.serving import LiveRouter, RoutingSession
 from tests.cases.call_rows import POOL
@@ -162,3 +164,58 @@ def test_a_session_knows_whose_prompt_cache_is_warm_until_it_cools():
     session.skip()
     clock[0] = 301.0
     assert session.choose(messages).cold_cache_usd["big"] == 0.0
+
+
+# --- routers that pay for their decisions
+
+
+class Asking(Fixed):
+    """Asks a model that names the dearest allowed one, for a dime."""
+
+    def most_usd(self, observation):
+        return 0.1
+
+    def decide(self, observation):
+        row = np.zeros(len(self.model_names))
+        row[int(np.flatnonzero(observation["action_mask"])[-1])] = 1.0
+        return PaidDecision(probabilities=row, cost_usd=0.1)
+
+    def action_probabilities(self, observations):
+        return np.array([[1.0, 0.0]])
+
+
+def test_what_decisions_cost_is_spent_and_logged(tmp_path):
+    path = tmp_path / "log.jsonl"
+    session = RoutingSession(live(Asking), log=path, session_id="s1", budget_usd=5.0, max_turns=9)
+    play(session, n_calls=2)
+    (episode,) = imported(path, tmp_path, propensities="exact")
+    assert session.models == ["big", "big"]
+    assert [turn.router_cost_usd for turn in episode.turns] == [0.1, 0.1]
+    assert episode.cost_usd == pytest.approx(session.spent_usd)
+    assert session.spent_usd > 0.2
+
+
+def test_a_skipped_decision_is_paid_and_logged_with_the_next_call(tmp_path):
+    session = RoutingSession(live(Asking), log=tmp_path / "log.jsonl", session_id="s1", max_turns=9)
+    messages = [{"role": "user", "content": "Fix it."}]
+    decision = session.choose(messages)
+    assert decision.cost_usd == 0.1
+    assert decision.reason.endswith("a model was asked for 0.1 USD")
+    session.skip()
+    session.choose(messages)
+    session.record(USAGE, answer="done")
+    session.finish(1.0)
+    (episode,) = imported(tmp_path / "log.jsonl", tmp_path)
+    assert [turn.router_cost_usd for turn in episode.turns] == [0.2]
+    assert episode.cost_usd == pytest.approx(session.spent_usd)
+
+
+def test_nobody_is_asked_where_the_budget_does_not_hold_a_decision_and_a_call():
+    router = live(Asking)
+    messages = [{"role": "user", "content": "Fix it."}]
+    free = router.choose(messages, budget_left_usd=0.1, max_output_tokens=10)
+    assert (free.model, free.cost_usd) == ("small", 0.0)
+    dear = router.choose(messages, budget_left_usd=0.2, max_output_tokens=10)
+    assert (dear.model, dear.cost_usd) == ("big", 0.1)
+    assert router.pays_for_decisions
+    assert not live().pays_for_decisions

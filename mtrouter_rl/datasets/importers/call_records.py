@@ -66,6 +66,7 @@ class CallRecord:
         propensity: Probability of the chosen model; None if it is not known.
         candidates: Models that could be chosen, as the log names them; None if it does not say.
         latency_s: Duration, seconds.
+        router_cost_usd: What the decision itself cost, USD; 0 if no model was asked for it.
         error: Kind of error that the answer was; empty if none.
         observation: What came back after the answer; empty if only the next prompt shows it.
         utility_gain: How much of the score this call earned.
@@ -89,6 +90,7 @@ class CallRecord:
     propensity: float | None = None
     candidates: tuple[str, ...] | None = None
     latency_s: float | None = None
+    router_cost_usd: float = 0.0
     error: str = ""
     observation: str = ""
     utility_gain: float | None = None

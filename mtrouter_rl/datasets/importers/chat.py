@@ -96,7 +96,8 @@ class LoggedCall:
         error: Kind of error that the action was.
         latency_s: Duration, seconds.
         candidates: Names in the pool of the models that could be chosen; empty if the log does not say.
-        logged_cost_usd: Cost by the log, USD, None if it does not say.
+        logged_cost_usd: Cost of the call by the log, USD, None if it does not say.
+        router_cost_usd: What the decision itself cost, USD.
     """
 
     model: str
@@ -107,6 +108,7 @@ class LoggedCall:
     latency_s: float | None = None
     candidates: tuple[str, ...] = ()
     logged_cost_usd: float | None = None
+    router_cost_usd: float = 0.0
 
 
 Ending = Literal["terminated", "truncated", "failed"]
@@ -157,7 +159,7 @@ class TurnBuilder:
                 action_text=action,
                 observation_text=observation,
                 usage=call.usage.tokens,
-                cost_usd=self.cost_usd(call),
+                cost_usd=self.cost_usd(call) + call.router_cost_usd,
                 utility_gain=gain,
                 propensity=call.propensity,
                 action_mask=tuple(not call.candidates or name in call.candidates for name in self._pool.model_names),
@@ -166,6 +168,7 @@ class TurnBuilder:
                 latency_s=call.latency_s,
                 terminated=index == last and ending == "terminated",
                 truncated=index == last and ending == "truncated",
+                router_cost_usd=call.router_cost_usd,
             )
             for index, ((action, observation), call, gain) in enumerate(zip(answers, calls, gains, strict=True))
         )
@@ -180,7 +183,8 @@ class TurnBuilder:
 
     def amount(self, calls: Sequence[LoggedCall]) -> Amount:
         """Tokens and money of calls, for the report."""
-        return sum((Amount.of_call(call.usage.tokens, self.cost_usd(call)) for call in calls), Amount())
+        priced = ((call.usage.tokens, self.cost_usd(call) + call.router_cost_usd) for call in calls)
+        return sum((Amount.of_call(tokens, cost_usd) for tokens, cost_usd in priced), Amount())
 
     def note_usage(self, turns: Sequence[Turn], calls: Sequence[LoggedCall], *, source: str) -> None:
         """Note what is to be known of the tokens of calls, and every key that was not understood, with the money at stake."""
@@ -204,7 +208,7 @@ class TurnBuilder:
         if n_missing:
             self.report.note(NO_LOGGED_COST, source=source, detail=f"{n_missing} of {len(calls)} answers", n=n_missing)
         both = [
-            (turn.cost_usd, call.logged_cost_usd)
+            (turn.cost_usd - turn.router_cost_usd, call.logged_cost_usd)
             for turn, call in zip(turns, calls, strict=True)
             if call.logged_cost_usd is not None
         ]

@@ -355,6 +355,9 @@ class _Reader:
         names = [name for name in (row.get("served_model"), row.get("model")) if isinstance(name, str)]
         served = self._builder.find(names[0]) if names else None
         usd = reading.cost_usd if served is None else self._builder.price_usd(served, reading.tokens)
+        paid = row.get("router_cost_usd")
+        if usd is not None and _is_number(paid, low=0):
+            usd += cast("float", paid)
         return Amount.of_call(reading.tokens, usd)
 
 
@@ -389,6 +392,7 @@ def _of_call(call: CallFields, answer: ChatMessage | None) -> dict[str, object]:
         "propensity": call.propensity,
         "candidates": None if call.candidates is None else tuple(call.candidates),
         "latency_s": call.latency_s,
+        "router_cost_usd": call.router_cost_usd or 0.0,
         "error": call.error or "",
         "utility_gain": call.utility_gain,
     }

@@ -69,6 +69,9 @@ class CallFields(LogModel):
         list[str] | None, Field(description="models that could have been chosen; default: all of the pool")
     ] = None
     latency_s: Annotated[Seconds | None, Field(description="duration of the call, seconds")] = None
+    router_cost_usd: Annotated[
+        Usd | None, Field(description="what the choice of the model itself cost, USD, if a model was asked; default: 0")
+    ] = None
     error: Annotated[
         str | None, Field(description="kind of error that the answer was, such as 'unknown_action'; default: none")
     ] = None
@@ -161,6 +164,7 @@ class EpisodeMessage(ChatMessage):
     propensity: Probability | None = None
     candidates: list[str] | None = None
     latency_s: Seconds | None = None
+    router_cost_usd: Usd | None = None
     error: str | None = None
     utility_gain: LoggedScore | None = None
     timestamp: str | float | None = None

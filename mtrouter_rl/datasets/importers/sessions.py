@@ -267,8 +267,9 @@ class SessionAssembler:
     def _usd(self, call: CallRecord) -> float | None:
         served = self._builder.find(call.served_model or call.model)
         if served is not None:
-            return self._builder.price_usd(served, call.usage.tokens)
-        return call.usage.cost_usd if call.logged_cost_usd is None else call.logged_cost_usd
+            return self._builder.price_usd(served, call.usage.tokens) + call.router_cost_usd
+        logged = call.usage.cost_usd if call.logged_cost_usd is None else call.logged_cost_usd
+        return None if logged is None else logged + call.router_cost_usd
 
 
 class _SessionBuilder:
@@ -376,6 +377,7 @@ class _SessionBuilder:
             latency_s=latency_s,
             candidates=candidates,
             logged_cost_usd=record.usage.cost_usd if record.logged_cost_usd is None else record.logged_cost_usd,
+            router_cost_usd=record.router_cost_usd,
         )
 
     def _build(

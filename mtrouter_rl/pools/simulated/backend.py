@@ -124,6 +124,21 @@ class _EpisodeKey:
         return [self.seed, zlib.crc32(self.task_name.encode()), self.variation]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PastCall:
+    """A call that was made earlier in an episode.
+
+    Attributes:
+        model: Model that answered.
+        n_prompt: Tokens of its prompt.
+        latency_s: How long it took, seconds.
+    """
+
+    model: str
+    n_prompt: int
+    latency_s: float
+
+
 class SimulatedBackend:
     """A `ModelBackend` whose models imitate an expert with flaws. Works with any task that has an expert."""
 
@@ -157,6 +172,20 @@ class SimulatedBackend:
         self._clock_s = 0.0
         self._last_counted: tuple[int, Message] | None = None
         self._n_prompt = 0
+
+    def take_up(self, calls: Sequence[PastCall]) -> None:
+        """Go on in the middle of an episode: prompt cache and clock are as after these calls.
+
+        What was learned of stuck models is not taken up: replies do not depend on it, `hidden_state` does.
+
+        Args:
+            calls: Those of the episode so far, oldest first; the task is already where they led.
+        """
+        if self._key is None:
+            raise CallOrderError("take_up() was called before start_episode(); start the episode first")
+        for call in calls:
+            self._prompt_cache.record(call.model, n_prompt=call.n_prompt, now_s=self._clock_s)
+            self._clock_s += call.latency_s
 
     def reply(self, model: str, messages: Sequence[Message], *, turn: int, max_output_tokens: int) -> Reply:
         """Do what the expert would do, or fail; see `ModelBackend.reply`."""

@@ -95,6 +95,11 @@ def build(request: ServeRequest) -> Running:
 
     def check(live: LiveRouter) -> None:
         request.settings.check(live.pool)
+        if live.pays_for_decisions:
+            raise InvalidConfigError(
+                f"router '{live.name}' asks a model before every call, and the service has no account for that; use it in a "
+                "RoutingSession, which has, or serve a trained router"
+            )
 
     box = BrainBox(
         request.router, request.pool, explore=request.explore, n_threads=request.encoder_threads, check=check

@@ -85,6 +85,7 @@ def test_calls_become_an_episode(read, pool):
         "served_model": "cheap",
         "candidates": ["strong"],
         "latency_s": 1.5,
+        "router_cost_usd": 0.002,
         "error": "bad",
         "observation": "closed",
         "timestamp": "2025-01-01T00:00:00Z",
@@ -100,9 +101,20 @@ def test_calls_become_an_episode(read, pool):
     assert first.usage == TokenUsage(n_fresh=60, n_cached=40, n_output=10)
     assert (first.propensity, second.propensity, second.latency_s, second.error) == (None, 0.25, 1.5, "bad")
     assert (second.model, second.served_model, second.action_mask) == ("strong", "cheap", (False, True))
-    assert second.cost_usd == pool.model("cheap").prices.cost_usd(second.usage)
+    assert (first.router_cost_usd, second.router_cost_usd) == (0.0, 0.002)
+    assert second.cost_usd == pool.model("cheap").prices.cost_usd(second.usage) + 0.002
     assert (first.utility_gain, second.utility_gain) == (0.0, 0.5)
     assert (second.terminated, second.truncated, episode.behavior_policy) == (False, True, "uniform")
+
+
+@pytest.mark.parametrize(
+    ("last", "options"), [({"propensity": 2.0}, {}), ({"propensity": 0.5}, {"propensities": "exact"})]
+)
+def test_what_a_decision_cost_is_money_of_a_session_that_is_left_out_as_well(read, last, options):
+    (kept,) = read(session("s1", router_cost_usd=0.5))[0].values()
+    episodes, report = read(session("s1", router_cost_usd=0.5, **last), **options)
+    assert not episodes
+    assert report["left_out"]["usd"] == pytest.approx(kept.cost_usd, rel=1e-12)
 
 
 def test_an_episode_in_one_line_says_the_same(read):

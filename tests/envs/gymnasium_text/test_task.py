@@ -399,7 +399,8 @@ def tau2_card():
 
 
 def test_every_example_card_is_tested():
-    assert {path.stem for path in CARDS.glob("*.yaml")} == {"tales", "tau2-retail"}
+    elsewhere = {"corridor-talk", "llm-router"}  # over the protocol, and as a router
+    assert {path.stem for path in CARDS.glob("*.yaml")} - elsewhere == {"tales", "tau2-retail"}
 
 
 def test_tales_through_simulated_models():

@@ -1,5 +1,6 @@
 """Who chooses: exploration, canary share, shadow, fall-back. The logged probabilities are those that models were drawn with."""
 
+import dataclasses
 import json
 import time
 from collections import Counter
@@ -7,9 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from mtrouter_rl.agents.loading import save_router
+from mtrouter_rl.agents.rules.llm_router import LLMRouter
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.serving.live import LiveRouter
 from mtrouter_rl.serving.service.policy import Chances, PolicySettings, draw
+from mtrouter_rl.serving.service.run import build
+from tests.cases.routing_toy import make_card, make_context
 from tests.cases.served import TASK, chat, rows, served
 
 BIG, SMALL = np.array([0.0, 1.0]), np.array([1.0, 0.0])
@@ -159,3 +164,12 @@ BAD = [
 def test_settings_that_do_not_fit(pool, settings, message):
     with pytest.raises(InvalidConfigError, match=message.replace("'", ".")):
         PolicySettings(**settings).check(pool)
+
+
+def test_a_router_that_asks_a_model_is_refused(request_of, pool, tmp_path):
+    card = make_card("llm_router", pool="local-llm", model="weak")
+    save_router(
+        LLMRouter.from_card(card).train(dataclasses.replace(make_context(None), pool=pool)), tmp_path / "asking"
+    )
+    with pytest.raises(InvalidConfigError, match=r"asks a model before every call.*use it in a RoutingSession"):
+        build(request_of(str(tmp_path / "asking")))

@@ -1,0 +1,1 @@
+"""Commands that start an endpoint of OpenAI's chat completions on this machine."""
