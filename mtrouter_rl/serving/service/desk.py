@@ -196,7 +196,7 @@ class Desk:
             found = await self.in_store(
                 self.store.find, asked.key_id, asked.session_name, prompt.name, prompt.heads, asked.request_id
             )
-        if found.same is not None and found.same.state == "done":
+        if found.same is not None and (found.same.state == "done" or _is_known(found.same, asked, source)):
             return self._replay(asked, found)
         if found.same is not None and found.same.prompt != prompt.name:
             raise RequestError(
@@ -219,7 +219,7 @@ class Desk:
             known_version=known_version,
             talk=talk,
             news=news,
-            draw=0 if same is None else same.draw + 1,
+            draw=found.n_draws,
             failed=failed,
         )
         return await self._drawn(turn, source)
@@ -484,6 +484,11 @@ class Desk:
 
     def _day(self) -> str:
         return datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date().isoformat()
+
+
+def _is_known(same: DecisionRow, asked: Asked, source: str) -> bool:
+    """Whether a gateway asks again for what it was told and has not reported yet."""
+    return same.source == source == "route" and same.state == "open" and same.prompt == asked.prompt.name
 
 
 def action_of(answer: Mapping[str, object]) -> str:
