@@ -10,7 +10,9 @@ import pytest
 from mtrouter_rl.datasets.importers.run import ImportRequest, import_log
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import CardError, InvalidConfigError
+from mtrouter_rl.serving.service.database import StoreError
 from mtrouter_rl.serving.service.run import ServeRequest, build
+from mtrouter_rl.serving.service.store import Store
 from tests.cases.served import TASK, chat, post, rows, said_step, served
 from tests.serving.test_live import trained  # noqa: F401
 
@@ -152,16 +154,17 @@ def test_metrics(request_of, double):
     assert float(values["mtrouter_decide_seconds_count"]) == 2
 
 
-def test_readiness_is_that_of_the_store(request_of, tmp_path):
-    with served(request_of()) as (address, running):
+def test_readiness_is_that_of_the_store(request_of, monkeypatch):
+    def refuses(self):
+        raise StoreError("the store cannot be used")
+
+    with served(request_of()) as (address, _):
         assert httpx.get(f"{address}/readyz").status_code == 200
-        running.service.desk.store._tables["served_replicas"].name = "gone"
-        running.service.desk.store.close_all()
-        try:
-            answer = httpx.get(f"{address}/readyz")
-        finally:
-            running.service.desk.store._tables["served_replicas"].name = "served_replicas"
-    assert answer.status_code in (200, 503)
+        monkeypatch.setattr(Store, "beat", refuses)
+        answer = httpx.get(f"{address}/readyz")
+        alive = httpx.get(f"{address}/healthz")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store")
+    assert alive.status_code == 200
 
 
 def test_a_router_is_loaded_again_and_a_bad_one_leaves_the_old_one(request_of, trained, pool, tmp_path, monkeypatch):  # noqa: F811
