@@ -16,7 +16,7 @@ import numpy as np
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.handover import prepare
-from mtrouter_rl.records import FloatArray, JsonValue, Observation
+from mtrouter_rl.records import UNLIMITED_TURNS, FloatArray, JsonValue, Observation
 from mtrouter_rl.serving.live import reason_of
 from mtrouter_rl.serving.service.brain import Brain, BrainBox
 from mtrouter_rl.serving.service.limits import Allowed, Money, allowed_models
@@ -280,7 +280,7 @@ class Desk:
             arm=policy.arm_of(session_id),
             router_weight=policy.router_weight,
             budget_usd=min(budget, default=None),
-            max_turns=self.settings.max_turns,
+            max_turns=self.settings.max_turns or self.box.brain.live.turn_limit or UNLIMITED_TURNS,
         )
 
     async def _talk(self, session: SessionRow, known_version: int | None) -> Talk:
