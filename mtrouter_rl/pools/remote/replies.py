@@ -84,7 +84,7 @@ def _with_message(about: ModelReply, message: JsonValue) -> ModelReply:
     return ModelReply(
         message=message,
         text=text,
-        tool_calls=_tool_calls(message.get("tool_calls")),
+        tool_calls=read_tool_calls(message.get("tool_calls")),
         usage=about.usage,
         model=about.model,
         fingerprint=about.fingerprint,
@@ -107,7 +107,8 @@ def _text(content: JsonValue) -> str | None:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def _tool_calls(raw: JsonValue) -> tuple[ToolCall, ...]:
+def read_tool_calls(raw: JsonValue) -> tuple[ToolCall, ...]:
+    """Tool calls of a message, as far as they are any."""
     found = []
     for call in raw if isinstance(raw, list) else ():
         function = call.get("function") if isinstance(call, dict) else None

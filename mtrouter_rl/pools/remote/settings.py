@@ -1,6 +1,7 @@
 """Settings of the backend "openai_compatible" in a pool card: where each model answers, and how it is called."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
@@ -115,3 +116,26 @@ def read_settings(pool: PoolCard) -> RemotePool:
             f"pool '{pool.name}', backend.settings.models: no entry for {', '.join(missing)}; add one for each"
         )
     return settings
+
+
+_HOW_OF_POOL = frozenset({"deadline_s", "try_s", "pause_s", "breaker"})
+_HOW_OF_MODEL = frozenset({"key_variable", "requests_per_minute", "max_concurrent"})
+
+
+def what_is_called(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings without those that say how patiently and how often models are called, which change no answer.
+
+    Example:
+        >>> what_is_called({"deadline_s": 9, "models": {"m": {"base_url": "http://h/v1", "max_concurrent": 2}}})
+        {'models': {'m': {'base_url': 'http://h/v1'}}}
+    """
+    kept = {name: value for name, value in settings.items() if name not in _HOW_OF_POOL}
+    models = kept.get("models")
+    if isinstance(models, Mapping):
+        kept["models"] = {
+            name: {key: value for key, value in one.items() if key not in _HOW_OF_MODEL}
+            if isinstance(one, Mapping)
+            else one
+            for name, one in models.items()
+        }
+    return kept

@@ -36,6 +36,7 @@ class ChatRequest:
         is_stream: Whether the answer is streamed.
         has_stream_usage: Whether a stream ends with its usage.
         tool: Name and first parameter of the tool that the answer has to call; None for a plain answer.
+        user: The end user that the request names; empty for none.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ChatRequest:
     is_stream: bool
     has_stream_usage: bool
     tool: tuple[str, str] | None
+    user: str = ""
 
     @classmethod
     def read(cls, body: bytes) -> "ChatRequest":
@@ -73,6 +75,7 @@ class ChatRequest:
             is_stream=data.get("stream") is True,
             has_stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
             tool=_tool(data.get("tools"), data.get("tool_choice")),
+            user=data["user"] if isinstance(data.get("user"), str) else "",
         )
 
     @property

@@ -23,7 +23,7 @@ from mtrouter_rl.testing.fake_llm.answers import Answer, Answerer, ScriptedAnswe
 from mtrouter_rl.testing.fake_llm.conversation import ChatRequest, RefusedError, text_of
 from mtrouter_rl.testing.fake_llm.faults import UNBILLED, FaultPlan
 from mtrouter_rl.testing.fake_llm.ledger import Ledger, LedgerEntry
-from mtrouter_rl.testing.fake_llm.simulated import SimulatedAnswers
+from mtrouter_rl.testing.fake_llm.simulated import SimulatedAnswers, is_episode
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,8 @@ class FakeLLM:
 
     def _call_of(self, request: wire.Request) -> _Call:
         asked = ChatRequest.read(request.body)
-        session = request.headers.get(SESSION_HEADER, "")
+        # A service between client and double passes on the body and not the headers.
+        session = request.headers.get(SESSION_HEADER, "") or (asked.user if is_episode(asked.user) else "")
         shares = self.settings.faults
         if not shares.shares:
             n_try, fault = 0, ""

@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from mtrouter_rl.envs.factory import EnvConfig
+from mtrouter_rl.envs.harness import Harness
 from mtrouter_rl.errors import InvalidConfigError, MTRouterError
+from mtrouter_rl.pools.remote.replies import read_tool_calls
 from mtrouter_rl.pools.simulated.backend import PastCall, SimulatedBackend, make_backend
-from mtrouter_rl.protocols import TextTask
-from mtrouter_rl.records import Message
+from mtrouter_rl.protocols import Reply, TextTask
+from mtrouter_rl.records import JsonValue, Message, TokenUsage
 from mtrouter_rl.registry import TASK_FAMILIES
 from mtrouter_rl.testing.fake_llm.answers import Answer
 from mtrouter_rl.testing.fake_llm.conversation import ChatRequest, RefusedError, text_of
 
 _KEPT_SESSIONS = 20_000
+_NOTHING = TokenUsage(n_fresh=0, n_output=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,15 @@ class EpisodeName:
         return cls(task=parts[0], variation=int(parts[1]), seed=int(parts[2]))
 
 
+def is_episode(text: str) -> bool:
+    """Whether a text names an episode."""
+    try:
+        EpisodeName.of(text)
+    except RefusedError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class _Given:
     """An answer that was given at a turn."""
@@ -54,6 +66,15 @@ class _Given:
     latency_s: float
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What an answer in a conversation did: its action at its turn, None for none; whether the turn ended with it."""
+
+    turn: int
+    action: str | None
+    ends_turn: bool = True
+
+
 @dataclass
 class _Copy:
     """A copy of the task, and how far it was played for whom."""
@@ -61,7 +82,7 @@ class _Copy:
     task: TextTask
     backend: SimulatedBackend
     session: str = ""
-    actions: list[str] = field(default_factory=list)
+    actions: list[str | None] = field(default_factory=list)
     is_over: bool = True
     is_busy: bool = False
 
@@ -84,6 +105,8 @@ class SimulatedAnswers:
         if n_copies < 1:
             raise InvalidConfigError(f"copies of the task are {n_copies}, must be at least 1")
         self._config = config
+        card = config.card
+        self._harness = Harness(card.harness, card.system_prompt, config.pool.token_counter) if card.harness else None
         self._free = threading.Condition()
         self._copies = [self._make_copy() for _ in range(n_copies)]
         self._given: OrderedDict[str, dict[int, list[_Given]]] = OrderedDict()
@@ -94,21 +117,23 @@ class SimulatedAnswers:
         if request.model not in pool.model_names:
             raise RefusedError(404, f"the model '{request.model[:80]}' does not exist", kind="model_not_found")
         name = EpisodeName.of(session)
-        past = self._past_calls(session, request)
+        said = self._said(request)
+        actions = [one.action for one in said if one.ends_turn]
+        past = self._past_calls(session, request, said)
         with self._copy_for(session) as copy:
             try:
-                self._bring(copy, name, request.actions)
+                self._bring(copy, name, actions)
                 copy.backend.start_episode(
                     task=copy.task, task_name=name.task, variation=name.variation, seed=name.seed
                 )
                 copy.backend.take_up(past)
                 reply = copy.backend.reply(
-                    request.model, plain(request), turn=request.turn, max_output_tokens=request.max_tokens
+                    request.model, plain(request), turn=len(actions), max_output_tokens=request.max_tokens
                 )
             except MTRouterError as error:
                 copy.session = ""
                 raise RefusedError(400, str(error)) from error
-        self._keep(session, request.turn, _Given(request.model, reply.text, reply.latency_s))
+        self._keep(session, len(actions), _Given(request.model, reply.text, reply.latency_s))
         return Answer(text=reply.text, usage=reply.usage, latency_s=reply.latency_s)
 
     def close(self) -> None:
@@ -145,32 +170,46 @@ class SimulatedAnswers:
                 self._free.notify_all()
 
     @staticmethod
-    def _bring(copy: _Copy, name: EpisodeName, actions: Sequence[str]) -> None:
-        """Bring a copy to where a conversation is."""
+    def _bring(copy: _Copy, name: EpisodeName, actions: Sequence[str | None]) -> None:
+        """Bring a copy to where a conversation is; None is a turn that did not move the task."""
         if copy.is_over or copy.actions != list(actions[: len(copy.actions)]):
             copy.task.reset(name.task, name.variation, name.seed)
             copy.actions, copy.is_over = [], False
         for action in actions[len(copy.actions) :]:
-            copy.is_over = copy.task.step(action).ending != ""
+            copy.is_over = action is not None and copy.task.step(action).ending != ""
             copy.actions.append(action)
             if copy.is_over:
                 raise RefusedError(400, "the episode is over; nothing follows its last action")
 
-    def _past_calls(self, session: str, request: ChatRequest) -> list[PastCall]:
+    def _said(self, request: ChatRequest) -> list["_Said"]:
+        """What every answer in a conversation did. With a harness one without an action was reminded, once a turn."""
+        if self._harness is None:
+            return [_Said(turn, action) for turn, action in enumerate(request.actions)]
+        said: list[_Said] = []
+        turn, is_reminded = 0, False
+        for message in request.messages:
+            if message.get("role") != "assistant":
+                continue
+            read = self._harness.read(_as_reply(message))
+            is_first_slip = bool(read.problem) and not is_reminded
+            said.append(_Said(turn, None if read.problem else read.action, ends_turn=not is_first_slip))
+            turn, is_reminded = (turn, True) if is_first_slip else (turn + 1, False)
+        return said
+
+    def _past_calls(self, session: str, request: ChatRequest, said: Sequence["_Said"]) -> list[PastCall]:
         """The calls behind the answers in a conversation: which model gave each, how long it took, how long its prompt was.
 
         An answer that the double has not given stands for no call.
         """
         with self._free:
             given = {turn: list(answers) for turn, answers in self._given.get(session, {}).items()}
-        counter, calls, n_prompt, turn = self._config.pool.token_counter, [], 0, 0
-        actions = request.actions
+        counter, calls, n_prompt, answers_left = self._config.pool.token_counter, [], 0, iter(said)
         for message in request.messages:
             if message.get("role") == "assistant":
-                found = next((one for one in reversed(given.get(turn, ())) if one.text == actions[turn]), None)
+                one = next(answers_left)
+                found = next((g for g in reversed(given.get(one.turn, ())) if g.text == one.action), None)
                 if found is not None:
                     calls.append(PastCall(model=found.model, n_prompt=n_prompt, latency_s=found.latency_s))
-                turn += 1
             n_prompt += counter.count(text_of(message))
         return calls
 
@@ -181,6 +220,13 @@ class SimulatedAnswers:
             turns.setdefault(turn, []).append(given)
             if len(self._given) > _KEPT_SESSIONS:
                 self._given.popitem(last=False)
+
+
+def _as_reply(message: Mapping[str, object]) -> Reply:
+    """An assistant message as a backend would have given it."""
+    calls = read_tool_calls(cast("JsonValue", message.get("tool_calls")))
+    kept = Message(role="assistant", content=text_of(message), tool_calls=calls)
+    return Reply(text=text_of(message), usage=_NOTHING, latency_s=0.0, served_model="", message=kept)
 
 
 def plain(request: ChatRequest) -> list[Message]:

@@ -38,6 +38,16 @@ def test_episodes_over_the_protocol_are_those_of_the_simulated_pool(corridor_con
     assert fake.ledger.n_requests == sum(len(episode.turns) for episode in remote.episodes)
 
 
+@pytest.mark.java
+def test_scienceworld_over_the_protocol_is_scienceworld(collected):
+    config = resolve_env("scienceworld", max_turns=8)
+    own = collected(config, "own", n_episodes=3)
+    with FakeLLM(FakeSettings(env=config, form="padded", n_copies=1)) as fake:
+        remote = collected(config, "remote", base_url=fake.base_url, n_episodes=3)
+    assert played(remote) == played(own)
+    assert fake.ledger.billed_usd == pytest.approx(sum(episode.cost_usd for episode in remote.episodes), abs=1e-12)
+
+
 def test_the_example_of_a_talking_environment_is_played_in_fenced_blocks(corridor_config):
     talk = resolve_env(str(EXAMPLES / "corridor-talk.yaml"))
     with FakeLLM(FakeSettings(env=corridor_config, form="padded")) as fake:

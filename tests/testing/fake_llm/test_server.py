@@ -1,5 +1,6 @@
 """What the double says over the wire, and every fault that it can have."""
 
+import dataclasses
 import http.client
 import json
 import threading
@@ -8,7 +9,9 @@ import urllib.request
 
 import pytest
 
+from mtrouter_rl.cards import HarnessCard
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
+from mtrouter_rl.pools.openai_compatible import action_of
 from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan
 from mtrouter_rl.testing.fake_llm.ledger import read_ledger
 
@@ -251,3 +254,33 @@ def test_the_ledger_is_a_file_that_is_gone_on_with(tmp_path):
     assert [one.model for one in read_ledger(path)] == ["m", "m"]
     with pytest.raises(InvalidConfigError, match="give another file"):
         FakeLLM(FakeSettings(ledger=tmp_path / "no" / "folder"))
+
+
+def test_the_field_user_names_the_episode_where_a_service_lets_no_header_through(corridor_config):
+    with FakeLLM(FakeSettings(env=corridor_config)) as fake:
+        by_header = post(fake, asked("large"), **{"x-mtrouter-session": "short|1|2"})[2]
+        by_user = post(fake, asked("large", user="short|1|2"))[2]
+        echo = post(fake, asked("large", user="somebody"))[2]
+    said = [json.loads(text)["choices"][0]["message"]["content"] for text in (by_header, by_user, echo)]
+    assert said[0] == said[1] != "hello"
+    assert said[2] == "hello"
+
+
+def test_with_a_harness_an_answer_without_an_action_moves_nothing_and_is_reminded_within_its_turn(corridor_config):
+    card = corridor_config.card.model_copy(update={"harness": HarnessCard(action="fenced")})
+    with FakeLLM(FakeSettings(env=dataclasses.replace(corridor_config, card=card), form="padded")) as fake:
+
+        def ask(*said):
+            messages = [{"role": "user", "content": "start"}]
+            for text in said:
+                messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "?"}]
+            body = {"model": "large", "messages": messages}
+            _, _, text = post(fake, body, **{"x-mtrouter-session": "long|1|2"})
+            return action_of(json.loads(text)["choices"][0]["message"]["content"])
+
+        first = ask()
+        assert ask("hm") == first, "the reminder belongs to the same turn"
+        other = ask("hm", "hm")
+        two_actions = f"```\n{first}\n```\n```\nwait\n```"
+        assert ask("hm", two_actions) == other, "the next turn, with the task where it was"
+        assert ask("hm", f"```\n{first}\n```") == ask(f"```\n{first}\n```")
