@@ -272,6 +272,11 @@ class LiveRouter:
             action_mask=self._mask(not_allowed),
         )
 
+    @property
+    def turn_limit(self) -> int | None:
+        """Turn limit of the training; None if the router was saved without one."""
+        return self._saved.max_turns if self._saved else None
+
     def weigh(self, observation: Observation) -> tuple[FloatArray, Mapping[str, float] | None]:
         """What the router would do, exploration included, without drawing.
 

@@ -41,7 +41,7 @@ def engine_url(text: str) -> str:
     scheme, _, rest = text.partition("://")
     if scheme not in ("postgresql", "postgres"):
         raise InvalidConfigError(f"the store is a '{scheme}' URL, must be a file or postgresql://USER@HOST/DATABASE")
-    if urlsplit(text).password is not None or "password" in parse_qs(urlsplit(text).query):
+    if urlsplit(text).password or "password" in parse_qs(urlsplit(text).query):
         raise InvalidConfigError(
             "the URL of the store holds a password, which every list of processes would show; leave it out and export "
             "PGPASSWORD, or write it to ~/.pgpass"

@@ -16,7 +16,7 @@ import numpy as np
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.handover import prepare
-from mtrouter_rl.records import FloatArray, JsonValue, Observation
+from mtrouter_rl.records import UNLIMITED_TURNS, FloatArray, JsonValue, Observation
 from mtrouter_rl.serving.live import reason_of
 from mtrouter_rl.serving.service.brain import Brain, BrainBox
 from mtrouter_rl.serving.service.limits import Allowed, Money, allowed_models
@@ -104,6 +104,7 @@ class Desk:
         self._rng = np.random.default_rng(seed)
         self._now = now
         self._talks: Recent[Talk] = Recent(_N_SESSIONS)
+        self._sessions: Recent[SessionRow] = Recent(_N_SESSIONS)
         self._store_threads = ThreadPoolExecutor(store.n_threads, thread_name_prefix="store")
         self._router_threads = ThreadPoolExecutor(1, thread_name_prefix="router")
 
@@ -128,9 +129,9 @@ class Desk:
             StoreError: If the store cannot be written.
         """
         self._encode_early(asked.prompt)
-        for _ in range(_N_CONFLICTS):
+        for number in range(_N_CONFLICTS):
             with contextlib.suppress(ConflictError):
-                return await self._decided(asked, source)
+                return await self._decided(asked, source, asks_store=number > 0)
         raise RequestError(
             409, "the session is being changed by other requests; send one after the other", code="session_busy"
         )
@@ -180,18 +181,22 @@ class Desk:
         )
         talk = decided.talk.after(decided.prompt, decided.news, call, model=decision.model, version=session.version)
         self._talks.put(session.id, talk)
+        if outcome.head is not None:
+            self._sessions.put((session.key_id, outcome.head), session)
         self.box.brain.ahead([call.action])
 
     def head_of(self, decided: Decided, answer: Mapping[str, object]) -> bytes:
         """Name of the conversation with its answer."""
         return extended(decided.prompt.name, digest_of(answer))
 
-    async def _decided(self, asked: Asked, source: str) -> Decided:
+    async def _decided(self, asked: Asked, source: str, *, asks_store: bool) -> Decided:
         prompt = asked.prompt
-        found = await self.in_store(
-            self.store.find, asked.key_id, asked.session_name, prompt.name, prompt.heads, asked.request_id
-        )
-        if found.same is not None and found.same.state == "done":
+        found = None if asks_store else self._known(asked)
+        if found is None:
+            found = await self.in_store(
+                self.store.find, asked.key_id, asked.session_name, prompt.name, prompt.heads, asked.request_id
+            )
+        if found.same is not None and (found.same.state == "done" or _is_known(found.same, asked, source)):
             return self._replay(asked, found)
         if found.same is not None and found.same.prompt != prompt.name:
             raise RequestError(
@@ -202,7 +207,7 @@ class Desk:
         session, known_version = await self._session(asked, found)
         same = found.same
         if same is not None and same.state == "open":  # it was buried just now
-            return await self._decided(asked, source)
+            return await self._decided(asked, source, asks_store=True)
         talk = await self._talk(session, known_version)
         news = talk.news(prompt) if talk.calls else ""
         if same is not None and len(same.tries) < self.settings.tries_of_a_draw:
@@ -214,10 +219,18 @@ class Desk:
             known_version=known_version,
             talk=talk,
             news=news,
-            draw=0 if same is None else same.draw + 1,
+            draw=found.n_draws,
             failed=failed,
         )
         return await self._drawn(turn, source)
+
+    def _known(self, asked: Asked) -> Found | None:
+        """The session that a request goes on from, as this replica saw it last; if it has moved on, the store refuses it."""
+        heads = asked.prompt.heads
+        session = self._sessions.get((asked.key_id, heads[0])) if heads else None
+        if session is None or (asked.session_name is not None and asked.session_name != session.name):
+            return None
+        return Found(session=session)
 
     def _replay(self, asked: Asked, found: Found) -> Decided:
         assert found.same is not None
@@ -267,7 +280,7 @@ class Desk:
             arm=policy.arm_of(session_id),
             router_weight=policy.router_weight,
             budget_usd=min(budget, default=None),
-            max_turns=self.settings.max_turns,
+            max_turns=self.settings.max_turns or self.box.brain.live.turn_limit or UNLIMITED_TURNS,
         )
 
     async def _talk(self, session: SessionRow, known_version: int | None) -> Talk:
@@ -471,6 +484,11 @@ class Desk:
 
     def _day(self) -> str:
         return datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date().isoformat()
+
+
+def _is_known(same: DecisionRow, asked: Asked, source: str) -> bool:
+    """Whether a gateway asks again for what it was told and has not reported yet."""
+    return same.source == source == "route" and same.state == "open" and same.prompt == asked.prompt.name
 
 
 def action_of(answer: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """Rows of the store as records: a session, a decision, and what came of a call."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from mtrouter_rl.records import JsonValue
@@ -169,9 +169,9 @@ class Found:
     Attributes:
         session: Its session; None if it begins one.
         same: Decision on the very same request, or on the same prompt without an answer yet.
-        past: Decisions with an answer, oldest first; only if `session` is told.
+        n_draws: How often a model was drawn for the turn that is due, on whatever prompt.
     """
 
     session: SessionRow | None = None
     same: DecisionRow | None = None
-    past: tuple[DecisionRow, ...] = field(default=())
+    n_draws: int = 0

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BEAT_S = 3.0
+_SWITCH_S = 0.0005
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -47,7 +50,8 @@ class ServeRequest:
         watches: Whether the router is loaded again when its files change.
         only_decides: Whether the service decides and calls nobody.
         end_within_s: How long calls that are under way may take at the end, seconds.
-        encoder_threads: Threads of the text encoder.
+        encoder_threads: Texts that are encoded at once.
+        torch_threads: Processors that one text may use.
     """
 
     router: str
@@ -62,6 +66,7 @@ class ServeRequest:
     only_decides: bool = False
     end_within_s: float = 30.0
     encoder_threads: int = 1
+    torch_threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +151,17 @@ def serve(request: ServeRequest, *, started: Callable[[str], None]) -> None:
     Raises:
         MTRouterError: As `build`, or if the address cannot be listened at.
     """
-    running = build(request)
-    asyncio.run(_served(running, request, started))
+    _make_quick(request.torch_threads)
+    asyncio.run(_served(build(request), request, started))
+
+
+def _make_quick(torch_threads: int) -> None:
+    """Settings of the whole process, so that the encoder's threads do not hold up the one that answers."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: else idle threads of it spin
+    import torch
+
+    torch.set_num_threads(torch_threads)
+    sys.setswitchinterval(_SWITCH_S)
 
 
 async def _served(running: Running, request: ServeRequest, started: Callable[[str], None]) -> None:

@@ -99,9 +99,8 @@ class Store:
             if request_id is not None:
                 same = self._decision(connection, key_id=key_id, request_id=request_id)
                 if same is not None:
-                    return Found(
-                        session=self._session(connection, id=same.session_id), same=self._last_draw(connection, same)
-                    )
+                    session = self._session(connection, id=same.session_id)
+                    return self._found(connection, session, self._last_draw(connection, same))
             session = (
                 self._session(connection, key_id=key_id, name=name)
                 if name is not None
@@ -109,7 +108,7 @@ class Store:
             )
             if session is None:
                 return Found()
-            return Found(session=session, same=self._unanswered(connection, session, prompt))
+            return self._found(connection, session, self._unanswered(connection, session, prompt))
 
     def past(self, session_id: str) -> tuple[DecisionRow, ...]:
         """Decisions of a session that were answered, oldest first."""
@@ -235,6 +234,16 @@ class Store:
     def close_all(self) -> None:
         """Let go of every connection."""
         self._database.close()
+
+    def _found(self, connection: "Connection", session: SessionRow | None, same: DecisionRow | None) -> Found:
+        from sqlalchemy import func, select
+
+        if session is None:
+            return Found(same=same)
+        table = self._tables["served_decisions"]
+        asked = select(func.max(table.c.draw)).where(table.c.session_id == session.id, table.c.turn == session.n_turns)
+        last = connection.execute(asked).scalar()
+        return Found(session=session, same=same, n_draws=0 if last is None else int(last) + 1)
 
     def _by_conversation(
         self, connection: "Connection", key_id: str, prompt: bytes, heads: Sequence[bytes]

@@ -25,6 +25,7 @@ from mtrouter_rl.records import TurnView
 Raw = Mapping[str, object]
 _DIGEST_BYTES = 16
 _N_HEADS = 8
+_MORE = ("function_call", "tool_call_id")
 
 
 def digest_of(message: Raw) -> bytes:
@@ -35,10 +36,15 @@ def digest_of(message: Raw) -> bytes:
         >>> digest_of(said) == digest_of({"role": "assistant", "content": [{"type": "text", "text": "Yes."}]})
         True
     """
-    calls = message.get("tool_calls")
+    role, content, calls = message.get("role"), _plain(message.get("content")), message.get("tool_calls")
+    if isinstance(content, str) and not calls and not any(message.get(name) is not None for name in _MORE):
+        told = f"{role}\0{content}".encode(
+            "utf-8", "surrogatepass"
+        )  # most messages; the others are JSON, which has no NUL
+        return blake2b(told, digest_size=_DIGEST_BYTES).digest()
     what = [
-        message.get("role"),
-        _plain(message.get("content")),
+        role,
+        content,
         [_call(one) for one in calls] if isinstance(calls, list) else [],
         message.get("function_call"),
         message.get("tool_call_id"),

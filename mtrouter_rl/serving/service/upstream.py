@@ -6,10 +6,11 @@ queue. What it was billed is told by `Result`, and where nobody can know, the re
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -76,6 +77,8 @@ class Upstream:
             MissingDependencyError: If httpx is not installed.
         """
         self._httpx = _import_httpx()
+        noisy = logging.getLogger("httpcore")  # at level DEBUG it writes headers down: a redirect may hold a key
+        noisy.setLevel(max(noisy.level, logging.INFO))
         self._settings = settings_of(pool)
         self._places = {
             name: _Place(
@@ -198,7 +201,7 @@ class Upstream:
             return _unusable(model, gathered.problem or "broke off", gathered.usage)
         return Result(
             is_billed=True,
-            message=gathered.message,
+            message=_scrubbed(gathered.message, place.endpoint),
             usage=gathered.usage,
             served_model=gathered.served_model,
             last=tuple(gathered.last),
@@ -260,6 +263,14 @@ def _request_body(
         body["stream"] = True
         body["stream_options"] = (options if isinstance(options, dict) else {}) | {"include_usage": True}
     return body
+
+
+def _scrubbed(message: dict[str, JsonValue], endpoint: Endpoint) -> Mapping[str, JsonValue]:
+    """A message that came in pieces, without the key that may have stood across two of them."""
+    if not endpoint.key:
+        return message
+    text = endpoint.scrub(json.dumps(message, ensure_ascii=False))
+    return cast("dict[str, JsonValue]", parse_json(text, is_unique=False))
 
 
 async def _limited(response: "httpx.Response", most: int) -> bytes:

@@ -28,8 +28,13 @@ def double(_endpoints):
 
 
 @pytest.fixture
-def pool(_endpoints, double):
-    return remote_pool(_endpoints[1])
+def address_of_endpoints(_endpoints):
+    return _endpoints[1]
+
+
+@pytest.fixture
+def pool(address_of_endpoints, double):
+    return remote_pool(address_of_endpoints)
 
 
 @pytest.fixture

@@ -29,13 +29,14 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         pool=None if args.pool is None else load_pool_card(args.pool),
         settings=settings,
         watches=not args.no_watch,
-        **values(args, "router", "store", "explore", "host", "port", "seed"),
+        **values(args, "store", "explore", "host", "port", "seed", router="policy"),
         **values(args, only_decides="only_decide", end_within_s="end_within", encoder_threads="encoder_threads"),
+        **values(args, "torch_threads"),
     )
 
     def started(address: str) -> None:
         output.say(
-            f"serves {args.router} at {address}/v1 as '{args.name}'; log: {args.store}; ends with SIGTERM or Ctrl-C"
+            f"serves {args.policy} at {address}/v1 as '{args.name}'; log: {args.store}; ends with SIGTERM or Ctrl-C"
         )
 
     serve(request, started=started)
@@ -58,7 +59,7 @@ COMMAND = Command(
     ),
     options=(
         Option(
-            "router", "folder of a router, FOLDER@WEIGHT, or a policy such as random or single:MODEL", None, "ROUTER"
+            "policy", "folder of a router, FOLDER@WEIGHT, or a policy such as random or single:MODEL", None, "ROUTER"
         ),
         Option("--pool", "pool card with the endpoints (default: the one saved with the router)", None, "NAME|PATH"),
         Option(
@@ -121,7 +122,8 @@ COMMAND = Command(
             default=30.0,
             section=_LIMITS,
         ),
-        Option("--encoder-threads", "threads of the text encoder", int, "N", default=1, section=_LIMITS),
+        Option("--encoder-threads", "texts that are encoded at once", int, "N", default=1, section=_LIMITS),
+        Option("--torch-threads", "processors that one text may use", int, "N", default=1, section=_LIMITS),
     ),
     run=_run,
 )
