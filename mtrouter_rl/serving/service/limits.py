@@ -76,12 +76,13 @@ def allowed_models(
 def most_tokens(asked: Asked, pool: PoolCard) -> int:
     """Prompt tokens of a request at most, by the pool's counter: all that is sent, tools and calls included."""
     counter = pool.token_counter
-    total = sum(counter.count(_all_text(message)) for message in asked.prompt.messages)
+    total = sum(counter.count(all_text(message)) for message in asked.prompt.messages)
     tools = asked.body.get("tools") or asked.body.get("functions")
     return total + (counter.count(json.dumps(tools, ensure_ascii=False)) if tools else 0)
 
 
-def _all_text(message: Raw) -> str:
+def all_text(message: Raw) -> str:
+    """All that is sent of a message, as one text."""
     content = message.get("content")
     if isinstance(content, str) and len(message) <= 2:  # role and content: the most usual message
         return content
