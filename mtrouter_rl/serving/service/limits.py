@@ -30,10 +30,12 @@ class Allowed:
     Attributes:
         not_allowed: Model -> why it may not.
         most_usd: Model -> what its call can cost at most, USD.
+        n_expected: Prompt tokens as they are expected.
     """
 
     not_allowed: Mapping[str, str]
     most_usd: Mapping[str, float]
+    n_expected: int
 
 
 def allowed_models(
@@ -70,7 +72,7 @@ def allowed_models(
             why = _too_dear(most[model.name], money) or hindrance(asked.prompt.messages, authors, model.name, pool)
         if why:
             not_allowed[model.name] = why
-    return Allowed(not_allowed=not_allowed, most_usd=most)
+    return Allowed(not_allowed=not_allowed, most_usd=most, n_expected=n_expected)
 
 
 def most_tokens(asked: Asked, pool: PoolCard) -> int:

@@ -12,13 +12,14 @@ from mtrouter_rl.cards.pool import ModelCard
 from mtrouter_rl.errors import InvalidConfigError, MTRouterError, UsageError
 from mtrouter_rl.pools.usage import read_usage
 from mtrouter_rl.records import JsonValue
-from mtrouter_rl.serving.service.desk import Decided, Desk, action_of
+from mtrouter_rl.serving.service.desk import Desk
 from mtrouter_rl.serving.service.metrics import Metrics
 from mtrouter_rl.serving.service.problems import RequestError
 from mtrouter_rl.serving.service.requests import Asked, Feedback, Reported
 from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow, State
 from mtrouter_rl.serving.service.store import booked_usd
 from mtrouter_rl.serving.service.streams import DONE, events_of
+from mtrouter_rl.serving.service.turns import Decided, action_of
 from mtrouter_rl.serving.service.upstream import Result, Upstream
 
 logger = logging.getLogger(__name__)
