@@ -45,10 +45,11 @@ def _run(args: argparse.Namespace, output: Output) -> None:
 
 
 def _n_episodes(args: argparse.Namespace, config: EnvConfig) -> int | None:
-    """Episodes that are run; None where cost weights are looked for first."""
+    """Episodes that are run; None where cost weights are looked for first, or the number is refused further on."""
     from mtrouter_rl.cards.splits import evaluation_specs
 
-    if args.match_score_of is not None or args.target_cost_usd is not None:
+    is_refused = any(value is not None and value < 1 for value in (args.seeds, args.per_task))
+    if is_refused or args.match_score_of is not None or args.target_cost_usd is not None:
         return None
     specs = evaluation_specs(config.card, args.split, args.seeds, per_task=args.per_task)
     return len(specs) * len(args.router) * len(args.cost_weights or (0,)) * len(args.budgets or (0,))

@@ -10,7 +10,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.studies.local.run import LocalRequest, format_local, run_local
 
     request = LocalRequest(
-        **values(args, "out", "agent", "seed", n_episodes="episodes", n_served="served", n_threads="threads")
+        **values(args, "out", "seed", agent="agent_card", n_episodes="episodes", n_served="served", n_threads="threads")
     )
     result = run_local(request, say=output.say)
     output.show(f"\n{format_local(result)}", result)
@@ -30,7 +30,7 @@ COMMAND = Command(
     options=(
         Option("--episodes", "episodes that are collected", int, "N", default=40),
         Option("--served", "episodes that the agent plays", int, "N", default=12),
-        Option("--agent", "agent card that is trained (default: a short fitted-q)", metavar="NAME|PATH"),
+        Option("--agent", "agent card (default: a short fitted-q)", metavar="NAME|PATH", dest="agent_card"),
         shared.seed("collection, training and service"),
         Option(
             "--threads", "threads of the real model; more than there are free cores are slower", int, "N", default=1
