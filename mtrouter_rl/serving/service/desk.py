@@ -2,74 +2,50 @@
 
 import asyncio
 import contextlib
-import datetime
 import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.handover import prepare
-from mtrouter_rl.records import UNLIMITED_TURNS, FloatArray, JsonValue, Observation
-from mtrouter_rl.serving.live import reason_of
+from mtrouter_rl.records import UNLIMITED_TURNS, FloatArray, Observation
 from mtrouter_rl.serving.service.brain import Brain, BrainBox
 from mtrouter_rl.serving.service.limits import Allowed, Money, allowed_models
 from mtrouter_rl.serving.service.memory import Recent, talk_of
-from mtrouter_rl.serving.service.policy import Chances, Drawn, default_chances, draw, one_hot, shown
+from mtrouter_rl.serving.service.policy import Chances, default_chances, draw, one_hot
 from mtrouter_rl.serving.service.problems import RequestError, bad_request
 from mtrouter_rl.serving.service.requests import Asked
 from mtrouter_rl.serving.service.rows import DecisionRow, Found, Outcome, SessionRow
 from mtrouter_rl.serving.service.settings import ServiceSettings
 from mtrouter_rl.serving.service.store import AccountError, ConflictError, Opening, Store
-from mtrouter_rl.serving.service.talk import PastCall, Prompt, Raw, Talk, digest_of, extended, read
+from mtrouter_rl.serving.service.talk import PastCall, Prompt, Talk, digest_of, extended
+from mtrouter_rl.serving.service.turns import (
+    Decided,
+    Maker,
+    Turn,
+    Weighed,
+    authors_of,
+    day_of,
+    decision_of,
+    facts_of,
+    failed_of,
+    new_texts_of,
+    nothing_allowed,
+    texts_of,
+)
 
 logger = logging.getLogger(__name__)
 ValueT = TypeVar("ValueT")
 
 _N_SESSIONS = 20_000
 _N_CONFLICTS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decided:
-    """A decision that is written and whose call is due, or was made before.
-
-    Attributes:
-        session: Its session.
-        decision: The decision.
-        talk: The session up to its last answer.
-        prompt: The conversation.
-        news: What came back to the last turn.
-        messages: What the model is called with: the conversation without what it may not be handed over.
-        is_replay: Whether the same request was answered before, so that nothing is called.
-    """
-
-    session: SessionRow
-    decision: DecisionRow
-    talk: Talk
-    prompt: Prompt
-    news: str
-    messages: tuple[Raw, ...] = ()
-    is_replay: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Turn:
-    """What is known before a decision."""
-
-    asked: Asked
-    session: SessionRow
-    known_version: int | None
-    talk: Talk
-    news: str
-    draw: int = 0
-    failed: Mapping[str, str]
 
 
 class Desk:
@@ -210,16 +186,17 @@ class Desk:
             return await self._decided(asked, source, asks_store=True)
         talk = await self._talk(session, known_version)
         news = talk.news(prompt) if talk.calls else ""
-        if same is not None and len(same.tries) < self.settings.tries_of_a_draw:
+        if same is not None and (asked.model is not None or len(same.tries) < self.settings.tries_of_a_draw):
             return await self._again(same, session, talk, prompt, news)
-        failed = {} if same is None else _failed(same)
-        turn = _Turn(
+        failed = {} if same is None else failed_of(same)
+        turn = Turn(
             asked=asked,
             session=session,
             known_version=known_version,
             talk=talk,
             news=news,
             draw=found.n_draws,
+            request_id=None if same is not None and same.request_id == asked.request_id else asked.request_id,
             failed=failed,
         )
         return await self._drawn(turn, source)
@@ -294,6 +271,10 @@ class Desk:
 
     async def _again(self, same: DecisionRow, session: SessionRow, talk: Talk, prompt: Prompt, news: str) -> Decided:
         """Call the model of a decision again that was made before and has no answer."""
+        left = None if session.budget_usd is None else session.budget_usd - session.spent_usd
+        if left is not None and same.held_usd > left:
+            what = f"its call may cost {same.held_usd:.4g} USD, the session has {max(left, 0.0):.4g} USD left"
+            raise RequestError(402, f"{same.model} cannot be called again: {what}", code="budget_exhausted")
         decision = replace(same, state="open", replica=self.store.replica, day=self._day())
         opening = Opening(
             session=replace(session, held_usd=decision.held_usd, last_at=self._now()),
@@ -308,7 +289,7 @@ class Desk:
         """A decision with the messages that its model may be handed."""
         messages = prompt.messages
         if decision.source == "chat":
-            messages = prepare(messages, _authors(talk, prompt), decision.model, self.pool).messages
+            messages = prepare(messages, authors_of(talk, prompt), decision.model, self.pool).messages
         return Decided(session=session, decision=decision, talk=talk, prompt=prompt, news=news, messages=messages)
 
     async def _opened(self, opening: Opening) -> SessionRow:
@@ -322,26 +303,26 @@ class Desk:
                 code="key_budget",
             ) from error
 
-    async def _drawn(self, turn: _Turn, source: str) -> Decided:
+    async def _drawn(self, turn: Turn, source: str) -> Decided:
         asked, session = turn.asked, turn.session
         brain = self.box.brain
-        n_expected = brain.live.prompt_tokens(_texts(turn))
+        n_expected = brain.live.prompt_tokens(texts_of(turn))
         allowed = allowed_models(
             asked,
             self.pool,
-            authors=_authors(turn.talk, asked.prompt),
+            authors=authors_of(turn.talk, asked.prompt),
             money=await self._money(session),
             n_expected=n_expected,
             failed=turn.failed,
         )
         mask = np.array([float(name not in allowed.not_allowed) for name in self.pool.model_names])
         if not mask.any():
-            raise _nothing_allowed(allowed, len(turn.talk.calls))
+            raise nothing_allowed(allowed, len(turn.talk.calls))
         observation = self._observation(turn, brain, allowed)
-        chances, values, trouble = await self._chances(turn, brain, observation, mask)
+        weighed = await self._chances(turn, brain, observation, mask)
         policy = self.settings.policy
         drawn = draw(
-            chances,
+            weighed.chances,
             mask,
             arm=session.arm,
             router_weight=session.router_weight,
@@ -350,8 +331,10 @@ class Desk:
         )
         if asked.model is not None:
             drawn = replace(drawn, kind="asked", router_weight=session.router_weight)
-        facts = self._facts(turn, brain, allowed, drawn, chances, values, trouble, n_expected)
-        decision = self._decision(turn, drawn, allowed, facts, source)
+        model = self.pool.model_names[drawn.model]
+        facts = facts_of(turn, self.pool, brain=brain, allowed=allowed, drawn=drawn, weighed=weighed)
+        maker = Maker(source="route" if source == "route" else "chat", replica=self.store.replica, now=self._now())
+        decision = decision_of(turn, model, drawn, facts, held_usd=allowed.most_usd[model], maker=maker)
         opening = Opening(
             session=replace(
                 session, router_weight=drawn.router_weight, held_usd=decision.held_usd, last_at=decision.created_at
@@ -362,7 +345,7 @@ class Desk:
         )
         return self._ready(await self._opened(opening), decision, turn.talk, asked.prompt, turn.news)
 
-    def _observation(self, turn: _Turn, brain: Brain, allowed: Allowed) -> Observation:
+    def _observation(self, turn: Turn, brain: Brain, allowed: Allowed) -> Observation:
         session = turn.session
         left = None if session.budget_usd is None else max(session.budget_usd - session.spent_usd, 0.0)
         try:
@@ -377,36 +360,34 @@ class Desk:
         except InvalidConfigError as error:
             raise bad_request(str(error)) from error
 
-    async def _chances(
-        self, turn: _Turn, brain: Brain, observation: Observation, mask: FloatArray
-    ) -> tuple[Chances, dict[str, float] | None, str]:
+    async def _chances(self, turn: Turn, brain: Brain, observation: Observation, mask: FloatArray) -> Weighed:
         """What router and default would do; the fall-back stands in for a router that fails or is late."""
         policy = self.settings.policy
         default = default_chances(self.pool, policy.default, mask)
         if turn.asked.model is not None:
             only = one_hot(self.pool.index(turn.asked.model), len(mask))
-            return Chances(router=only, default=only), None, ""
+            return Weighed(chances=Chances(router=only, default=only))
         trouble = ""
         try:
             async with asyncio.timeout(policy.decide_within_s):
                 router, values = await self._weighed(turn, brain, observation)
-            return Chances(router=router, default=default), values, ""
+            return Weighed(chances=Chances(router=router, default=default), values=values)
         except TimeoutError:
             trouble = f"the router did not decide within {policy.decide_within_s:g} s"
         except Exception as error:  # whatever a router raises, the fall-back answers, and the log says why
             logger.exception("the router failed")
             trouble = f"the router failed: {type(error).__name__}"
         if policy.is_shadow:
-            return Chances(router=None, default=default), None, trouble
+            return Weighed(chances=Chances(router=None, default=default), trouble=trouble)
         if policy.fallback is None:
             raise RequestError(503, f"{trouble}, and no fall-back is set", code="router_failed")
         stand_in = default_chances(self.pool, policy.fallback, mask)
-        return Chances(router=stand_in, default=default, is_fallback=True), None, trouble
+        return Weighed(chances=Chances(router=stand_in, default=default, is_fallback=True), trouble=trouble)
 
     async def _weighed(
-        self, turn: _Turn, brain: Brain, observation: Observation
+        self, turn: Turn, brain: Brain, observation: Observation
     ) -> tuple[FloatArray, dict[str, float] | None]:
-        await brain.known(_new_texts(turn))
+        await brain.known(new_texts_of(turn))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._router_threads, brain.weigh, observation)
 
@@ -420,62 +401,6 @@ class Desk:
             key_usd=None if budget is None else budget - used,
         )
 
-    def _facts(
-        self,
-        turn: _Turn,
-        brain: Brain,
-        allowed: Allowed,
-        drawn: Drawn,
-        chances: Chances,
-        values: Mapping[str, float] | None,
-        trouble: str,
-        n_expected: int,
-    ) -> dict[str, JsonValue]:
-        names = self.pool.model_names
-        cached = {one.model: one.n_cached or 0 for one in turn.asked.candidates or ()}
-        expected = brain.live.expected_costs_usd(n_expected, cached)
-        last = turn.talk.models[-1] if turn.talk.models else None
-        facts: dict[str, object] = {
-            "candidates": [name for name, is_free in zip(names, drawn.candidates, strict=True) if is_free],
-            "not_allowed": dict(allowed.not_allowed),
-            "probabilities": shown(drawn.probabilities, self.pool),
-            "q_values": None if values is None else dict(values),
-            "expected_cost_usd": expected,
-            "reason": trouble or reason_of(names[drawn.model], last, values, expected, allowed.not_allowed, {}),
-            "router": brain.live.name,
-            "router_stamp": brain.stamp,
-        }
-        if chances.router is not None and not chances.is_fallback:
-            facts["router_probabilities"] = shown(chances.router, self.pool)
-        return cast("dict[str, JsonValue]", facts)
-
-    def _decision(
-        self, turn: _Turn, drawn: Drawn, allowed: Allowed, facts: Mapping[str, JsonValue], source: str
-    ) -> DecisionRow:
-        model = self.pool.model_names[drawn.model]
-        n_kept = turn.talk.n_kept(turn.asked.prompt)
-        return DecisionRow(
-            id=secrets.token_hex(12),
-            session_id=turn.session.id,
-            key_id=turn.session.key_id,
-            turn=turn.session.n_turns,
-            draw=turn.draw,
-            request_id=turn.asked.request_id if turn.draw == 0 else None,
-            source="route" if source == "route" else "chat",
-            replica=self.store.replica,
-            created_at=self._now(),
-            day=self._day(),
-            prompt=turn.asked.prompt.name,
-            n_kept=n_kept,
-            messages=tuple(turn.asked.prompt.messages[n_kept:]),
-            observation=turn.news if turn.talk.calls else None,
-            kind=drawn.kind,
-            model=model,
-            propensity=drawn.propensity,
-            facts=facts,
-            held_usd=allowed.most_usd[model],
-        )
-
     def _encode_early(self, prompt: Prompt) -> None:
         if not self.box.brain.encoders:
             return
@@ -483,56 +408,9 @@ class Desk:
             self.box.brain.ahead(prompt.last_texts)
 
     def _day(self) -> str:
-        return datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date().isoformat()
+        return day_of(self._now())
 
 
 def _is_known(same: DecisionRow, asked: Asked, source: str) -> bool:
     """Whether a gateway asks again for what it was told and has not reported yet."""
     return same.source == source == "route" and same.state == "open" and same.prompt == asked.prompt.name
-
-
-def action_of(answer: Mapping[str, object]) -> str:
-    """Text of an answer as a router sees it."""
-    return read({"role": "assistant"} | dict(answer), 0).action_text
-
-
-def _texts(turn: _Turn) -> list[str]:
-    """All texts of a conversation, for its length."""
-    talk = turn.talk
-    return [
-        *(str(one["content"]) for one in turn.asked.prompt.messages[:1] if isinstance(one.get("content"), str)),
-        talk.task,
-        talk.first_observation,
-        *(call.action for call in talk.calls),
-        *talk.observations,
-        turn.news,
-    ]
-
-
-def _new_texts(turn: _Turn) -> list[str]:
-    """Texts of a conversation that may not be encoded yet."""
-    talk = turn.talk
-    if not talk.calls:
-        return [talk.task, talk.first_observation]
-    return [talk.calls[-1].action, turn.news]
-
-
-def _authors(talk: Talk, prompt: Prompt) -> list[str]:
-    """Who wrote every answer of a prompt; empty where nobody knows."""
-    known = {call.answer: model for call, model in zip(talk.calls, talk.models, strict=True)}
-    places = [place for place in prompt.answers if prompt.messages[place].get("role") == "assistant"]
-    return [known.get(prompt.digests[place], "") for place in places]
-
-
-def _failed(same: DecisionRow) -> dict[str, str]:
-    """Models that failed at a turn, as the decision before knows it."""
-    before = same.facts.get("not_allowed")
-    told = {name: str(why) for name, why in before.items() if "tries" in str(why)} if isinstance(before, dict) else {}
-    return told | {same.model: f"it failed at this turn in {len(same.tries)} tries"}
-
-
-def _nothing_allowed(allowed: Allowed, turn: int) -> RequestError:
-    told = "; ".join(f"{name}: {why}" for name, why in allowed.not_allowed.items())
-    is_money = any("USD left" in why for why in allowed.not_allowed.values())
-    status, code = (402, "budget_exhausted") if is_money else (400, "no_model_allowed")
-    return RequestError(status, f"no model may be called at turn {turn}: {told}", code=code)

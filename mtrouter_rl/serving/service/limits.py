@@ -30,10 +30,12 @@ class Allowed:
     Attributes:
         not_allowed: Model -> why it may not.
         most_usd: Model -> what its call can cost at most, USD.
+        n_expected: Prompt tokens as they are expected.
     """
 
     not_allowed: Mapping[str, str]
     most_usd: Mapping[str, float]
+    n_expected: int
 
 
 def allowed_models(
@@ -70,18 +72,19 @@ def allowed_models(
             why = _too_dear(most[model.name], money) or hindrance(asked.prompt.messages, authors, model.name, pool)
         if why:
             not_allowed[model.name] = why
-    return Allowed(not_allowed=not_allowed, most_usd=most)
+    return Allowed(not_allowed=not_allowed, most_usd=most, n_expected=n_expected)
 
 
 def most_tokens(asked: Asked, pool: PoolCard) -> int:
     """Prompt tokens of a request at most, by the pool's counter: all that is sent, tools and calls included."""
     counter = pool.token_counter
-    total = sum(counter.count(_all_text(message)) for message in asked.prompt.messages)
+    total = sum(counter.count(all_text(message)) for message in asked.prompt.messages)
     tools = asked.body.get("tools") or asked.body.get("functions")
     return total + (counter.count(json.dumps(tools, ensure_ascii=False)) if tools else 0)
 
 
-def _all_text(message: Raw) -> str:
+def all_text(message: Raw) -> str:
+    """All that is sent of a message, as one text."""
     content = message.get("content")
     if isinstance(content, str) and len(message) <= 2:  # role and content: the most usual message
         return content

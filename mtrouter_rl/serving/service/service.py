@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+from mtrouter_rl.cards.pool import ModelCard
 from mtrouter_rl.errors import InvalidConfigError, MTRouterError, UsageError
 from mtrouter_rl.pools.usage import read_usage
 from mtrouter_rl.records import JsonValue
-from mtrouter_rl.serving.service.desk import Decided, Desk, action_of
+from mtrouter_rl.serving.service.desk import Desk
 from mtrouter_rl.serving.service.metrics import Metrics
 from mtrouter_rl.serving.service.problems import RequestError
 from mtrouter_rl.serving.service.requests import Asked, Feedback, Reported
 from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow, State
 from mtrouter_rl.serving.service.store import booked_usd
 from mtrouter_rl.serving.service.streams import DONE, events_of
+from mtrouter_rl.serving.service.turns import Decided, action_of
 from mtrouter_rl.serving.service.upstream import Result, Upstream
 
 logger = logging.getLogger(__name__)
@@ -201,21 +203,16 @@ class Service:
         decision = decided.decision
         card = self.desk.pool.model(decision.model)
         error = "" if result.told is None else result.told.code
-        cost = reported = None
-        usage = result.usage
-        if usage is not None:
-            try:
-                reading = read_usage(usage, context_tokens=card.context_tokens)
-                cost, reported = card.prices.cost_usd(reading.tokens), reading.cost_usd
-            except UsageError as problem:
-                logger.warning("decision %s: usage of model '%s' cannot be read: %s", decision.id, card.name, problem)
-        answer = result.message
-        action, head = None, None
+        answer, action, head = result.message, None, None
         if answer is not None:
             try:
                 action, head = action_of(answer), self.desk.head_of(decided, answer)
             except InvalidConfigError:
                 answer, error = None, "upstream_unusable"
+        usage = result.usage
+        if usage is None and action is not None and self.upstream is not None:
+            usage = self.upstream.estimated_usage(decision.model, decided.messages, action)
+        cost, reported = _costs(decision, card, usage)
         is_known = result.is_billed is False or cost is not None
         state: State = "done" if answer is not None else "failed" if is_known else "unknown"
         return Outcome(
@@ -257,6 +254,20 @@ class Service:
             latency_s=reported.latency_s,
             ended_at=time.time(),
         )
+
+
+def _costs(
+    decision: DecisionRow, card: ModelCard, usage: Mapping[str, JsonValue] | None
+) -> tuple[float | None, float | None]:
+    """(cost by the pool's prices, cost as the endpoint says), USD; None where nobody says."""
+    if usage is None:
+        return None, None
+    try:
+        reading = read_usage(usage, context_tokens=card.context_tokens)
+    except UsageError as problem:
+        logger.warning("decision %s: usage of model '%s' cannot be read: %s", decision.id, card.name, problem)
+        return None, None
+    return card.prices.cost_usd(reading.tokens), reading.cost_usd
 
 
 def headers_of(decided: Decided) -> dict[str, str]:

@@ -7,7 +7,7 @@ queue. What it was billed is told by `Result`, and where nobody can know, the re
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +20,7 @@ from mtrouter_rl.files import parse_json
 from mtrouter_rl.pools.endpoint import Endpoint
 from mtrouter_rl.pools.openai_compatible import RemoteModel, RemotePool
 from mtrouter_rl.records import JsonValue
+from mtrouter_rl.serving.service.limits import all_text
 from mtrouter_rl.serving.service.problems import Told
 from mtrouter_rl.serving.service.streams import Gathered
 
@@ -79,6 +80,7 @@ class Upstream:
         self._httpx = _import_httpx()
         noisy = logging.getLogger("httpcore")  # at level DEBUG it writes headers down: a redirect may hold a key
         noisy.setLevel(max(noisy.level, logging.INFO))
+        self._pool = pool
         self._settings = settings_of(pool)
         self._places = {
             name: _Place(
@@ -99,6 +101,16 @@ class Upstream:
         for place in self._places.values():
             text = place.endpoint.scrub(text)
         return text
+
+    def estimated_usage(
+        self, model: str, messages: Sequence[Mapping[str, object]], text: str
+    ) -> dict[str, JsonValue] | None:
+        """What stands in for usage that is missing, if the card allows that; see `RemoteModel.usage_estimate`."""
+        if self._places[model].remote.usage_estimate is None:
+            return None
+        counter = self._pool.token_counter
+        n_prompt = sum(counter.count(all_text(message)) for message in messages)
+        return {"prompt_tokens": n_prompt, "completion_tokens": counter.count(text), "is_estimate": True}
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -175,7 +187,17 @@ class Upstream:
         raw = await _limited(response, MAX_REPLY_BYTES)
         if len(raw) > MAX_REPLY_BYTES:
             return _unusable(model, f"is longer than {MAX_REPLY_BYTES} bytes")
-        return _whole(model, place.endpoint.scrub(raw.decode("utf-8", "replace")))
+        whole = _whole(model, place.endpoint.scrub(raw.decode("utf-8", "replace")))
+        if whole.told is None and (wrong := self._wrong_model(place, model, whole.served_model)):
+            return _unusable(model, wrong, whole.usage)
+        return whole
+
+    def _wrong_model(self, place: _Place, model: str, told: str | None) -> str:
+        """What is wrong with the name under which a reply came; empty if nothing is, or it has none."""
+        card = self._pool.model(model)
+        if not told or place.remote.is_served_by(told, names=(model, *card.aliases)):
+            return ""
+        return f"came from '{told[:100]}', another model; if it is the same one, name it in the card's served_as"
 
     async def _read_stream(
         self,
@@ -193,7 +215,10 @@ class Upstream:
             n_bytes += len(data)
             if n_bytes > MAX_REPLY_BYTES:
                 return _unusable(model, f"is longer than {MAX_REPLY_BYTES} bytes", gathered.usage)
-            for event in gathered.take(place.endpoint.scrub(data)):
+            events = list(gathered.take(place.endpoint.scrub(data)))
+            if wrong := self._wrong_model(place, model, gathered.served_model):
+                return _unusable(model, wrong, gathered.usage)
+            for event in events:
                 chunks.put_nowait(event)
             if gathered.is_done:
                 break
@@ -252,8 +277,8 @@ def _request_body(
     for name in ("max_completion_tokens", "max_tokens"):
         body.pop(name, None)
     if limit is not None:
-        body[getattr(remote, "limit_field", "max_tokens")] = limit
-    body |= getattr(remote, "extra_body", {})
+        body[remote.limit_field] = limit
+    body |= remote.extra_body
     for name in ("temperature", "reasoning_effort"):
         if getattr(remote, name, None) is not None:
             body[name] = getattr(remote, name)

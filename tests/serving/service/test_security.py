@@ -166,3 +166,30 @@ def test_broken_requests_get_a_4xx_and_nothing_else(request_of, double, tmp_path
     assert sum(found["requests"].values()) == 150
     assert rows(tmp_path) == []
     assert double.calls == []
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_answer_of_another_model_is_none(request_of, double, tmp_path, monkeypatch, is_stream):
+    """Some servers answer with whatever model they have loaded."""
+    answer_under(monkeypatch, double, "llama")
+    with served(request_of("single:small")) as (address, _):
+        answer = chat(address, [TASK], stream=is_stream)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unusable")
+    assert "came from 'llama', another model" in answer.json()["error"]["message"]
+    row = rows(tmp_path)[0]
+    (lost,) = json.loads(row["tries"])
+    assert row["state"] == ("unknown" if is_stream else "failed")
+    assert is_stream or lost["cost_usd"] == pytest.approx(120e-6)
+
+
+def answer_under(monkeypatch, double, name):
+    """Have the endpoints answer under another name than that which was asked for."""
+    real = json.loads
+
+    def loads(text, **more):
+        value = real(text, **more)
+        if isinstance(value, dict) and "messages" in value and value.get("model") == "small":
+            value["model"] = name
+        return value
+
+    monkeypatch.setattr("tests.cases.served.json.loads", loads)

@@ -184,3 +184,22 @@ def test_histories_are_handed_over_without_what_is_anothers(request_of, double):
     assert same[0]["reasoning_content"] == "secret"
     assert "reasoning_content" not in other[0]
     assert "thinking_blocks" not in other[0]
+
+
+def test_a_call_that_is_made_again_keeps_to_the_budget(request_of, double, tmp_path):
+    """A call that broke off counts as its most, so that another one of the same model may not fit."""
+    double.answer = lambda model, body: (200, {"content-type": "application/json"}, b"{")
+    with served(request_of("single:small", session_budget_usd=0.0025)) as (address, _):
+        named = {"x-mtrouter-session": "s"}
+        statuses = [chat(address, [TASK], headers=named, model="small").status_code for _ in range(3)]
+    assert statuses == [502, 402, 402]
+    assert len(double.calls) == 1
+    assert rows(tmp_path, "served_sessions")[0]["spent_usd"] <= 0.0025
+
+
+def test_a_model_that_the_client_asks_for_is_never_replaced(request_of, double):
+    double.answer = lambda model, body: (500, {}, b"no")
+    with served(request_of()) as (address, _):
+        named = {"x-mtrouter-session": "s"}
+        assert [chat(address, [TASK], headers=named, model="big").status_code for _ in range(5)] == [502] * 5
+    assert {model for model, _, _ in double.calls} == {"big"}
