@@ -1,12 +1,16 @@
 """A tiny end-to-end setting for tests of whole workflows: the toy corridor, simulated models, no Java."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the commands do; equal weights need equal numbers of threads
+os.environ.setdefault(
+    "MTROUTER_RL_STATE", tempfile.mkdtemp(prefix="mtrouter-rl-state-")
+)  # no test books in the user's ledger
 
 from mtrouter_rl.cards import list_cards
 from mtrouter_rl.envs.factory import resolve_env

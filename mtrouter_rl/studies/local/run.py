@@ -186,6 +186,10 @@ class _Study:
         words += ["--pool", str(self._pool), "--cost-weight", str(reward.cost_weight)]
         words += ["--cost-unit-usd", str(reward.cost_unit_usd)] if len(datasets) > 1 else []
         words += ["--encoder", "hashing", "--seed", str(self._request.seed), "--workers", "1"]
+        words += [
+            "--spend-ledger",
+            str(self._out / "spend.sqlite"),
+        ]  # training calls nobody; no ledger of the user is made
         command([*words, "--out", str(folder)], log=self._log)
 
     def _use(self) -> list[Played]:
