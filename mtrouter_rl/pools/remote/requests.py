@@ -28,15 +28,11 @@ def request_body(
         harness: Form of the action; the tool is offered where it is one.
     """
     body: dict[str, JsonValue] = {
-        **remote.extra_body,
+        **remote.set_fields,
         "model": remote.model or name,
         "messages": [cast("dict[str, JsonValue]", dict(one)) for one in messages],
         remote.limit_field: max_output_tokens,
     }
-    if remote.temperature is not None:
-        body["temperature"] = remote.temperature
-    if remote.reasoning_effort is not None:
-        body["reasoning_effort"] = remote.reasoning_effort
     if remote.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     tool = harness.tool_definition if harness is not None else None

@@ -55,6 +55,12 @@ class RemoteModel(Frozen):
             raise ValueError(f"{', '.join(taken)} cannot be set here; the backend writes it itself")
         return body
 
+    @property
+    def set_fields(self) -> dict[str, JsonValue]:
+        """Fields that the card sets in every request."""
+        own: dict[str, JsonValue] = {"temperature": self.temperature, "reasoning_effort": self.reasoning_effort}
+        return self.extra_body | {name: value for name, value in own.items() if value is not None}
+
     def is_served_by(self, told: str, *, names: tuple[str, ...]) -> bool:
         """Whether a reply under a name is the model's own.
 

@@ -12,13 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import ValidationError
-
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import CardError, MissingDependencyError
 from mtrouter_rl.files import parse_json
 from mtrouter_rl.pools.endpoint import Endpoint
-from mtrouter_rl.pools.openai_compatible import RemoteModel, RemotePool
+from mtrouter_rl.pools.remote.settings import RemoteModel, RemotePool, read_settings
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.serving.service.limits import all_text
 from mtrouter_rl.serving.service.problems import Told
@@ -244,16 +242,7 @@ def settings_of(pool: PoolCard) -> RemotePool:
             f"pool '{pool.name}': backend.kind is '{pool.backend.kind}', must be 'openai_compatible' for a service; name the "
             "endpoint of every model in backend.settings.models"
         )
-    try:
-        settings = RemotePool.model_validate(pool.backend.settings)
-    except ValidationError as error:
-        raise CardError(f"pool '{pool.name}', backend.settings: {error}") from error
-    missing = [name for name in pool.model_names if name not in settings.models]
-    if missing:
-        raise CardError(
-            f"pool '{pool.name}', backend.settings.models: no entry for {', '.join(missing)}; add one for each"
-        )
-    return settings
+    return read_settings(pool)
 
 
 def _import_httpx() -> Any:  # noqa: ANN401
@@ -278,10 +267,7 @@ def _request_body(
         body.pop(name, None)
     if limit is not None:
         body[remote.limit_field] = limit
-    body |= remote.extra_body
-    for name in ("temperature", "reasoning_effort"):
-        if getattr(remote, name, None) is not None:
-            body[name] = getattr(remote, name)
+    body |= remote.set_fields
     body.pop("stream", None)
     options = body.pop("stream_options", None)
     if is_stream:
