@@ -551,7 +551,8 @@ def _check_bill(turn: Turn, *, file: str, episode: str, index: int, log: Violati
                 turn=index,
                 field="cost_usd",
                 value=repr(turn.cost_usd),
-                rule=f"must be finite and at least router_cost_usd, {turn.router_cost_usd!r}",
+                rule="must be finite and >= 0"
+                + (f" and at least router_cost_usd, {turn.router_cost_usd!r}" if turn.router_cost_usd else ""),
                 fix="log what the turn cost, USD",
             )
         )

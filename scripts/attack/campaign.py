@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import types
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -508,6 +509,7 @@ class Campaign:
                 "usage": {"prompt_tokens": 3, "completion_tokens": 4},
             }
         ).encode()
+        reply = types.SimpleNamespace(status=200, reason="OK", getheader=lambda _, default="": default)
         while True:
             changed = mutate_json(self.rng, good)
 
@@ -515,12 +517,15 @@ class Campaign:
                 judge = LlmJudge(card)
                 import mtrouter_rl.pools.endpoint as endpoint
 
-                kept = endpoint._Call.post
-                endpoint._Call.post = lambda self, path, data: (200, "OK", "", changed)
+                def send(call: object, *_: object) -> None:
+                    vars(call).update(response=reply, body=bytearray(changed))
+
+                kept = endpoint._Call.send
+                endpoint._Call.send = send
                 try:
                     judge.judge(question, "42")
                 finally:
-                    endpoint._Call.post = kept
+                    endpoint._Call.send = kept
                 return False
 
             yield attack

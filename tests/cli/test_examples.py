@@ -50,6 +50,9 @@ CALLS = [
 EXAMPLES = [f"{command.full_name} {words}" for command in all_commands() for words in command.examples]
 
 PARSED_ONLY = {
+    "serve runs/router --pool pool.yaml": "it serves until it is ended",
+    "serve runs/router --pool pool.yaml --explore 0.1 --session-budget 0.50 --fallback small": "the same",
+    "serve runs/router --pool pool.yaml --canary 0.1 --default big --store postgresql://router@127.0.0.1/served": "the same",
     "study --env corridor --out runs/quick": "minutes: every router is trained",
     "evaluate --env corridor --router random cheapest --budgets 0.1x 0.5x --out runs/budgets": "three reports are drawn",
     "train --agent fitted-q --dataset logs/corridor --seed 0 --out routers/fitted-q": "a training of full size",

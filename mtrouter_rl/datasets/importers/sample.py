@@ -144,9 +144,20 @@ def _beginning(text: str) -> JsonValue:
         >>> _beginning('{"a": [1, 2, {"b": "cut of')
         {'a': [1, 2, {}]}
     """
+    cut, _ = _last_cut(text)
+    _, still_open = _last_cut(text[:cut])
+    try:
+        value: JsonValue = json.loads(text[:cut] + "".join(reversed(still_open)))
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _last_cut(text: str) -> tuple[int, list[str]]:
+    """(end of the text before the last comma or after the last opening bracket, what closes the brackets open at its end)."""
     stack: list[str] = []
     is_quoted = is_escaped = False
-    cut, closers = 0, ""
+    cut = 0
     for index, character in enumerate(text):
         if is_quoted:
             is_quoted = is_escaped or character != '"'
@@ -155,15 +166,11 @@ def _beginning(text: str) -> JsonValue:
             is_quoted = True
         elif character in _CLOSERS:
             stack.append(_CLOSERS[character])
-            cut, closers = index + 1, "".join(reversed(stack))
+            cut = index + 1
         elif character in "}]":
             if not stack:
                 break
             stack.pop()
         elif character == ",":
-            cut, closers = index, "".join(reversed(stack))
-    try:
-        value: JsonValue = json.loads(text[:cut] + closers)
-    except (ValueError, RecursionError):
-        return None
-    return value
+            cut = index
+    return cut, stack

@@ -26,7 +26,12 @@ CODE = "import sys; from mtrouter_rl.cli import main; sys.exit(main())"
 @contextmanager
 def served(*words, how=signal.SIGTERM):
     """A command that serves, and its base URL; it has to end in order."""
-    running = subprocess.Popen([sys.executable, "-c", CODE, *words, "--json"], stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-c", CODE, *words, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs heed no Ctrl-C
+    )
     try:
         text = ""
         while not text.endswith("}\n"):
