@@ -1,7 +1,11 @@
+import dataclasses
+
 import pytest
 
-from mtrouter_rl.cards.pool import PromptCacheCard
+from mtrouter_rl.cards.pool import PoolCard, PromptCacheCard
+from mtrouter_rl.envs.factory import build_env, resolve_env
 from mtrouter_rl.pools.prompt_cache import PromptCache
+from mtrouter_rl.records import EpisodeSpec
 
 TTL_S = 60.0
 
@@ -71,3 +75,24 @@ def test_a_variant_finds_the_cache_of_its_base():
     assert cache.n_cached("a", n_prompt=600, now_s=1.0) == 500
     assert cache.is_warm("a-high", now_s=1.0)
     assert not cache.is_warm("b", now_s=1.0)
+
+
+def test_a_simulated_pool_may_have_variants_that_share_a_cache():
+    corridor = resolve_env("corridor")
+    card = corridor.pool.model_dump(mode="json")
+    low = {**card["models"][2], "name": "large-low", "variant_of": "large", "max_output_tokens": 1000}
+    settings = card["backend"]["settings"]
+    settings["models"]["large-low"] = {**settings["models"]["large"], "ability": 3.5}
+    pool = PoolCard.model_validate(card | {"models": [*card["models"], low]})
+    env = build_env(dataclasses.replace(corridor, pool=pool))
+    observation, _ = env.reset(options={"spec": EpisodeSpec(task="middle", variation=2, seed=4, split="train")})
+    assert observation["warm"].tolist() == [0, 0, 0, 0]
+    bills = []
+    for model in ("large", "large-low", "middle"):
+        observation, _, ended, _, info = env.step(pool.index(model))
+        bills.append((info["usage"].n_cached, info["usage"].n_written))
+        assert not ended
+    (first_read, first_written), (second_read, _), (other_read, _) = bills
+    assert (first_read, other_read) == (0, 0)
+    assert second_read == first_written > 0
+    assert observation["warm"].tolist() == [0, 1, 1, 1]
