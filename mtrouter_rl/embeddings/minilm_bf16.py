@@ -1,4 +1,4 @@
-"""MiniLM in bfloat16: two to three times as fast as `minilm` where the processor has instructions for it.
+"""MiniLM in bfloat16: faster than `minilm` where the processor has instructions for it.
 
 Its vectors are others than those of `minilm` (cosine about 0.9999), so it is an encoder of its own: train with it what is to be
 served with it.

@@ -7,6 +7,7 @@ later. So `mtrouter-rl import openai-jsonl FILE` makes a dataset of what the rou
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -22,6 +23,8 @@ from mtrouter_rl.pools.prompt_cache import PromptCache
 from mtrouter_rl.pools.usage import read_usage
 from mtrouter_rl.records import TokenUsage
 from mtrouter_rl.serving.live import Decision, LiveRouter, load_router
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["completed", "truncated", "failed"]
 
@@ -209,6 +212,12 @@ class RoutingSession:
             if score is not None and not -1 <= score <= 1:
                 raise InvalidConfigError(f"score is {score}, must be from -1 to 1: divide it by its maximum")
             self._is_finished = True
+            if self._decided_usd:
+                logger.warning(
+                    "session %s: %.6f USD were spent on decisions that no call followed; no line of the log holds them",
+                    self.session_id,
+                    self._decided_usd,
+                )
             line: dict[str, object] = {"session_id": self.session_id, "status": status}
             line |= {} if score is None else {"score": score}
             if self.models:

@@ -210,6 +210,14 @@ def test_a_skipped_decision_is_paid_and_logged_with_the_next_call(tmp_path):
     assert episode.cost_usd == pytest.approx(session.spent_usd)
 
 
+def test_a_decision_that_no_call_follows_is_told_at_the_end(caplog):
+    session = RoutingSession(live(Asking), max_turns=9)
+    session.choose([{"role": "user", "content": "Fix it."}])
+    session.skip()
+    session.finish()
+    assert "0.100000 USD were spent on decisions that no call followed" in caplog.text
+
+
 def test_nobody_is_asked_where_the_budget_does_not_hold_a_decision_and_a_call():
     router = live(Asking)
     messages = [{"role": "user", "content": "Fix it."}]

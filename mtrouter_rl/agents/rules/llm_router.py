@@ -89,8 +89,7 @@ class LLMRoutingRouter(RuleRouter[LLMRouterSettings]):
             hidden = {"router_reply": "", "router_error": str(error)}
             row = self.action_probabilities([observation])[0]
             return PaidDecision(probabilities=row, cost_usd=prices.cost_usd(error.usage), hidden=hidden)
-        allowed = [name for name, bit in zip(self.model_names, observation["action_mask"], strict=True) if bit]
-        named = named_models(reply.text, allowed)
+        named = named_models(reply.text, self._allowed(observation))
         hidden = {"router_reply": reply.text[:200]}
         if len(named) == 1:
             row = np.array([float(name == named[0]) for name in self.model_names])
@@ -117,7 +116,7 @@ class LLMRoutingRouter(RuleRouter[LLMRouterSettings]):
         Raises:
             BackendError: If the names of the models alone do not fit.
         """
-        allowed = [name for name, bit in zip(self.model_names, observation["action_mask"], strict=True) if bit]
+        allowed = self._allowed(observation)
         system = _INSTRUCTIONS.format(models="\n".join(f"- {name}: {self.settings.models[name]}" for name in allowed))
         card = self._pool.model(self.settings.model)
         window = card.context_tokens - self._n_output
@@ -142,6 +141,9 @@ class LLMRoutingRouter(RuleRouter[LLMRouterSettings]):
             check_card_name("pools", settings.pool, where=f"router {saved.folder}: settings.pool")
         except InvalidConfigError as error:
             raise RouterError(str(error)) from error
+
+    def _allowed(self, observation: Observation) -> list[str]:
+        return [name for name, bit in zip(self.model_names, observation["action_mask"], strict=True) if bit]
 
     @cached_property
     def _pool(self) -> PoolCard:

@@ -5,6 +5,7 @@ fall-back that was at work. What a router was shown live is what the episode sho
 not from the prompts anew. Scores come from `/feedback`, or later from a file, by the session's name or id.
 """
 
+import abc
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +114,7 @@ class ServedImporter(ChatImporter[ServedOptions]):
         yield from assembler.finish()
 
 
-class _Log:
+class _Log(abc.ABC):
     """A log that is open for reading."""
 
     shown: str
@@ -130,11 +131,13 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @abc.abstractmethod
     def rows(self, query: str, **values: object) -> Iterator[Row]:
-        raise NotImplementedError
+        """Rows of a query."""
 
+    @abc.abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Let go of the log."""
 
 
 class _File(_Log):
