@@ -231,6 +231,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         self._utility = start.score / self._task.max_score
         self._messages = self._harness.start(start.task_text, start.observation, self._possible_actions())
         self._n_prompt = self._harness.count(self._messages)
+        self._shortened: dict[str, tuple[Sequence[Message], int]] = {}
         self._hindrances: Mapping[str, str] = {}
         self._history: tuple[TurnView, ...] = ()
         self._clock_s = 0.0
@@ -378,6 +379,7 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
 
     def _extend(self, *messages: Message) -> None:
         self._messages.extend(messages)
+        self._shortened.clear()
         self._n_prompt += sum(map(self._harness.count_one, messages))
 
     def _prompt_for(self, card: ModelCard) -> tuple[Sequence[Message], int]:
@@ -385,7 +387,9 @@ class RoutingEnv(gymnasium.Env[Observation, int]):
         n_most = card.context_tokens - self._n_output_limit(card)
         if self._n_prompt <= n_most:
             return self._messages, self._n_prompt
-        return self._harness.fit(self._messages, n_most=n_most)
+        if card.name not in self._shortened:
+            self._shortened[card.name] = self._harness.fit(self._messages, n_most=n_most)
+        return self._shortened[card.name]
 
     def _worst_case_usd(self, card: ModelCard) -> float:
         if self._billed is not None:
