@@ -61,8 +61,7 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     find_behavior(run, say=say)
     values = None
     if MODEL_BASED & set(request.estimators) and run.names:
-        say(f"fit values of {len(run.names)} policies to {len(run.transitions)} turns")
-        values = fit_values(run, show_progress=show_progress)
+        values = fit_values(run, say=say, show_progress=show_progress)
     found, spread = estimate_policies(run, values)
     return _report(run, found, memory_spread=spread, truth=truth)
 

@@ -1,6 +1,7 @@
 """Off-policy evaluation from a log on disk to a report, on the toy corridor."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,22 @@ def test_report_is_printed_saved_and_read_back(report, tmp_path):
     refused = report.model_copy(update={"policies": (report.policies[2].model_copy(update={"headline": None}),)})
     assert "single:large  -   this log cannot tell" in format_report(refused)
     assert "single:large: this log cannot tell: the effective sample size is" in format_report(refused)
+
+
+def test_reports_of_older_versions_tell_that_they_made_all_steps(report, tmp_path):
+    path = report.save(tmp_path)
+    old = json.loads(path.read_text())
+    assert old["fqe"].pop("max_passes") == 8.0
+    path.write_text(json.dumps(old))
+    assert load_report(path).fqe.max_passes is None
+
+
+def test_the_cost_of_the_fit_is_said_before_it(corridor_log):
+    said = []
+    quick = TINY.model_copy(update={"n_iterations": 3, "n_repeats": 1, "max_passes": 1.0})
+    run_ope(make_request(corridor_log, ("uniform",), fqe=quick), say=said.append, show_progress=False)
+    (line,) = [text for text in said if text.startswith("fit values of 1 policies")]
+    assert re.search(r"turns: \d+ gradient steps \(a long log: 150\), about \d+ s of one core$", line), line
 
 
 def test_differences_are_corrected_for_their_number(report):
