@@ -18,8 +18,9 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtrouter_rl.datasets import columns
+from mtrouter_rl.datasets import columns, streamed
 from mtrouter_rl.datasets.info import INFO_FILE, SCHEMA_VERSION, DatasetInfo, read_info, stored_version
+from mtrouter_rl.datasets.streamed import ShardSize, StreamedEpisodes
 from mtrouter_rl.datasets.upgrade import upgrade_episodes, upgrade_turns
 from mtrouter_rl.datasets.validation import (
     MAX_LISTED,
@@ -67,18 +68,19 @@ class FilterReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Logged episodes in memory. Holds nothing that a router may not see.
+    """Logged episodes. Holds nothing that a router may not see.
 
     Attributes:
         info: What it is and how it was made.
-        episodes: All episodes, completed and failed, by shard and then in the order written.
+        episodes: All episodes, completed and failed, by shard and then in the order written: in memory, or, of a log that is
+            too large for it, `StreamedEpisodes`, which are read as they are gone through.
     """
 
     info: DatasetInfo
-    episodes: tuple[Episode, ...]
+    episodes: Sequence[Episode]
 
     @classmethod
-    def load(cls, folder: Path | str, *, max_listed: int = MAX_LISTED) -> "Dataset":
+    def load(cls, folder: Path | str, *, max_listed: int = MAX_LISTED, resident_turns: int | None = None) -> "Dataset":
         """Load a dataset and check every rule.
 
         A shard that a killed collection left unfinished is not loaded, and said in the log.
@@ -86,6 +88,7 @@ class Dataset:
         Args:
             folder: Where it is.
             max_listed: How many broken rules an error lists before it only counts them.
+            resident_turns: A log with more turns is not held in memory; None takes `streamed.RESIDENT_TURNS`.
 
         Raises:
             DatasetError: If the folder is no dataset, a file is missing or unreadable, or a rule is broken; names file,
@@ -99,23 +102,32 @@ class Dataset:
             logger.warning("%s: shard(s) %s are unfinished and are not loaded", folder, unfinished)
         is_old = stored_version(folder) != SCHEMA_VERSION
         log, context = ViolationLog(max_listed=max_listed), Context.of(info)
-        episodes, ids = list[Episode](), list[tuple[str, str]]()
+        limit = streamed.RESIDENT_TURNS if resident_turns is None else resident_turns
+        episodes, ids, sizes = list[Episode](), list[tuple[str, str]](), list[ShardSize]()
         for index in sorted(shards["episodes"]):
             loaded = _load_shard(folder, ShardFiles.of(index), context=context, log=log, is_old=is_old)
-            episodes += loaded
+            sizes.append(ShardSize.of(index, loaded))
             ids += [(ShardFiles.of(index).episodes, episode.episode_id) for episode in loaded]
+            is_resident = sum(size.n_turns for size in sizes) <= limit
+            episodes = episodes + loaded if is_resident else []
         check_unique_ids(ids, log)
         log.raise_if_any(f"dataset '{info.dataset_id}' in {folder}")
+        if sizes and not is_resident:
+            return cls(info=info, episodes=_streamed(folder, sizes, context=context, is_old=is_old))
         return cls(info=info, episodes=tuple(episodes))
 
     @cached_property
-    def completed(self) -> tuple[Episode, ...]:
+    def completed(self) -> Sequence[Episode]:
         """Episodes that ran to their end; the failed ones are counted, and never scored or learned from."""
+        if isinstance(self.episodes, StreamedEpisodes):
+            return self.episodes.completed()
         return tuple(episode for episode in self.episodes if episode.status == "completed")
 
     @property
     def n_turns(self) -> int:
         """Turns of all episodes, failed ones included."""
+        if isinstance(self.episodes, StreamedEpisodes):
+            return self.episodes.n_turns
         return sum(len(episode.turns) for episode in self.episodes)
 
     def filter(self, keep: Callable[[Episode], bool], reason: str) -> tuple["Dataset", FilterReport]:
@@ -312,6 +324,21 @@ _RESTORE = (
     "restore the file from a copy, or make the dataset anew (a collection only needs the shard's three files deleted, and "
     "is then resumed)"
 )
+
+
+def _streamed(folder: Path, sizes: Sequence[ShardSize], *, context: Context, is_old: bool) -> StreamedEpisodes:
+    """The episodes of shards that were checked; each is checked again when it is read, since it may have changed."""
+
+    def read(index: int) -> list[Episode]:
+        log = ViolationLog()
+        episodes = _load_shard(folder, ShardFiles.of(index), context=context, log=log, is_old=is_old)
+        log.raise_if_any(f"{folder / ShardFiles.of(index).episodes}, which was sound a moment ago,")
+        return episodes
+
+    files = [
+        folder / name for size in sizes for name in vars(ShardFiles.of(size.index)).values() if "hidden" not in name
+    ]
+    return StreamedEpisodes(read, sizes, files=files)
 
 
 def _load_shard(

@@ -81,6 +81,10 @@ class CachedEncoder:
             row[:] = self._memory[key]
         return rows
 
+    def forget(self) -> None:
+        """Give the memory of the vectors back; they are read from the file again, or encoded again where there is none."""
+        self._memory.clear()
+
     def close(self) -> None:
         """Close the cache file; the next call opens it again."""
         if self._disk is not None:
