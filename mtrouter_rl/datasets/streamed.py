@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 
 from mtrouter_rl.records import Episode
 
+Which = Literal["all", "completed", "with turns"]
 RESIDENT_TURNS = 100_000
 """A log of up to so many turns is held in memory, about 4 KB a turn; the episodes of a longer one are read when needed."""
 
@@ -23,20 +24,31 @@ class ShardSize:
         index: Its number.
         n_episodes: Episodes, failed ones included.
         n_completed: Those that ran to their end.
+        n_with_turns: Those of them with at least one turn.
         n_turns: Turns of all of them.
     """
 
     index: int
     n_episodes: int
     n_completed: int
+    n_with_turns: int
     n_turns: int
 
     @classmethod
     def of(cls, index: int, episodes: Sequence[Episode]) -> "ShardSize":
         """Count the episodes of a shard."""
-        n_completed = sum(episode.status == "completed" for episode in episodes)
-        n_turns = sum(len(episode.turns) for episode in episodes)
-        return cls(index=index, n_episodes=len(episodes), n_completed=n_completed, n_turns=n_turns)
+        completed = [episode for episode in episodes if episode.status == "completed"]
+        return cls(
+            index=index,
+            n_episodes=len(episodes),
+            n_completed=len(completed),
+            n_with_turns=sum(bool(episode.turns) for episode in completed),
+            n_turns=sum(len(episode.turns) for episode in episodes),
+        )
+
+    def count(self, which: "Which") -> int:
+        """How many episodes of a kind it holds."""
+        return {"all": self.n_episodes, "completed": self.n_completed, "with turns": self.n_with_turns}[which]
 
 
 class StreamedEpisodes(Sequence[Episode]):
@@ -52,7 +64,7 @@ class StreamedEpisodes(Sequence[Episode]):
         sizes: Sequence[ShardSize],
         *,
         files: Sequence[Path],
-        only_completed: bool = False,
+        which: Which = "all",
     ) -> None:
         """Nothing is read yet.
 
@@ -60,17 +72,17 @@ class StreamedEpisodes(Sequence[Episode]):
             read: Reads the episodes of a shard, by its index.
             sizes: What each shard holds, in order.
             files: The files that the episodes come from.
-            only_completed: Whether failed episodes are left out.
+            which: Which of them: all, those that ran to their end, or those of them with at least one turn.
         """
         self.sizes = tuple(sizes)
-        self._read, self._files, self._only_completed = read, tuple(files), only_completed
-        counts = [one.n_completed if only_completed else one.n_episodes for one in sizes]
-        self._ends = np.cumsum(counts, dtype=np.int64).tolist()
+        self._read, self._files, self._which = read, tuple(files), which
+        self._ends = np.cumsum([one.count(which) for one in sizes], dtype=np.int64).tolist()
         self._last: tuple[int, list[Episode]] = (-1, [])
 
-    def completed(self) -> "StreamedEpisodes":
-        """Those of them that ran to their end."""
-        return StreamedEpisodes(self._read, self.sizes, files=self._files, only_completed=True)
+    def completed(self, *, with_turns: bool = False) -> "StreamedEpisodes":
+        """Those of them that ran to their end, and, if wanted, have at least one turn."""
+        which: Which = "with turns" if with_turns else "completed"
+        return StreamedEpisodes(self._read, self.sizes, files=self._files, which=which)
 
     @property
     def n_turns(self) -> int:
@@ -121,4 +133,7 @@ class StreamedEpisodes(Sequence[Episode]):
 
     def _shard(self, number: int) -> list[Episode]:
         episodes = self._read(self.sizes[number].index)
-        return [one for one in episodes if one.status == "completed" or not self._only_completed]
+        if self._which == "all":
+            return list(episodes)
+        needs_turns = self._which == "with turns"
+        return [one for one in episodes if one.status == "completed" and (one.turns or not needs_turns)]

@@ -276,7 +276,6 @@ class _Regression:
         self.parameters = parameters
         self.data = data
         self.indices = np.flatnonzero(members[transitions.episodes])
-        self.observations = torch.from_numpy(transitions.observations)
         self.actions = torch.from_numpy(transitions.actions)
         self.probabilities = torch.from_numpy(
             np.stack([np.asarray(one, dtype=np.float32) for one in data.policies.values()], axis=2)
@@ -351,13 +350,17 @@ class _Regression:
         indices = turns[chosen]
         actions = self.actions[indices]
         history, pairs = self.memory
-        observations = self.observations[self.data.transitions.rows[indices]]
+        observations = self._observations(indices)
         values = self.network.values_of(observations, actions, history[indices], pairs[indices, actions])
         loss = 0.5 * (values - targets[chosen]).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss
+
+    def _observations(self, turns: npt.NDArray[np.int64]) -> Tensor:
+        """States of turns, shape (n, D + M)."""
+        return torch.from_numpy(self.data.transitions.observations[self.data.transitions.rows[turns]])
 
     def trial(self) -> tuple[float, float]:
         """Processor time of a gradient step and of a predicted turn, s, from a few of each; it spoils the network."""
@@ -382,7 +385,7 @@ class _Regression:
         history, pairs = self.memory
         for start in range(0, len(indices), _ROWS_PER_BLOCK):
             block = indices[start : start + _ROWS_PER_BLOCK]
-            observations = self.observations[self.data.transitions.rows[block]]
+            observations = self._observations(block)
             values = self.network.all_values(observations, history[block], pairs[block])
             values = values.reshape(len(block), values.shape[1], n_policies, n_quantities)
             part = slice(start, start + len(block))

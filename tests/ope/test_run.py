@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mtrouter_rl.cli.program import run_command
+from mtrouter_rl.datasets import streamed
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, UnknownNameError
@@ -127,6 +129,15 @@ def test_differences_are_corrected_for_their_number(report):
         values = [by_name(report)[name].estimates[one.estimator]["return"].value for name in (one.policy, one.other)]
         assert one.difference.value == pytest.approx(values[0] - values[1])
         assert one.difference.low <= one.difference.high
+
+
+def test_a_log_on_disk_gives_the_report_of_the_log_in_memory(corridor_log, tmp_path, monkeypatch):
+    log = shutil.copytree(corridor_log, tmp_path / "log")
+    quick = TINY.model_copy(update={"n_iterations": 3, "n_repeats": 1})
+    resident = run(make_request(log, ("uniform", "single:large"), fqe=quick))
+    monkeypatch.setattr(streamed, "RESIDENT_TURNS", 10)
+    assert run(make_request(log, ("uniform", "single:large"), fqe=quick)) == resident
+    assert (log / "features").is_dir()
 
 
 def test_equal_seeds_give_equal_reports(corridor_log):
