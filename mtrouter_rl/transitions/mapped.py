@@ -43,8 +43,8 @@ FEATURES_FOLDER = "features"
 """Folder beside the log that holds one folder for every encoder, pool and version of the features."""
 FEATURES_FILE = "features.json"
 _TEXT_NAMES = ("task", "last_observation", "last_action")
-_ROWS_PER_RELEASE = 8192
-"""Rows that are gathered between two releases of mapped pages: each touches up to 64 KB, so at most about half a GiB."""
+_ROWS_PER_RELEASE = 4096
+"""Rows that are gathered between two releases of mapped pages: each touches some pages of up to 64 KB, so about half a GiB."""
 TURNS_PER_CHUNK = 5000
 """Turns of the episodes that are in memory at a time."""
 _LOG = logging.getLogger(__name__)

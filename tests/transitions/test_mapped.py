@@ -53,37 +53,6 @@ def assert_equal(one, other):
     np.testing.assert_array_equal(one.observations[rows], other.observations[rows])
 
 
-def test_episodes_are_those_in_memory(both):
-    resident, disk = both
-    assert isinstance(disk.episodes, StreamedEpisodes)
-    assert tuple(disk.episodes) == resident.episodes
-    assert tuple(disk.completed) == resident.completed
-    assert disk.n_turns == resident.n_turns
-    assert len(disk.episodes) == len(resident.episodes)
-    assert [disk.episodes[i] for i in (0, 19, 20, 89, -1)] == [resident.episodes[i] for i in (0, 19, 20, 89, -1)]
-    assert disk.episodes[18:45:3] == resident.episodes[18:45:3]
-    with pytest.raises(IndexError, match="episode 90 is asked for, and there are 90"):
-        disk.episodes[90]
-
-
-def test_one_shard_at_a_time_is_held(both, monkeypatch):
-    disk = both[1].episodes
-    read, alive = [], []
-    original = disk._read
-    monkeypatch.setattr(disk, "_read", lambda index: read.append(index) or original(index))
-    for episode in disk:
-        alive.append(len(read))
-        assert episode.turns
-    assert read == list(range(5))
-    assert alive == sorted(alive)
-
-
-def test_a_shard_that_broke_meanwhile_is_told(both, folder):
-    (folder / "turns-00002.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DatasetError, match=r"turns-00002\.parquet is not a readable Parquet file"):
-        list(both[1].episodes)
-
-
 def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch):
     monkeypatch.setattr(mapped, "_ROWS_PER_RELEASE", 50)  # pages are given back again and again
     monkeypatch.setattr(mapped, "TURNS_PER_CHUNK", 64)
