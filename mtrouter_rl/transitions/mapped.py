@@ -2,7 +2,7 @@
 
 A row of history features is three text vectors (task, last observation, last action) and columns of its own. The vectors are
 stored once for every distinct text, and rows refer to them by number. What is read back is equal to the bit to what
-`HistoryFeatures.of_episode` gives. The files are mapped into memory; the pages that were touched are given back from time to
+`HistoryFeatures.of_episode` gives. The files are mapped into memory; the pages of large ones are given back from time to
 time, so that the resident size does not grow with the log.
 
     features/<key>/own.f32      columns from "recent" on, shape (R, W)
@@ -43,8 +43,10 @@ FEATURES_FOLDER = "features"
 """Folder beside the log that holds one folder for every encoder, pool and version of the features."""
 FEATURES_FILE = "features.json"
 _TEXT_NAMES = ("task", "last_observation", "last_action")
+_KEPT_BYTES = 2 << 30
+"""The pages of a file up to this size stay mapped once they were touched; those of a larger one are given back."""
 _ROWS_PER_RELEASE = 4096
-"""Rows that are gathered between two releases of mapped pages: each touches some pages of up to 64 KB, so about half a GiB."""
+"""Rows that are gathered between two releases: each touches a page, with its neighbors up to 64 KB."""
 TURNS_PER_CHUNK = 5000
 """Turns of the episodes that are in memory at a time."""
 _LOG = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class FeatureFiles:
         self._texts = _mapped(folder / "texts.f32", np.float32, (int(told["n_texts"]), text_dim))
         # Twelve bytes a row: worth keeping, so that no page of it is touched for one number.
         self._index = np.array(_mapped(folder / "index.i32", np.int32, (self.n_rows, len(_TEXT_NAMES))))
+        self._large = [array for array in (self._own, self._texts) if array.nbytes > _KEPT_BYTES]
         self._n_gathered = 0
 
     def gather(self, rows: npt.NDArray[np.int64], into: Float32Array) -> None:
@@ -88,9 +91,9 @@ class FeatureFiles:
             self.release()
 
     def release(self) -> None:
-        """Give the mapped pages back; they stay in the system's own cache as long as it has room."""
+        """Give the mapped pages of large files back; they stay in the system's own cache as long as it has room."""
         self._n_gathered = 0
-        for array in (self._own, self._texts):
+        for array in self._large:
             array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy keeps the mapping there
 
 

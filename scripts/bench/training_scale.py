@@ -56,7 +56,9 @@ def write_features(folder, features, n_rows, *, n_texts, rng):
         for start in range(0, n_rows, _ROWS_AT_ONCE):
             rows = rng.standard_normal((min(_ROWS_AT_ONCE, n_rows - start), n_own), dtype=np.float32)
             file.write(rows.data)
-    (folder / "texts.f32").write_bytes(rng.standard_normal((n_texts, size), dtype=np.float32).data)
+    with (folder / "texts.f32").open("wb") as file:
+        for start in range(0, n_texts, _ROWS_AT_ONCE):
+            file.write(rng.standard_normal((min(_ROWS_AT_ONCE, n_texts - start), size), dtype=np.float32).data)
     (folder / "index.i32").write_bytes(rng.integers(n_texts, size=(n_rows, 3), dtype=np.int32).data)
     told = {"n_rows": n_rows, "n_texts": n_texts, "text_dim": size, "n_own": n_own, "checksum": ""}
     (folder / "features.json").write_text(json.dumps(told))
@@ -96,7 +98,7 @@ def measure(transitions, features, args, *, prepared_s):
     models = features.model_features.tolist()
     factory = JointQFunctionFactory.of(layout, JointParameters(), model_features=models)
     side = ThroughD3rlpy(factory, LoopParameters(batch_size=args.batch_size), transitions)
-    for _ in range(args.steps // 10):
+    for _ in range(args.warm_up):
         side.step()
     found = []
     for _ in range(10):
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("form", choices=["dataset", "mapped", "memory"])
     parser.add_argument("--turns", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--steps", type=int, default=300, help="gradient steps (default: 300)")
+    parser.add_argument("--warm-up", type=int, default=200, help="steps before, that are not measured (default: 200)")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument(
         "--folder", type=Path, default=None, help="where made-up files lie meanwhile (default: temporary)"
@@ -181,7 +184,7 @@ def run_apart(n_turns, args):
     """One size in a process of its own, so that its peak is its own."""
     with tempfile.TemporaryDirectory(prefix="training-scale-", dir=args.folder) as folder:
         command = [sys.executable, __file__, args.form, "--one", str(n_turns), "--steps", str(args.steps)]
-        command += ["--batch-size", str(args.batch_size), "--folder", folder]
+        command += ["--batch-size", str(args.batch_size), "--warm-up", str(args.warm_up), "--folder", folder]
         if args.form == "dataset":
             write_log(Path(folder) / "log", n_turns)
             command += ["--log", str(Path(folder) / "log")]

@@ -55,6 +55,7 @@ def assert_equal(one, other):
 
 def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch):
     monkeypatch.setattr(mapped, "_ROWS_PER_RELEASE", 50)  # pages are given back again and again
+    monkeypatch.setattr(mapped, "_KEPT_BYTES", 1000)
     monkeypatch.setattr(mapped, "TURNS_PER_CHUNK", 64)
     resident, disk = (lay_out(one, corridor_config) for one in both)
     assert_equal(resident, disk)
