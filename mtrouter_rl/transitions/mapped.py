@@ -2,8 +2,8 @@
 
 A row of history features is three text vectors (task, last observation, last action) and columns of its own. The vectors are
 stored once for every distinct text, and rows refer to them by number. What is read back is equal to the bit to what
-`HistoryFeatures.of_episode` gives. The files are mapped into memory; the pages of large ones are given back from time to
-time, so that the resident size does not grow with the log.
+`HistoryFeatures.of_episode` gives. Small files are mapped into memory, of large ones each row is read when it is asked for, so
+that the resident size does not grow with the log.
 
     features/<key>/own.f32      columns from "recent" on, shape (R, W)
     features/<key>/texts.f32    vectors of distinct texts, shape (n, E); the first is all 0, for "no action yet"
@@ -13,7 +13,7 @@ time, so that the resident size does not grow with the log.
 
 import json
 import logging
-import mmap
+import os
 import shutil
 import tempfile
 import zlib
@@ -43,10 +43,8 @@ FEATURES_FOLDER = "features"
 """Folder beside the log that holds one folder for every encoder, pool and version of the features."""
 FEATURES_FILE = "features.json"
 _TEXT_NAMES = ("task", "last_observation", "last_action")
-_KEPT_BYTES = 2 << 30
-"""The pages of a file up to this size stay mapped once they were touched; those of a larger one are given back."""
-_ROWS_PER_RELEASE = 4096
-"""Rows that are gathered between two releases: each touches a page, with its neighbors up to 64 KB."""
+_MAPPED_BYTES = 2 << 30
+"""A file up to this size is mapped into memory; of a larger one each row is read, so that the resident size stays bounded."""
 TURNS_PER_CHUNK = 5000
 """Turns of the episodes that are in memory at a time."""
 _LOG = logging.getLogger(__name__)
@@ -73,28 +71,36 @@ class FeatureFiles:
         text_dim, n_own = int(told["text_dim"]), int(told["n_own"])
         self.dim = len(_TEXT_NAMES) * text_dim + n_own
         self._text_dim = text_dim
-        self._own = _mapped(folder / "own.f32", np.float32, (self.n_rows, n_own))
-        self._texts = _mapped(folder / "texts.f32", np.float32, (int(told["n_texts"]), text_dim))
+        self._own = _Rows(folder / "own.f32", (self.n_rows, n_own))
+        self._texts = _Rows(folder / "texts.f32", (int(told["n_texts"]), text_dim))
         # Twelve bytes a row: worth keeping, so that no page of it is touched for one number.
         self._index = np.array(_mapped(folder / "index.i32", np.int32, (self.n_rows, len(_TEXT_NAMES))))
-        self._large = [array for array in (self._own, self._texts) if array.nbytes > _KEPT_BYTES]
-        self._n_gathered = 0
 
     def gather(self, rows: npt.NDArray[np.int64], into: Float32Array) -> None:
         """Write the features of rows, shape (B, D), into the first columns of an array."""
         size = self._text_dim
         for number in range(len(_TEXT_NAMES)):
-            into[:, number * size : (number + 1) * size] = self._texts[self._index[rows, number]]
-        into[:, len(_TEXT_NAMES) * size : self.dim] = self._own[rows]
-        self._n_gathered += len(rows)
-        if self._n_gathered >= _ROWS_PER_RELEASE:
-            self.release()
+            into[:, number * size : (number + 1) * size] = self._texts.take(self._index[rows, number])
+        into[:, len(_TEXT_NAMES) * size : self.dim] = self._own.take(rows)
 
-    def release(self) -> None:
-        """Give the mapped pages of large files back; they stay in the system's own cache as long as it has room."""
-        self._n_gathered = 0
-        for array in self._large:
-            array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy keeps the mapping there
+
+class _Rows:
+    """Rows of float32 in a file."""
+
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self._mapped: npt.NDArray[np.float32] = _mapped(path, np.float32, shape)
+        self._row_bytes = 4 * shape[1]
+        self._file = path.open("rb", buffering=0) if self._mapped.nbytes > _MAPPED_BYTES else None
+        if self._file is not None:  # else the system reads ahead what is hardly ever wanted
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Float32Array:
+        """Copy of rows, by number, shape (B, n columns)."""
+        if self._file is None:
+            return self._mapped[rows]
+        size, file = self._row_bytes, self._file.fileno()
+        read = b"".join([os.pread(file, size, place) for place in (rows.astype(np.int64) * size).tolist()])
+        return np.frombuffer(read, dtype=np.float32).reshape(len(rows), -1)
 
 
 class MappedObservations:

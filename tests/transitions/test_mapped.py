@@ -53,9 +53,9 @@ def assert_equal(one, other):
     np.testing.assert_array_equal(one.observations[rows], other.observations[rows])
 
 
-def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch):
-    monkeypatch.setattr(mapped, "_ROWS_PER_RELEASE", 50)  # pages are given back again and again
-    monkeypatch.setattr(mapped, "_KEPT_BYTES", 1000)
+@pytest.mark.parametrize("limit", [1 << 30, 1000])  # mapped, and read row by row
+def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch, limit):
+    monkeypatch.setattr(mapped, "_MAPPED_BYTES", limit)
     monkeypatch.setattr(mapped, "TURNS_PER_CHUNK", 64)
     resident, disk = (lay_out(one, corridor_config) for one in both)
     assert_equal(resident, disk)
