@@ -97,7 +97,8 @@ class _Rows:
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> Float32Array:
         """Copy of rows, by number, shape (B, n columns)."""
         if self._file is None:
-            return self._mapped[rows]
+            found: Float32Array = self._mapped[rows]
+            return found
         size, file = self._row_bytes, self._file.fileno()
         read = b"".join([os.pread(file, size, place) for place in (rows.astype(np.int64) * size).tolist()])
         return np.frombuffer(read, dtype=np.float32).reshape(len(rows), -1)
