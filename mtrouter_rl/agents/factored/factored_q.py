@@ -23,7 +23,7 @@ from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
-from mtrouter_rl.records import Episode, FloatArray, Frozen
+from mtrouter_rl.records import Episode, FloatArray, Frozen, Turn
 from mtrouter_rl.transitions.arrays import Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
@@ -78,12 +78,13 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         dataset, features = require_data(context, self.card)
         transitions = lay_out_logs(context, self.card, gamma=1.0)
         episodes = [episode for episode in dataset.completed if episode.turns]
-        kinds = ActionKinds.of_texts(turn.action_text for episode in episodes for turn in episode.turns)
+        turns = [turn for episode in episodes for turn in episode.turns]
+        kinds = ActionKinds.of_texts(turn.action_text for turn in turns if not turn.error)
         hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN)
         layout = HistoryLayout.of_features(features).model_copy(update={"hidden": hidden})
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
         folds = _folds(episodes, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
-        networks = self._train_networks(context, transitions, episodes, kinds=kinds, layout=layout, folds=folds)
+        networks = self._train_networks(context, transitions, turns, kinds=kinds, layout=layout, folds=folds)
         settings = FactoredSettings(
             layout=layout,
             sizes=sizes,
@@ -113,16 +114,18 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         self,
         context: TrainingContext,
         transitions: Transitions,
-        episodes: Sequence[Episode],
+        turns: Sequence[Turn],
         *,
         kinds: ActionKinds,
         layout: HistoryLayout,
         folds: npt.NDArray[np.int64],
     ) -> list[list[StateDict]]:
-        """Kept iterates of one network for every fold, which has not seen that fold."""
+        """Kept iterates of one network for every fold, which has not seen that fold. Errors show nothing that was due."""
         from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
 
-        done = kinds.indices(turn.action_text for episode in episodes for turn in episode.turns)
+        done = kinds.indices(turn.action_text for turn in turns)
+        is_done = np.array([not turn.error for turn in turns])
+        is_done |= not is_done.any()
         seen = transitions.observations[:, : layout.n_columns]  # whatever is allowed, the same is due
         imitated = dataclasses.replace(transitions, observations=seen, actions=done, n_models=len(kinds))
         learner = imitation_learner(
@@ -130,10 +133,10 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         )
         networks = []
         for fold in np.unique(folds):
-            keep = folds != fold
+            keep = is_done & (folds != fold)
             iterates = train(
                 learner,
-                imitated.where(keep if keep.any() else ~keep),
+                imitated.where(keep if keep.any() else is_done),
                 loop=self.parameters,
                 context=dataclasses.replace(
                     context,
