@@ -187,8 +187,8 @@ class _Linear:
         from torch.nn import functional
 
         if self._call is not None:
-            what = ("gelu", [], "none") if self._with_gelu else ("none", [], "")
-            return self._call(x, self._weight, self._bias, *what)
+            after, way = ("gelu", "none") if self._with_gelu else ("none", "")
+            return self._call(x, self._weight, self._bias, after, [], way)
         x = functional.linear(x, self._weight, self._bias)
         return functional.gelu(x) if self._with_gelu else x
 

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -14,12 +14,14 @@ from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow
 from mtrouter_rl.serving.service.tables import SCHEMA_VERSION, make_tables
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Row
+    from sqlalchemy import Connection, Engine, Executable, Row
 
 _TEXTS = ("task_text", "first_observation", "observation", "action")
 _VALUES = ("messages", "facts", "tries", "usage", "answer")
 _WRITTEN = frozenset({*_TEXTS, *_VALUES})
 _BUSY_MS = 30_000
+_PAGES = 20_000
+"""Pages of SQLite's log after which a request moves them itself, should nobody `tidy`."""
 
 
 class StoreError(MTRouterError):
@@ -72,6 +74,7 @@ class Database:
             Path(self._url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self.tables = make_tables_or_say()
         self._engine = self._make_engine()
+        self._prepared: dict[Callable[[], Executable], tuple[str, Sequence[str] | None]] = {}
         with self.errors():
             self._set_up()
 
@@ -84,6 +87,27 @@ class Database:
         """
         with self.errors(), self._engine.begin() as connection:
             yield connection
+
+    def run(self, connection: "Connection", make: "Callable[[], Executable]", values: Mapping[str, object]) -> int:
+        """Run a statement that is run often: it is written as SQL once. Gives how many rows it changed.
+
+        Args:
+            connection: In which transaction.
+            make: Makes the statement, with every value a parameter; the function stands for it.
+            values: Of its parameters.
+        """
+        if make not in self._prepared:
+            compiled = make().compile(dialect=self._engine.dialect)
+            self._prepared[make] = (str(compiled), compiled.positiontup)  # type: ignore[attr-defined]
+        sql, names = self._prepared[make]
+        given = dict(values) if names is None else tuple(values[name] for name in names)
+        return connection.exec_driver_sql(sql, given).rowcount
+
+    def tidy(self) -> None:
+        """Move what was written from SQLite's log to its file, so that no request has to."""
+        if self._is_file:
+            with self.errors(), self._engine.connect() as connection:
+                connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # type: ignore[union-attr]
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -174,7 +198,12 @@ def _make_patient(engine: "Engine") -> None:
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: object) -> None:  # noqa: ANN401
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_MS}"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            f"busy_timeout={_BUSY_MS}",
+            f"wal_autocheckpoint={_PAGES}",
+        ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
