@@ -25,6 +25,8 @@ DEAD_AFTER_S = 10.0
 """A replica whose last beat is older has been killed, or cannot reach the store."""
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from sqlalchemy import Connection
 
 
@@ -84,6 +86,10 @@ class Store:
         self._tables = self._database.tables
         self.n_threads = self._database.n_threads
         self._often = Often(self._tables)
+
+    def no_wait(self) -> "AbstractContextManager[None]":
+        """Within it, methods that this thread calls raise `BusyError` at once where they would have to wait."""
+        return self._database.no_wait()
 
     def find(
         self, key_id: str, name: str | None, prompt: bytes, heads: Sequence[bytes], request_id: str | None
