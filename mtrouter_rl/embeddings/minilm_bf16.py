@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +114,9 @@ class _Network:
 
         n_tokens = len(ids)
         middle = n_tokens // 2 if n_tokens >= _LEAST_SPLIT else 0
-        shared = [torch.empty(n_tokens, 3 * self._words.shape[1], dtype=self._words.dtype) for _ in self._layers]
+        shape = (3, self._n_heads, n_tokens, self._words.shape[1] // self._n_heads)
+        # Two places by turns: whoever is first may write a layer while the other one still reads the layer before.
+        shared = [torch.empty(shape, dtype=self._words.dtype) for _ in range(2)]
         halves = [self._half(ids, start, stop, shared) for start, stop in ((0, middle), (middle, n_tokens)) if stop]
         if len(halves) == 1:
             sums = _alone(halves)
@@ -133,11 +135,28 @@ class _Network:
         size = self._words.shape[1:]
         states = self._words[ids[start:stop]] + self._places[start:stop]
         states = functional.layer_norm(states, size, *self._first_norm, eps=_EPSILON)
-        for layer, three in zip(self._layers, shared, strict=True):
-            three[start:stop] = layer.mixed(states)
+        places = [_Place.of(three, start, stop) for three in shared]
+        for number, layer in enumerate(self._layers):
+            place = places[number % 2]
+            layer.mix(states, place)
             yield None
-            states = layer.after(states, three, start, stop)
+            states = layer.after(states, place)
         yield states.float().sum(dim=0)
+
+
+class _Place(NamedTuple):
+    """Where queries, keys and values of a layer lie, seen from one half of the text."""
+
+    own: "torch.Tensor"
+    queries: "torch.Tensor"
+    keys: "torch.Tensor"
+    values: "torch.Tensor"
+
+    @classmethod
+    def of(cls, three: "torch.Tensor", start: int, stop: int) -> "_Place":
+        """Views of a tensor of shape (3, heads, tokens, size of a head)."""
+        own = three[:, :, start:stop]
+        return cls(own.permute(2, 0, 1, 3), own[0], three[1].transpose(1, 2), three[2])
 
 
 class _Layer:
@@ -150,23 +169,25 @@ class _Layer:
         size = len(three[0][1])
         scale = (size // n_heads) ** -0.5
         three[0] = (three[0][0] * scale, three[0][1] * scale)  # so that likenesses need no scaling
-        self._n_heads = n_heads
-        self.mixed = _Linear(torch.cat([one for one, _ in three]), torch.cat([two for _, two in three]))
+        self._mixed = _Linear(torch.cat([one for one, _ in three]), torch.cat([two for _, two in three]))
         self._out = _Linear(*_pair(weights, f"{at}attention.output.dense"))
         self._wide = _Linear(*_pair(weights, f"{at}intermediate.dense"), with_gelu=True)
         self._narrow = _Linear(*_pair(weights, f"{at}output.dense"))
         self._first = _pair(weights, f"{at}attention.output.LayerNorm")
         self._second = _pair(weights, f"{at}output.LayerNorm")
 
-    def after(self, states: "torch.Tensor", three: "torch.Tensor", start: int, stop: int) -> "torch.Tensor":
-        """States of some tokens after the layer, from theirs before it and the queries, keys and values of all."""
+    def mix(self, states: "torch.Tensor", place: _Place) -> None:
+        """Write queries, keys and values of some tokens."""
+        place.own.copy_(self._mixed(states).view(place.own.shape))
+
+    def after(self, states: "torch.Tensor", place: _Place) -> "torch.Tensor":
+        """States of some tokens after the layer, from theirs before it and the keys and values of all."""
         import torch
         from torch.nn import functional
 
         size = states.shape[1:]
-        heads = three.view(len(three), 3, self._n_heads, -1).permute(1, 2, 0, 3)
-        likeness = torch.bmm(heads[0][:, start:stop], heads[1].transpose(1, 2))
-        seen = torch.bmm(torch.softmax(likeness, dim=-1), heads[2]).transpose(0, 1).reshape(stop - start, -1)
+        likeness = torch.bmm(place.queries, place.keys)
+        seen = torch.bmm(torch.softmax(likeness, dim=-1), place.values).transpose(0, 1).reshape(states.shape)
         states = functional.layer_norm(states + self._out(seen), size, *self._first, eps=_EPSILON)
         return functional.layer_norm(states + self._narrow(self._wide(states)), size, *self._second, eps=_EPSILON)
 

@@ -164,7 +164,7 @@ def serve(request: ServeRequest, *, started: Callable[[str], None]) -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed; it takes half the time of asyncio's own loop."""
+    """Uvloop where it is installed; it takes half the time of asyncio's own loop."""
     try:
         import uvloop
     except ImportError:
