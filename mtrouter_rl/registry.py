@@ -241,6 +241,7 @@ ALGORITHMS = Registry(
         "fitted_q_frontier": "mtrouter_rl.agents.q.fitted_q_frontier:FittedQFrontier",
         "monte_carlo_q": "mtrouter_rl.agents.q.monte_carlo_q:MonteCarloQ",
         "myopic": "mtrouter_rl.agents.q.myopic:Myopic",
+        "factored_q": "mtrouter_rl.agents.factored.factored_q:FactoredQ",
         "behavior_cloning": "mtrouter_rl.agents.q.behavior_cloning:BehaviorCloning",
         "uniform": "mtrouter_rl.agents.rules.heuristics:Uniform",
         "single": "mtrouter_rl.agents.rules.heuristics:Single",

@@ -18,6 +18,7 @@ ROUTER_KINDS = Registry(
         "q": "mtrouter_rl.agents.q.q_router:QRouter",
         "constrained_q": "mtrouter_rl.agents.q.constrained_router:ConstrainedQRouter",
         "frontier_q": "mtrouter_rl.agents.q.frontier_router:FrontierRouter",
+        "factored": "mtrouter_rl.agents.factored.router:FactoredRouter",
         "clone": "mtrouter_rl.agents.q.behavior_cloning:CloneRouter",
         "uniform": "mtrouter_rl.agents.rules.heuristics:UniformRouter",
         "fixed_order": "mtrouter_rl.agents.rules.heuristics:FixedOrderRouter",

@@ -64,7 +64,11 @@ class RewardCard(Frozen):
             >>> RewardCard(cost_weight=0.5, cost_unit_usd=2.0).reward(1.0, 0.4)
             0.9
         """
-        return utility_gain - cost_usd * (self.cost_weight / self.cost_unit_usd)
+        return utility_gain - self.weighted(cost_usd)
+
+    def weighted(self, cost_usd: NumberT) -> NumberT:
+        """What a cost takes off the return, in units of utility: of a number or of an array."""
+        return cost_usd * (self.cost_weight / self.cost_unit_usd)
 
     def at(self, cost_weight: float) -> "RewardCard":
         """The same reward at another cost weight.

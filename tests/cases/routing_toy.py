@@ -281,6 +281,7 @@ TINY = {
     "monte_carlo_q": JOINT | TINY_LOOP,
     "myopic": JOINT | TINY_LOOP,
     "behavior_cloning": NETWORK | TINY_LOOP,
+    "factored_q": NETWORK | TINY_LOOP,
     "single": {"model": "middle"},
     "llm_router": {"pool": "local-llm", "model": "weak"},
     "task_boosting": {"n_trees": 3},

@@ -1,0 +1,214 @@
+"""Training of the factored router: networks that tell what is due, and the factors on top of what they say."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from mtrouter_rl.agents.base import NullSink, TrainingContext
+from mtrouter_rl.agents.factored.factors import Factors, LoggedTurns, fit_factors
+from mtrouter_rl.agents.factored.kinds import ActionKinds
+from mtrouter_rl.agents.factored.prices import CallTokens, log_sizes
+from mtrouter_rl.agents.factored.router import FactoredRouter, FactoredSettings, as_weights, hidden_from_due
+from mtrouter_rl.agents.one_thread import one_thread
+from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
+from mtrouter_rl.agents.q.behavior_cloning import stack_imitators
+from mtrouter_rl.agents.q.learners import imitation_learner
+from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, StateDict, stack_weights
+from mtrouter_rl.agents.q.quiet import silence_gym_notice
+from mtrouter_rl.agents.q.trainer import train
+from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
+from mtrouter_rl.embeddings.history import SCALAR_NAMES
+from mtrouter_rl.records import Episode, FloatArray, Frozen
+from mtrouter_rl.transitions.arrays import Transitions
+
+_UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
+"""Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
+_ROWS_PER_PASS = 2048
+
+
+class FactoredQParameters(NetworkParameters, LoopParameters):
+    """Parameters of `FactoredQ`; those of the loop are of the networks that tell what is due.
+
+    Attributes:
+        n_folds: Networks: each is trained without one fold of the (task, variation) and judges the turns of that fold.
+        logit_penalty: Weight of the mean squared logit in their loss.
+    """
+
+    n_folds: Annotated[int, Field(ge=2)] = 3
+    logit_penalty: NonNegative = 0.001
+
+
+class FactoredQ(CardAlgorithm[FactoredQParameters]):
+    """Learns Q(h, m) as a sum of factors, each from what the log tells it best, with d3rlpy's imitation underneath.
+
+    1. What is due: a classifier of the kind of action that models take in such a history. It is imitation of all models
+       together, and needs no reward.
+    2. Who does it: a shrunken table of (kind, model), from how far turns agreed with what was due, and a belief of who is
+       stuck.
+    3. What it is worth: one number for a useful turn, and a shrunken table of the losses and gains beside it, from differences
+       of values, which are far less noisy than returns.
+    4. What it costs: the pool's prices times learned token counts.
+
+    It is one step of policy improvement on the policy that logged the data. See `factors.fit_factors` for the sources.
+    """
+
+    parameters_model: ClassVar[type[Frozen]] = FactoredQParameters
+    needs_dataset: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
+
+    @property
+    def gamma(self) -> float:
+        """See `CardAlgorithm.gamma`."""
+        return 1.0
+
+    def train(self, context: TrainingContext) -> FactoredRouter:
+        """Train on the context's log.
+
+        Raises:
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, or the log has no tokens.
+            PoolMismatchError: If the dataset was logged with another pool.
+            RouterError: If the checkpoint folder belongs to another training.
+        """
+        silence_gym_notice()
+        dataset, features = require_data(context, self.card)
+        transitions = lay_out_logs(context, self.card, gamma=1.0)
+        episodes = [episode for episode in dataset.completed if episode.turns]
+        kinds = ActionKinds.of_texts(turn.action_text for episode in episodes for turn in episode.turns)
+        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN)
+        layout = HistoryLayout.of_features(features).model_copy(update={"hidden": hidden})
+        sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
+        folds = _folds(episodes, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
+        networks = self._train_networks(context, transitions, episodes, kinds=kinds, layout=layout, folds=folds)
+        settings = FactoredSettings(
+            layout=layout,
+            sizes=sizes,
+            kinds=kinds,
+            n_members=len(networks) * len(networks[0]),
+            reward=context.reward,
+            prior=0.5,
+            use_value=0.0,
+        )
+        with one_thread():
+            due = _judged(networks, settings, transitions, folds)
+            tokens = CallTokens.of_log(episodes, transitions.actions, n_models=transitions.n_models)
+            factors = _fitted(context, transitions, episodes, due=due, folds=folds, kinds=kinds, tokens=tokens)
+        return FactoredRouter.of(
+            FactoredRouter(
+                name=self.card.name,
+                model_names=context.pool.model_names,
+                features=features,
+                settings=settings.model_copy(update={"prior": factors.prior, "use_value": factors.use_value}),
+                weights=as_weights(stack_weights([one for some in networks for one in some]), factors, tokens),
+                provenance=provenance(context, self.card, self.parameters),
+            ),
+            context.pool,
+        )
+
+    def _train_networks(
+        self,
+        context: TrainingContext,
+        transitions: Transitions,
+        episodes: Sequence[Episode],
+        *,
+        kinds: ActionKinds,
+        layout: HistoryLayout,
+        folds: npt.NDArray[np.int64],
+    ) -> list[list[StateDict]]:
+        """Kept iterates of one network for every fold, which has not seen that fold."""
+        from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
+
+        done = kinds.indices(turn.action_text for episode in episodes for turn in episode.turns)
+        seen = transitions.observations[:, : layout.n_columns]  # whatever is allowed, the same is due
+        imitated = dataclasses.replace(transitions, observations=seen, actions=done, n_models=len(kinds))
+        learner = imitation_learner(
+            HistoryEncoderFactory.of(layout, self.parameters), logit_penalty=self.parameters.logit_penalty
+        )
+        networks = []
+        for fold in np.unique(folds):
+            keep = folds != fold
+            iterates = train(
+                learner,
+                imitated.where(keep if keep.any() else ~keep),
+                loop=self.parameters,
+                context=dataclasses.replace(
+                    context,
+                    evaluation=None,
+                    metrics=context.metrics if fold == 0 else NullSink(),
+                    checkpoint_folder=_of_fold(context.checkpoint_folder, int(fold)),
+                ),
+                identity=training_identity(context, self.card, self.parameters) | {"fold": int(fold)},
+                make_router=_no_router,
+            )
+            stacked = stack_imitators(iterates)
+            networks.append([{name: one[member] for name, one in stacked.items()} for member in range(len(iterates))])
+        return networks
+
+
+def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":
+    raise NotImplementedError("a training without evaluation asks for no router")
+
+
+def _of_fold(folder: Path | None, fold: int) -> Path | None:
+    return None if folder is None else folder / f"fold-{fold}"
+
+
+def _folds(episodes: Sequence[Episode], n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Fold of every episode; the episodes of a (task, variation) are of one fold, and every fold has some."""
+    groups = {group: number for number, group in enumerate(sorted({(one.task, one.variation) for one in episodes}))}
+    shuffled = np.random.default_rng(seed).permutation(len(groups)) % min(n_folds, len(groups))
+    return np.array([shuffled[groups[(one.task, one.variation)]] for one in episodes], dtype=np.int64)
+
+
+def _judged(
+    networks: Sequence[Sequence[StateDict]],
+    settings: FactoredSettings,
+    transitions: Transitions,
+    folds: npt.NDArray[np.int64],
+) -> FloatArray:
+    """Probability of every kind before every turn, by the networks that have not seen the turn's fold, shape (N, K)."""
+    import torch
+
+    due = np.zeros((len(transitions), len(settings.kinds)))
+    for fold, members in zip(np.unique(folds), networks, strict=True):
+        ensemble = Ensemble(settings.make_network(), stack_weights(members))
+        rows = np.flatnonzero(folds == fold)
+        for start in range(0, len(rows), _ROWS_PER_PASS):
+            some = rows[start : start + _ROWS_PER_PASS]
+            logits = ensemble(torch.from_numpy(transitions.observations[transitions.rows[some]]))
+            due[some] = torch.softmax(logits, dim=-1).mean(dim=0).double().numpy()
+    return due
+
+
+def _fitted(
+    context: TrainingContext,
+    transitions: Transitions,
+    episodes: list[Episode],
+    *,
+    due: FloatArray,
+    folds: npt.NDArray[np.int64],
+    kinds: ActionKinds,
+    tokens: CallTokens,
+) -> Factors:
+    """The factors of a log."""
+    turns = [turn for episode in episodes for turn in episode.turns]
+    numbers = {task: number for number, task in enumerate(sorted({episode.task for episode in episodes}))}
+    log = LoggedTurns(
+        due=due,
+        kinds=kinds.indices(turn.action_text for turn in turns),
+        is_error=np.array([bool(turn.error) for turn in turns]),
+        actions=transitions.actions,
+        masks=np.array([turn.action_mask for turn in turns], dtype=np.bool_),
+        gains=transitions.utility_gains.astype(np.float64),
+        costs=context.reward.weighted(transitions.costs_usd.astype(np.float64)),
+        episodes=transitions.episodes,
+        folds=folds,
+        tasks=np.array([numbers[episode.task] for episode in episodes])[transitions.episodes],
+    )
+    warm = np.array([turn.warm for turn in turns], dtype=np.float64)
+    costs = context.reward.weighted(tokens.costs_usd(log_sizes(episodes), warm, context.pool))
+    return fit_factors(log, costs, seed=context.seed)

@@ -1,0 +1,284 @@
+"""The router of the factors: it keeps a belief of every conversation, and calls the model of the best expected return."""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtrouter_rl.agents import distributions
+from mtrouter_rl.agents.factored.factors import Factors
+from mtrouter_rl.agents.factored.kinds import ActionKinds, agreement
+from mtrouter_rl.agents.factored.prices import CallTokens, size_of
+from mtrouter_rl.agents.factored.shrinkage import EffectTable, SuccessTable
+from mtrouter_rl.agents.factored.stuck import StuckBelief, sharpened
+from mtrouter_rl.agents.parameters import NetworkParameters
+from mtrouter_rl.agents.q.learned_router import LearnedRouter
+from mtrouter_rl.agents.q.networks import ActionClassifier, Ensemble, HistoryLayout, StateDict
+from mtrouter_rl.agents.saving import SavedRouter
+from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards.pool import PoolCard
+from mtrouter_rl.embeddings.history_sources import HistoryKey, key_of_observation
+from mtrouter_rl.errors import RouterError
+from mtrouter_rl.records import FloatArray, Frozen, Observation
+from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
+
+if TYPE_CHECKING:
+    from mtrouter_rl.embeddings.history import HistoryFeatures
+
+NETWORK_PREFIX = "due."
+"""Before the names of the networks' weights; those of the factors begin with "factor."."""
+_FACTOR_PREFIX = "factor."
+_N_STATES = 4096
+
+
+class FactoredSettings(Frozen):
+    """Everything that makes a `FactoredRouter`, weights and prices apart.
+
+    Attributes:
+        layout: Of the history features.
+        sizes: Of the networks that tell what is due.
+        kinds: Kinds of action.
+        n_members: How many networks are averaged.
+        reward: Weight and unit of the cost.
+        prior: Prior probability of being stuck.
+        use_value: What one useful turn is worth, in units of utility.
+    """
+
+    layout: HistoryLayout
+    sizes: NetworkParameters
+    kinds: ActionKinds
+    n_members: int
+    reward: RewardCard
+    prior: float
+    use_value: float
+
+    def make_network(self) -> ActionClassifier:
+        """One network of this shape; torch's global random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            return ActionClassifier(self.layout, self.sizes, n_models=len(self.kinds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What is known before a turn: probability of every kind to be due, shape (K,), and who may be stuck."""
+
+    due: FloatArray
+    belief: StuckBelief
+
+
+class FactoredRouter(LearnedRouter[FactoredSettings]):
+    """Calls the allowed model of the highest Q-value, the lower index on a tie.
+
+    Q(h, m) is a sum of what is learned apart: the probability that m does what is due, unless it is stuck, times what a useful
+    turn is worth; what m gains or loses beside that; and the expected price of the call, from the prices of the pool that the
+    router is loaded with. A changed price therefore changes its choices without a new training.
+
+    Attributes:
+        pool: The models, with the prices that calls are expected to cost.
+    """
+
+    KIND: ClassVar[str] = "factored"
+    SETTINGS: ClassVar[type[Frozen]] = FactoredSettings
+    pool: PoolCard
+
+    @classmethod
+    def of(cls, router: Self, pool: PoolCard) -> Self:
+        """The same router with the prices of a pool."""
+        router.pool = pool
+        router._states = OrderedDict()
+        return router
+
+    _states: OrderedDict[HistoryKey, _State]
+
+    @classmethod
+    def from_saved(cls, saved: SavedRouter) -> Self:
+        """See `LearnedRouter.from_saved`."""
+        return cls.of(super().from_saved(saved), saved.pool)
+
+    @cached_property
+    def _ensemble(self) -> Ensemble:
+        weights = {name: one for name, one in self.weights.items() if name.startswith(NETWORK_PREFIX)}
+        return Ensemble(
+            self.settings.make_network(), {name.removeprefix(NETWORK_PREFIX): one for name, one in weights.items()}
+        )
+
+    @cached_property
+    def factors(self) -> Factors:
+        """What it knows beside what is due."""
+        arrays = {
+            name.removeprefix(_FACTOR_PREFIX): one.numpy()
+            for name, one in self.weights.items()
+            if name.startswith(_FACTOR_PREFIX)
+        }
+        return Factors(
+            success=SuccessTable(**{name: arrays[f"success.{name}"] for name in ("level", "kinds", "main", "pairs")}),
+            effects=EffectTable(main=arrays["effects.main"], pairs=arrays["effects.pairs"]),
+            prior=self.settings.prior,
+            use_value=self.settings.use_value,
+            level=arrays["level"],
+            shares=arrays["shares"],
+        )
+
+    @cached_property
+    def tokens(self) -> CallTokens:
+        """What it expects of the tokens of a call."""
+        names = [field.name for field in dataclasses.fields(CallTokens)]
+        return CallTokens(**{name: self.weights[f"{_FACTOR_PREFIX}tokens.{name}"].numpy() for name in names})
+
+    def q_values(self, observations: Sequence[Observation]) -> FloatArray:
+        """Expected return of calling each model now and going on as the log did; `FORBIDDEN_Q` for masked models.
+
+        Returns:
+            Shape (B, M).
+
+        Raises:
+            InvalidConfigError: If a mask has another length than M.
+            MaskedActionError: If an observation allows no model.
+        """
+        masks = distributions.action_masks(observations, len(self.model_names))
+        states = self._followed(observations)
+        due = np.stack([state.due for state in states])
+        stuck = np.stack([state.belief.chances(sharpened(state.due)) for state in states])
+        sizes = np.array([size_of(observation) for observation in observations])
+        warm = np.array([observation["warm"] for observation in observations], dtype=np.float64)
+        costs = self.settings.reward.weighted(self.tokens.costs_usd(sizes, warm, self.pool))
+        values = self.factors.q_values(due, stuck, costs, turns=sizes[:, 1])
+        return np.where(masks, values, FORBIDDEN_Q)
+
+    def action_probabilities(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability 1 for the allowed model of highest Q-value, shape (B, M). Raises as `q_values`."""
+        values = self.q_values(observations)
+        return distributions.greedy(values, distributions.action_masks(observations, len(self.model_names)))
+
+    def _followed(self, observations: Sequence[Observation]) -> list[_State]:
+        """What is known of every conversation. What was known one turn before is taken up, else it is read from its start."""
+        keys = [key_of_observation(observation, len(self.model_names)) for observation in observations]
+        starts = self._first_unknown(keys)
+        missing = [
+            _prefix(observation, turn)
+            for observation, key, start in zip(observations, keys, starts, strict=True)
+            for turn in range(start, len(key[2]) + 1)
+        ]
+        due = iter(self._due(missing))
+        states = [self._follow(key, start, due) for key, start in zip(keys, starts, strict=True)]
+        while len(self._states) > _N_STATES:
+            self._states.popitem(last=False)
+        return states
+
+    def _first_unknown(self, keys: Sequence[HistoryKey]) -> list[int]:
+        """First turn of every conversation whose state is not known by then: one more than its turns if all are.
+
+        The conversations are followed in this order, so those before are known.
+        """
+        met, starts = set[HistoryKey](), []
+        for task, first, turns in keys:
+            is_known = [key in met or key in self._states for key in ((task, first, turns), (task, first, turns[:-1]))]
+            starts.append(len(turns) + 1 if is_known[0] else len(turns) if turns and is_known[1] else 0)
+            met.add((task, first, turns))
+        return starts
+
+    def _follow(self, key: HistoryKey, start: int, due: Iterator[FloatArray]) -> _State:
+        task, first, turns = key
+        if start > len(turns):
+            return self._states[key]
+        state = None if start == 0 else self._states[(task, first, turns[: start - 1])]
+        for turn in range(start, len(turns) + 1):
+            row = next(due)
+            if state is None:
+                belief = StuckBelief.start(
+                    n_models=len(self.model_names), n_kinds=len(self.settings.kinds), prior=self.settings.prior
+                )
+            else:
+                belief = self._after(state, turns[turn - 1])
+            state = _State(due=row, belief=belief)
+        assert state is not None
+        self._states[key] = state
+        return state
+
+    def _after(self, state: _State, turn: "tuple[int, str, str, str]") -> StuckBelief:
+        model, action, _, error = turn
+        kind = np.array([self.settings.kinds.index(action)])
+        use = agreement(state.due[None], kind, np.array([bool(error)]))[0]
+        success = self.factors.success(state.due)[model]
+        return state.belief.after(model, weights=sharpened(state.due), use=float(use), success=float(success))
+
+    def _due(self, observations: Sequence[Observation]) -> FloatArray:
+        """Probability of every kind to be due, shape (B, K)."""
+        if not observations:
+            return np.zeros((0, len(self.settings.kinds)))
+        rows = torch.from_numpy(self.features.of_observations(observations))
+        probabilities: FloatArray = torch.softmax(self._ensemble(rows), dim=-1).mean(dim=0).double().numpy()
+        return probabilities
+
+    @classmethod
+    def check_weights(cls, saved: SavedRouter, settings: FactoredSettings, weights: StateDict) -> None:
+        """See `LearnedRouter.check_weights`."""
+        expected = expected_shapes(settings, n_models=len(saved.record.model_names))
+        found = {name: tuple(one.shape) for name, one in weights.items()}
+        differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
+        if differing:
+            raise RouterError(
+                f"router {saved.folder}: the weights do not fit router.json at {', '.join(differing[:3])}; both files must "
+                "come from one training"
+            )
+
+
+def expected_shapes(settings: FactoredSettings, *, n_models: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a router, by name."""
+    n_kinds = len(settings.kinds)
+    network = settings.make_network().state_dict()
+    factors = {
+        "success.level": (1,),
+        "success.kinds": (n_kinds,),
+        "success.main": (n_models,),
+        "success.pairs": (n_kinds, n_models),
+        "effects.main": (n_models,),
+        "effects.pairs": (n_kinds, n_models),
+        "level": (n_kinds + 3,),
+        "shares": (n_models,),
+        "tokens.prompt": (3,),
+        "tokens.output": (n_models,),
+        "tokens.cached_share": (1,),
+    }
+    return {f"{NETWORK_PREFIX}{name}": (settings.n_members, *one.shape) for name, one in network.items()} | {
+        f"{_FACTOR_PREFIX}{name}": shape for name, shape in factors.items()
+    }
+
+
+def as_weights(networks: StateDict, factors: Factors, tokens: CallTokens) -> dict[str, Tensor]:
+    """All tensors of a router, by the names under which it is saved."""
+    arrays = {
+        **{f"success.{name}": getattr(factors.success, name) for name in ("level", "kinds", "main", "pairs")},
+        **{f"effects.{name}": getattr(factors.effects, name) for name in ("main", "pairs")},
+        "level": factors.level,
+        "shares": factors.shares,
+        **{f"tokens.{field.name}": getattr(tokens, field.name) for field in dataclasses.fields(CallTokens)},
+    }
+    return {f"{NETWORK_PREFIX}{name}": one for name, one in networks.items()} | {
+        f"{_FACTOR_PREFIX}{name}": torch.from_numpy(np.ascontiguousarray(one, dtype=np.float64))
+        for name, one in arrays.items()
+    }
+
+
+def _prefix(observation: Observation, turn: int) -> Observation:
+    """What was seen before an earlier turn, or now. Money and caches are as now: the networks do not look at them."""
+    if turn == len(observation["history"]):
+        return observation
+    return {**observation, "history": observation["history"][:turn], "turn": np.int64(turn)}
+
+
+def hidden_from_due(
+    features: "HistoryFeatures", names: Sequence[str], hidden: Sequence[str]
+) -> tuple[tuple[int, int], ...]:
+    """Columns of scalars that the networks are not shown: an earlier state must look as it did then."""
+    block = features.blocks.get("scalars")
+    if block is None or block.stop - block.start != len(names):
+        return ()
+    columns = [block.start + names.index(name) for name in hidden]
+    return tuple((column, column + 1) for column in sorted(columns))
