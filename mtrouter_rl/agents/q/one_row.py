@@ -12,13 +12,13 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from mtrouter_rl.agents.q.networks import (
-    FORBIDDEN_Q,
     GradientDropout,
     HistoryEncoder,
     JointQNetwork,
     SeparateQNetwork,
     StateDict,
 )
+from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
 
 Rows = npt.NDArray[np.float32]
 Step = Callable[[Rows], Rows]
@@ -84,7 +84,8 @@ def _models(network: JointQNetwork, weights: StateDict) -> Rows:
     """W_m z_m of every model and member, shape (K, M, size)."""
     given = np.concatenate([_of(network, weights, "model_features"), _of(network, weights, "residual")], axis=2)
     embedded = _through(_steps(network.model, "model", weights), given)
-    return np.matmul(embedded, _numbers(weights["joint_model.weight"]).transpose(0, 2, 1))
+    joint: Rows = np.matmul(embedded, _numbers(weights["joint_model.weight"]).transpose(0, 2, 1))
+    return joint
 
 
 def _of(network: nn.Module, weights: StateDict, name: str) -> Rows:

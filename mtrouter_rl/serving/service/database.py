@@ -15,7 +15,7 @@ from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow
 from mtrouter_rl.serving.service.tables import SCHEMA_VERSION, make_tables
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Executable, Row
+    from sqlalchemy import ClauseElement, Connection, Engine, Row
 
 _TEXTS = ("task_text", "first_observation", "observation", "action")
 _VALUES = ("messages", "facts", "tries", "usage", "answer")
@@ -81,7 +81,7 @@ class Database:
         self._engine = self._make_engine(waits_s=_BUSY_S)
         self._impatient = self._make_engine(waits_s=0.0) if self._is_file else None
         self._here = threading.local()
-        self._prepared: dict[Callable[[], Executable], tuple[str, Sequence[str] | None]] = {}
+        self._prepared: dict[Callable[[], ClauseElement], tuple[str, Sequence[str] | None]] = {}
         with self.errors():
             self._set_up()
 
@@ -111,7 +111,7 @@ class Database:
         finally:
             del self._here.engine
 
-    def run(self, connection: "Connection", make: "Callable[[], Executable]", values: Mapping[str, object]) -> int:
+    def run(self, connection: "Connection", make: "Callable[[], ClauseElement]", values: Mapping[str, object]) -> int:
         """Run a statement that is run often: it is written as SQL once. Gives how many rows it changed.
 
         Args:
@@ -120,8 +120,8 @@ class Database:
             values: Of its parameters.
         """
         if make not in self._prepared:
-            compiled = make().compile(dialect=self._engine.dialect)
-            self._prepared[make] = (str(compiled), compiled.positiontup)  # type: ignore[attr-defined]
+            compiled: Any = make().compile(dialect=self._engine.dialect)
+            self._prepared[make] = (str(compiled), compiled.positiontup)
         sql, names = self._prepared[make]
         given = dict(values) if names is None else tuple(values[name] for name in names)
         return connection.exec_driver_sql(sql, given).rowcount

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Executable, MetaData, Table
+    from sqlalchemy import ClauseElement, MetaData, Table
 
 SCHEMA_VERSION = "1"
 TURN_TAKEN, NAME_TAKEN, REQUEST_TAKEN = "one_draw_of_a_turn", "one_session_of_a_name", "one_decision_of_a_request"
@@ -124,26 +124,26 @@ class Often:
         self.close_decision = self._close_decision
         self.add_to_account = self._add_to_account
 
-    def _change_session(self) -> "Executable":
+    def _change_session(self) -> "ClauseElement":
         from sqlalchemy import bindparam
 
         table = self._sessions
         where = (table.c.id == bindparam("of_id"), table.c.version == bindparam("known_version"))
         return table.update().where(*where).values({one.name: bindparam(one.name) for one in fields(SessionRow)})
 
-    def _add_decision(self) -> "Executable":
+    def _add_decision(self) -> "ClauseElement":
         from sqlalchemy import bindparam
 
         return self._decisions.insert().values({one.name: bindparam(one.name) for one in fields(DecisionRow)})
 
-    def _close_decision(self) -> "Executable":
+    def _close_decision(self) -> "ClauseElement":
         from sqlalchemy import bindparam
 
         table = self._decisions
         names = [one.name for one in fields(Outcome) if one.name != "status"]
         return table.update().where(table.c.id == bindparam("of_id")).values({name: bindparam(name) for name in names})
 
-    def _add_to_account(self) -> "Executable":
+    def _add_to_account(self) -> "ClauseElement":
         from sqlalchemy import bindparam
 
         table = self._accounts
