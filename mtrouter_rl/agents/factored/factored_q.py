@@ -29,13 +29,14 @@ from mtrouter_rl.transitions.arrays import Transitions
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
 """Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
 _ROWS_PER_PASS = 2048
+_NO_FOLD = -1
 
 
 class FactoredQParameters(NetworkParameters, LoopParameters):
     """Parameters of `FactoredQ`; those of the loop are of the networks that tell what is due.
 
     Attributes:
-        n_folds: Networks: each is trained without one fold of the (task, variation) and judges the turns of that fold.
+        n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
         logit_penalty: Weight of the mean squared logit in their loss.
     """
 
@@ -84,18 +85,18 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         layout = HistoryLayout.of_features(features).model_copy(update={"hidden": hidden})
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
         folds = _folds(episodes, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
-        networks = self._train_networks(context, transitions, turns, kinds=kinds, layout=layout, folds=folds)
+        *judges, network = self._train_networks(context, transitions, turns, kinds=kinds, layout=layout, folds=folds)
         settings = FactoredSettings(
             layout=layout,
             sizes=sizes,
             kinds=kinds,
-            n_members=len(networks) * len(networks[0]),
+            n_members=len(network),
             reward=context.reward,
             prior=0.5,
             use_value=0.0,
         )
         with one_thread():
-            due = _judged(networks, settings, transitions, folds)
+            due = _judged(judges, settings, transitions, folds)
             tokens = CallTokens.of_log(episodes, transitions.actions, n_models=transitions.n_models)
             factors = _fitted(context, transitions, episodes, due=due, folds=folds, kinds=kinds, tokens=tokens)
         return FactoredRouter.of(
@@ -104,7 +105,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 model_names=context.pool.model_names,
                 features=features,
                 settings=settings.model_copy(update={"prior": factors.prior, "use_value": factors.use_value}),
-                weights=as_weights(stack_weights([one for some in networks for one in some]), factors, tokens),
+                weights=as_weights(stack_weights(network), factors, tokens),
                 provenance=provenance(context, self.card, self.parameters),
             ),
             context.pool,
@@ -120,7 +121,10 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         layout: HistoryLayout,
         folds: npt.NDArray[np.int64],
     ) -> list[list[StateDict]]:
-        """Kept iterates of one network for every fold, which has not seen that fold. Errors show nothing that was due."""
+        """Kept iterates of a network for every fold, which has not seen it, and of the one that acts, which has seen all.
+
+        Errors show nothing of what was due, and are left out.
+        """
         from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
 
         done = kinds.indices(turn.action_text for turn in turns)
@@ -131,8 +135,8 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         learner = imitation_learner(
             HistoryEncoderFactory.of(layout, self.parameters), logit_penalty=self.parameters.logit_penalty
         )
-        networks = []
-        for fold in np.unique(folds):
+        networks: list[list[StateDict]] = []
+        for fold in (*np.unique(folds).tolist(), _NO_FOLD):
             keep = is_done & (folds != fold)
             iterates = train(
                 learner,
@@ -141,10 +145,10 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 context=dataclasses.replace(
                     context,
                     evaluation=None,
-                    metrics=context.metrics if fold == 0 else NullSink(),
-                    checkpoint_folder=_of_fold(context.checkpoint_folder, int(fold)),
+                    metrics=context.metrics if fold == _NO_FOLD else NullSink(),
+                    checkpoint_folder=_of_fold(context.checkpoint_folder, fold),
                 ),
-                identity=training_identity(context, self.card, self.parameters) | {"fold": int(fold)},
+                identity=training_identity(context, self.card, self.parameters) | {"fold": fold},
                 make_router=_no_router,
             )
             stacked = stack_imitators(iterates)
@@ -157,7 +161,7 @@ def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":
 
 
 def _of_fold(folder: Path | None, fold: int) -> Path | None:
-    return None if folder is None else folder / f"fold-{fold}"
+    return None if folder is None else folder / ("whole" if fold == _NO_FOLD else f"fold-{fold}")
 
 
 def _folds(episodes: Sequence[Episode], n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
