@@ -23,6 +23,7 @@ from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
+from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import Episode, FloatArray, Frozen, Turn
 from mtrouter_rl.transitions.arrays import Transitions
 
@@ -71,10 +72,16 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         """Train on the context's log.
 
         Raises:
-            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, or the log has no tokens.
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, the log has no tokens, or an
+                evaluation during the training is asked for.
             PoolMismatchError: If the dataset was logged with another pool.
             RouterError: If the checkpoint folder belongs to another training.
         """
+        if context.evaluation is not None:
+            raise InvalidConfigError(
+                f"agent '{self.card.name}': there is no router before the last network is trained, so it cannot be evaluated "
+                "during the training; leave out --evaluate-every"
+            )
         silence_gym_notice()
         dataset, features = require_data(context, self.card)
         transitions = lay_out_logs(context, self.card, gamma=1.0)

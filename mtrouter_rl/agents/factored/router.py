@@ -219,8 +219,8 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
     @classmethod
     def check_weights(cls, saved: SavedRouter, settings: FactoredSettings, weights: StateDict) -> None:
         """See `LearnedRouter.check_weights`."""
-        expected = expected_shapes(settings, n_models=len(saved.record.model_names))
-        found = {name: tuple(one.shape) for name, one in weights.items()}
+        expected = expected_tensors(settings, n_models=len(saved.record.model_names))
+        found = {name: (one.dtype, *one.shape) for name, one in weights.items()}
         differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
         if differing:
             raise RouterError(
@@ -229,11 +229,11 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
             )
 
 
-def expected_shapes(settings: FactoredSettings, *, n_models: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors of a router, by name."""
+def expected_tensors(settings: FactoredSettings, *, n_models: int) -> dict[str, tuple[torch.dtype | int, ...]]:
+    """Type and shape of all tensors of a router, by name."""
     n_kinds = len(settings.kinds)
     network = settings.make_network().state_dict()
-    factors = {
+    factors: dict[str, tuple[int, ...]] = {
         "success.level": (1,),
         "success.kinds": (n_kinds,),
         "success.main": (n_models,),
@@ -246,8 +246,9 @@ def expected_shapes(settings: FactoredSettings, *, n_models: int) -> dict[str, t
         "tokens.output": (n_models,),
         "tokens.cached_share": (1,),
     }
-    return {f"{NETWORK_PREFIX}{name}": (settings.n_members, *one.shape) for name, one in network.items()} | {
-        f"{_FACTOR_PREFIX}{name}": shape for name, shape in factors.items()
+    return {
+        **{f"{NETWORK_PREFIX}{name}": (one.dtype, settings.n_members, *one.shape) for name, one in network.items()},
+        **{f"{_FACTOR_PREFIX}{name}": (torch.float64, *shape) for name, shape in factors.items()},
     }
 
 
