@@ -88,8 +88,9 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         episodes = [episode for episode in dataset.completed if episode.turns]
         turns = [turn for episode in episodes for turn in episode.turns]
         kinds = ActionKinds.of_texts(turn.action_text for turn in turns if not turn.error)
-        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN)
-        layout = HistoryLayout.of_features(features).model_copy(update={"hidden": hidden})
+        n_models = transitions.n_models
+        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
+        layout = HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden})
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
         folds = _folds(episodes, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
         *judges, network = self._train_networks(context, transitions, turns, kinds=kinds, layout=layout, folds=folds)
@@ -104,7 +105,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         )
         with one_thread():
             due = _judged(judges, settings, transitions, folds)
-            tokens = CallTokens.of_log(episodes, transitions.actions, n_models=transitions.n_models)
+            tokens = CallTokens.of_log(episodes, transitions.actions, n_models=n_models)
             factors = _fitted(context, transitions, episodes, due=due, folds=folds, kinds=kinds, tokens=tokens)
         return FactoredRouter.of(
             FactoredRouter(
@@ -137,8 +138,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         done = kinds.indices(turn.action_text for turn in turns)
         is_done = np.array([not turn.error for turn in turns])
         is_done |= not is_done.any()
-        seen = transitions.observations[:, : layout.n_columns]  # whatever is allowed, the same is due
-        imitated = dataclasses.replace(transitions, observations=seen, actions=done, n_models=len(kinds))
+        imitated = dataclasses.replace(transitions, actions=done, n_models=len(kinds))
         learner = imitation_learner(
             HistoryEncoderFactory.of(layout, self.parameters), logit_penalty=self.parameters.logit_penalty
         )
