@@ -28,6 +28,7 @@ from mtrouter_rl.pools.simulated.luck import (
     ErrorBursts,
     Outages,
     Spells,
+    harder,
     logistic,
 )
 from mtrouter_rl.pools.simulated.model import SimulatedModel, expected_length, failure_shares
@@ -51,7 +52,7 @@ class SimulationCard(Frozen):
         malformed: Texts that no environment understands; `{action}` stands for what the expert would have done.
         models: One entry for every model of the pool.
         task_spread: Some variations are harder than others for all models alike: standard deviation (logit) of a draw for each
-            (task, variation).
+            (task, variation), which is taken off every model's ability and adds to how often it is stuck.
         together: Probability that all models share one draw of who is stuck at a sub-goal; how often each is stuck stays.
         silent: Whether a malformed reply is one of the task's idle actions where it offers any: no error tells of it then.
         tired_by_tokens: Logit that a model loses for every 1,000 tokens of the conversation.
@@ -183,13 +184,14 @@ class SimulatedBackend:
             )
         self._task: ExpertTask = task
         self._key = EpisodeKey(task_name=task_name, variation=variation, seed=seed)
+        self._hardness = self._key.hardness(self._card.task_spread)
+        self._p_stuck = {name: harder(model.stuck, self._hardness) for name, model in self._card.models.items()}
         self._stuckness = Stuckness(
             key=self._key,
-            probabilities={name: model.stuck for name, model in self._card.models.items()},
+            probabilities=self._p_stuck,
             together=self._card.together,
             is_steady=self._card.is_steady,
         )
-        self._hardness = self._key.hardness(self._card.task_spread)
         self._outages = self._spells(self._card.outages, OUTAGE_STREAM)
         self._bursts = self._spells(self._card.error_bursts, ERROR_STREAM)
         self._n_bad = dict.fromkeys(self._pool.model_names, 0)
@@ -322,7 +324,7 @@ class SimulatedBackend:
     def _repair(self, mistakes: Sequence[str], *, n_prompt: int) -> FloatArray:
         """Success at making up for a mistake, which is taken to need the mistake's skill; being stuck is not drawn yet."""
         skill = self.skill_of(mistakes[0]) if mistakes else OTHER_SKILL
-        free = np.array([1 - self._card.models[name].stuck for name in self._pool.model_names])
+        free = np.array([1 - self._p_stuck[name] for name in self._pool.model_names])
         successes: FloatArray = self._successes(skill, n_prompt=n_prompt) * free
         return successes
 

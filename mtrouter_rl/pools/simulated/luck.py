@@ -102,3 +102,15 @@ class Spells:
 def logistic(logit: float) -> float:
     """Probability of a logit."""
     return 1.0 / (1.0 + math.exp(-logit))
+
+
+def harder(probability: float, hardness: float) -> float:
+    """A probability of trouble on a task that is harder by so much, logit.
+
+    Example:
+        >>> harder(0.5, 0.0), round(harder(0.5, 1.0), 3), harder(0.0, 5.0)
+        (0.5, 0.731, 0.0)
+    """
+    if hardness == 0 or probability in (0, 1):
+        return probability
+    return logistic(math.log(probability / (1 - probability)) + hardness)
