@@ -135,6 +135,20 @@ def test_the_world_changes_episodes(world):
     assert turns(config) != turns(plain)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_references_stay_above_every_single_model(world):
+    """What they are shown of the world is true enough to plan by."""
+    config = corridor_with(**WORLDS[world])
+    config = dataclasses.replace(config, limits=dataclasses.replace(config.limits, max_turns=12))
+    env, returns = build_env(config), {}
+    for text in ("reference:hidden", "reference:believing", "uniform", *(f"single:{name}" for name in NAMES)):
+        policy = Contestant.of(text, config, cache=None).ref(config)
+        episodes = [run_episode(env, policy, spec).episode for spec in evaluation_specs(config.card, "train", 1)]
+        returns[text] = float(np.mean([config.reward.reward(one.utility, one.cost_usd) for one in episodes]))
+    references = [returns.pop(text) for text in ("reference:hidden", "reference:believing")]
+    assert min(references) > max(returns.values()) + 0.02, (references, returns)
+
+
 @pytest.mark.parametrize("world", [*DEVELOPMENT, *FOR_THE_END, "long"])
 def test_cards_are_of_the_same_models_and_can_be_played(world):
     """Same names in the same order, so that a router that learned in one world can be evaluated in another."""
@@ -166,6 +180,21 @@ def test_how_hard_a_variation_is_depends_on_it_alone_and_is_shared(backend_of, p
     drawn = np.array(list(shifts.values()))
     assert drawn.std() == pytest.approx(2.0, rel=0.25)
     assert abs(drawn.mean()) < 0.8
+
+
+def test_a_harder_variation_makes_stuck_more_often(backend_of, pool_data):
+    settings_of(pool_data)["task_spread"] = 2.0
+    for model in settings_of(pool_data)["models"].values():
+        model["stuck"] = 0.3
+    backend, n_stuck, expected = backend_of(pool_data), 0, 0.0
+    for variation, seed in itertools.product(range(40), range(10)):
+        start(backend, variation=variation, seed=seed)
+        ability = backend.success_probability("large", skill="walk", topic="corridor")
+        hardness = 4.5 - math.log(ability / (1 - ability))
+        probability = 1 / (1 + math.exp(-(math.log(0.3 / 0.7) + hardness)))
+        assert state_of(backend).believed_stuck[0] == pytest.approx([probability] * 3)  # nothing has failed yet
+        n_stuck, expected = n_stuck + backend.is_stuck("large", Riddle.due), expected + probability
+    assert n_stuck / 400 == pytest.approx(expected / 400, abs=0.06)
 
 
 def test_models_fail_at_the_same_tasks_where_tasks_differ():
