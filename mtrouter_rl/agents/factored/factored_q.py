@@ -23,19 +23,21 @@ from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
+from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import Episode, FloatArray, Frozen, Turn
 from mtrouter_rl.transitions.arrays import Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
 """Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
 _ROWS_PER_PASS = 2048
+_NO_FOLD = -1
 
 
 class FactoredQParameters(NetworkParameters, LoopParameters):
     """Parameters of `FactoredQ`; those of the loop are of the networks that tell what is due.
 
     Attributes:
-        n_folds: Networks: each is trained without one fold of the (task, variation) and judges the turns of that fold.
+        n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
         logit_penalty: Weight of the mean squared logit in their loss.
     """
 
@@ -70,33 +72,40 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         """Train on the context's log.
 
         Raises:
-            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, or the log has no tokens.
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, the log has no tokens, or an
+                evaluation during the training is asked for.
             PoolMismatchError: If the dataset was logged with another pool.
             RouterError: If the checkpoint folder belongs to another training.
         """
+        if context.evaluation is not None:
+            raise InvalidConfigError(
+                f"agent '{self.card.name}': there is no router before the last network is trained, so it cannot be evaluated "
+                "during the training; leave out --evaluate-every"
+            )
         silence_gym_notice()
         dataset, features = require_data(context, self.card)
         transitions = lay_out_logs(context, self.card, gamma=1.0)
         episodes = [episode for episode in dataset.completed if episode.turns]
         turns = [turn for episode in episodes for turn in episode.turns]
         kinds = ActionKinds.of_texts(turn.action_text for turn in turns if not turn.error)
-        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN)
-        layout = HistoryLayout.of_features(features).model_copy(update={"hidden": hidden})
+        n_models = transitions.n_models
+        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
+        layout = HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden})
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
         folds = _folds(episodes, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
-        networks = self._train_networks(context, transitions, turns, kinds=kinds, layout=layout, folds=folds)
+        *judges, network = self._train_networks(context, transitions, turns, kinds=kinds, layout=layout, folds=folds)
         settings = FactoredSettings(
             layout=layout,
             sizes=sizes,
             kinds=kinds,
-            n_members=len(networks) * len(networks[0]),
+            n_members=len(network),
             reward=context.reward,
             prior=0.5,
             use_value=0.0,
         )
         with one_thread():
-            due = _judged(networks, settings, transitions, folds)
-            tokens = CallTokens.of_log(episodes, transitions.actions, n_models=transitions.n_models)
+            due = _judged(judges, settings, transitions, folds)
+            tokens = CallTokens.of_log(episodes, transitions.actions, n_models=n_models)
             factors = _fitted(context, transitions, episodes, due=due, folds=folds, kinds=kinds, tokens=tokens)
         return FactoredRouter.of(
             FactoredRouter(
@@ -104,7 +113,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 model_names=context.pool.model_names,
                 features=features,
                 settings=settings.model_copy(update={"prior": factors.prior, "use_value": factors.use_value}),
-                weights=as_weights(stack_weights([one for some in networks for one in some]), factors, tokens),
+                weights=as_weights(stack_weights(network), factors, tokens),
                 provenance=provenance(context, self.card, self.parameters),
             ),
             context.pool,
@@ -120,19 +129,21 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         layout: HistoryLayout,
         folds: npt.NDArray[np.int64],
     ) -> list[list[StateDict]]:
-        """Kept iterates of one network for every fold, which has not seen that fold. Errors show nothing that was due."""
+        """Kept iterates of a network for every fold, which has not seen it, and of the one that acts, which has seen all.
+
+        Errors show nothing of what was due, and are left out.
+        """
         from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
 
         done = kinds.indices(turn.action_text for turn in turns)
         is_done = np.array([not turn.error for turn in turns])
         is_done |= not is_done.any()
-        seen = transitions.observations[:, : layout.n_columns]  # whatever is allowed, the same is due
-        imitated = dataclasses.replace(transitions, observations=seen, actions=done, n_models=len(kinds))
+        imitated = dataclasses.replace(transitions, actions=done, n_models=len(kinds))
         learner = imitation_learner(
             HistoryEncoderFactory.of(layout, self.parameters), logit_penalty=self.parameters.logit_penalty
         )
-        networks = []
-        for fold in np.unique(folds):
+        networks: list[list[StateDict]] = []
+        for fold in (*np.unique(folds).tolist(), _NO_FOLD):
             keep = is_done & (folds != fold)
             iterates = train(
                 learner,
@@ -141,10 +152,10 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 context=dataclasses.replace(
                     context,
                     evaluation=None,
-                    metrics=context.metrics if fold == 0 else NullSink(),
-                    checkpoint_folder=_of_fold(context.checkpoint_folder, int(fold)),
+                    metrics=context.metrics if fold == _NO_FOLD else NullSink(),
+                    checkpoint_folder=_of_fold(context.checkpoint_folder, fold),
                 ),
-                identity=training_identity(context, self.card, self.parameters) | {"fold": int(fold)},
+                identity=training_identity(context, self.card, self.parameters) | {"fold": fold},
                 make_router=_no_router,
             )
             stacked = stack_imitators(iterates)
@@ -157,7 +168,7 @@ def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":
 
 
 def _of_fold(folder: Path | None, fold: int) -> Path | None:
-    return None if folder is None else folder / f"fold-{fold}"
+    return None if folder is None else folder / ("whole" if fold == _NO_FOLD else f"fold-{fold}")
 
 
 def _folds(episodes: Sequence[Episode], n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
