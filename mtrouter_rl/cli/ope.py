@@ -21,7 +21,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         reward=reward,
         estimators=tuple(args.estimators or ESTIMATORS),
         cache=None if args.out is None else args.out / "embeddings",
-        fqe=FqeParameters(**given(args, n_repeats="repeats", n_iterations="iterations")),
+        fqe=FqeParameters(**given(args, n_repeats="repeats", n_iterations="iterations", max_passes="passes")),
         **values(args, "dataset", "seed", "encoder", "truth", "truth_split"),
     )
     report = run_ope(request, say=output.aside)
@@ -58,6 +58,7 @@ COMMAND = Command(
         shared.seed("training and bootstrap"),
         Option("--repeats", "how often the log is halved for dm (default: 2)", int, "R"),
         Option("--iterations", "iterations of the fitted values (default: 100)", int, "K"),
+        Option("--passes", "passes over the log of an iteration, at most (default: 8)", float, "P"),
         Option("--truth", "results.json of the same policies run closed-loop, to compare with", Path, "FILE"),
         Option("--truth-split", "split of --truth", default="test", metavar="SPLIT"),
         shared.out("write ope.json there", required=False),

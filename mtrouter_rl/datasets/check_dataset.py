@@ -1,15 +1,13 @@
 """Checks a dataset folder against everything that can be checked: rules, hidden information, leaks into its siblings."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtrouter_rl.datasets.info import SCHEMA_VERSION, DatasetInfo, stored_version
 from mtrouter_rl.datasets.leaks import check_sibling_splits
-from mtrouter_rl.datasets.store import Dataset, load_hidden
+from mtrouter_rl.datasets.store import Dataset, iterate_hidden
 from mtrouter_rl.datasets.validation import MAX_LISTED
-from mtrouter_rl.records import JsonValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +41,7 @@ class SoundnessReport:
         return "\n".join([counts, *(f"note: {note}" for note in self.notes)])
 
 
-def load_sound(
-    folder: Path, *, max_listed: int = MAX_LISTED
-) -> tuple[Dataset, dict[str, tuple[Mapping[str, JsonValue], ...]]]:
+def load_sound(folder: Path, *, max_listed: int = MAX_LISTED) -> tuple[Dataset, int]:
     """Load a dataset and what only a simulator knows of it, and check every rule of both.
 
     Args:
@@ -53,12 +49,12 @@ def load_sound(
         max_listed: How many broken rules an error lists before it only counts them.
 
     Returns:
-        The dataset, and its hidden information as `mtrouter_rl.datasets.store.load_hidden` gives it.
+        The dataset, and how many of its episodes have hidden information.
 
     Raises:
         DatasetError: If a rule is broken, or a file is missing or unreadable.
     """
-    return Dataset.load(folder, max_listed=max_listed), load_hidden(folder)
+    return Dataset.load(folder, max_listed=max_listed), sum(len(part) for part in iterate_hidden(folder))
 
 
 def check_dataset(folder: Path) -> SoundnessReport:
@@ -67,7 +63,7 @@ def check_dataset(folder: Path) -> SoundnessReport:
     Raises:
         DatasetError: If a rule is broken, a file is missing or unreadable, or it leaks.
     """
-    dataset, hidden = load_sound(folder, max_listed=sys.maxsize)
+    dataset, n_hidden = load_sound(folder, max_listed=sys.maxsize)
     leaks = check_sibling_splits(folder, dataset)
     version = stored_version(folder)
     notes: list[str] = []
@@ -85,6 +81,6 @@ def check_dataset(folder: Path) -> SoundnessReport:
         n_episodes=len(dataset.episodes),
         n_failed=len(dataset.episodes) - len(dataset.completed),
         n_turns=dataset.n_turns,
-        n_hidden=len(hidden),
+        n_hidden=n_hidden,
         notes=tuple(notes),
     )

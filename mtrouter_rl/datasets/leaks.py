@@ -14,7 +14,7 @@ Texts are compared exactly, once white space is normalized; texts that only shar
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -92,7 +92,7 @@ def find_leaks(train: Dataset, other: Dataset) -> list[Leak]:
 
     An equal text whose (task, variation) is shared as well is told once, as the variation.
     """
-    sides = (train.episodes, other.episodes)
+    sides = (_without_turns(train), _without_turns(other))
     variations = _shared(*sides, lambda episode: (episode.task, episode.variation))
     leaks = [_leak("episode id", repr(key), pair) for key, pair in _shared(*sides, lambda one: one.episode_id).items()]
     leaks += [
@@ -100,7 +100,7 @@ def find_leaks(train: Dataset, other: Dataset) -> list[Leak]:
         for (task, variation), pair in variations.items()
     ]
     is_vouched = train.info.origin == other.info.origin == "collected"
-    telling = telling_tasks([*train.episodes, *other.episodes])
+    telling = telling_tasks([*sides[0], *sides[1]])
     for (text, observation), pair in _shared(*sides, text_key).items():
         if {(one.task, one.variation) for side in pair for one in side} <= set(variations):
             continue
@@ -166,6 +166,11 @@ def sibling_splits(folder: Path) -> list[Path]:
         return []
     siblings = [folder.parent / name for name in SPLITS if name != folder.name]
     return [path for path in siblings if (path / INFO_FILE).is_file()]
+
+
+def _without_turns(dataset: Dataset) -> list[Episode]:
+    """All that is compared, which is small even where the log is too large for memory."""
+    return [replace(episode, turns=()) for episode in dataset.episodes]
 
 
 _Pair = tuple[Sequence[Episode], Sequence[Episode]]

@@ -6,20 +6,20 @@ counts exactly if its episodes file is there. Everything that is loaded has been
 """
 
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mtrouter_rl.datasets import columns
+from mtrouter_rl.datasets import columns, streamed
 from mtrouter_rl.datasets.info import INFO_FILE, SCHEMA_VERSION, DatasetInfo, read_info, stored_version
+from mtrouter_rl.datasets.parquet import RESTORE, parquet_bytes, read_table, write_synced
+from mtrouter_rl.datasets.streamed import ShardSize, StreamedEpisodes
 from mtrouter_rl.datasets.upgrade import upgrade_episodes, upgrade_turns
 from mtrouter_rl.datasets.validation import (
     MAX_LISTED,
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 _SHARD_FILE = re.compile(r"(episodes|turns|hidden)-([0-9]{5,})\.parquet")
 _TEMPORARY = ".tmp"
 _ZSTD_LEVEL = 19
-_PAGE_BYTES = 1 << 24
-"""One page a column and shard, as a rule: the longer the page, the better it compresses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +65,19 @@ class FilterReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Logged episodes in memory. Holds nothing that a router may not see.
+    """Logged episodes. Holds nothing that a router may not see.
 
     Attributes:
         info: What it is and how it was made.
-        episodes: All episodes, completed and failed, by shard and then in the order written.
+        episodes: All episodes, completed and failed, by shard and then in the order written: in memory, or, of a log that is
+            too large for it, `StreamedEpisodes`, which are read as they are gone through.
     """
 
     info: DatasetInfo
-    episodes: tuple[Episode, ...]
+    episodes: Sequence[Episode]
 
     @classmethod
-    def load(cls, folder: Path | str, *, max_listed: int = MAX_LISTED) -> "Dataset":
+    def load(cls, folder: Path | str, *, max_listed: int = MAX_LISTED, resident_turns: int | None = None) -> "Dataset":
         """Load a dataset and check every rule.
 
         A shard that a killed collection left unfinished is not loaded, and said in the log.
@@ -86,6 +85,7 @@ class Dataset:
         Args:
             folder: Where it is.
             max_listed: How many broken rules an error lists before it only counts them.
+            resident_turns: A log with more turns is not held in memory; None takes `streamed.RESIDENT_TURNS`.
 
         Raises:
             DatasetError: If the folder is no dataset, a file is missing or unreadable, or a rule is broken; names file,
@@ -99,23 +99,32 @@ class Dataset:
             logger.warning("%s: shard(s) %s are unfinished and are not loaded", folder, unfinished)
         is_old = stored_version(folder) != SCHEMA_VERSION
         log, context = ViolationLog(max_listed=max_listed), Context.of(info)
-        episodes, ids = list[Episode](), list[tuple[str, str]]()
+        limit = streamed.RESIDENT_TURNS if resident_turns is None else resident_turns
+        episodes, ids, sizes = list[Episode](), list[tuple[str, str]](), list[ShardSize]()
         for index in sorted(shards["episodes"]):
             loaded = _load_shard(folder, ShardFiles.of(index), context=context, log=log, is_old=is_old)
-            episodes += loaded
+            sizes.append(ShardSize.of(index, loaded))
             ids += [(ShardFiles.of(index).episodes, episode.episode_id) for episode in loaded]
+            is_resident = sum(size.n_turns for size in sizes) <= limit
+            episodes = episodes + loaded if is_resident else []
         check_unique_ids(ids, log)
         log.raise_if_any(f"dataset '{info.dataset_id}' in {folder}")
+        if sizes and not is_resident:
+            return cls(info=info, episodes=_streamed(folder, sizes, context=context, is_old=is_old))
         return cls(info=info, episodes=tuple(episodes))
 
     @cached_property
-    def completed(self) -> tuple[Episode, ...]:
+    def completed(self) -> Sequence[Episode]:
         """Episodes that ran to their end; the failed ones are counted, and never scored or learned from."""
+        if isinstance(self.episodes, StreamedEpisodes):
+            return self.episodes.completed()
         return tuple(episode for episode in self.episodes if episode.status == "completed")
 
     @property
     def n_turns(self) -> int:
         """Turns of all episodes, failed ones included."""
+        if isinstance(self.episodes, StreamedEpisodes):
+            return self.episodes.n_turns
         return sum(len(episode.turns) for episode in self.episodes)
 
     def filter(self, keep: Callable[[Episode], bool], reason: str) -> tuple["Dataset", FilterReport]:
@@ -191,7 +200,7 @@ class DatasetWriter:
         temporary = {self.folder / f"{name}{_TEMPORARY}": self.folder / name for name in tables}
         try:
             for path, table in zip(temporary, tables.values(), strict=True):
-                _write_synced(path, _parquet_bytes(table, self._compression_level))
+                write_synced(path, parquet_bytes(table, self._compression_level))
             for path, final in temporary.items():
                 path.replace(final)
         except OSError as error:
@@ -239,7 +248,7 @@ class DatasetWriter:
             )
         temporary = path.with_name(INFO_FILE + _TEMPORARY)
         try:
-            _write_synced(temporary, self.info.to_json().encode())
+            write_synced(temporary, self.info.to_json().encode())
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -266,7 +275,10 @@ class DatasetWriter:
                 path.unlink()
 
 
-def load_hidden(folder: Path | str) -> dict[str, tuple[Mapping[str, JsonValue], ...]]:
+Hidden = dict[str, tuple[Mapping[str, JsonValue], ...]]
+
+
+def load_hidden(folder: Path | str) -> Hidden:
     """What only a simulator knows of every turn, by episode id. For diagnosis; no router may be trained on it.
 
     Returns:
@@ -276,48 +288,64 @@ def load_hidden(folder: Path | str) -> dict[str, tuple[Mapping[str, JsonValue], 
         DatasetError: If the folder is no dataset, or a hidden file is missing, unreadable or breaks a rule: rows that are
             missing, out of order, or of another shard's episodes among them.
     """
+    hidden: Hidden = {}
+    for part in iterate_hidden(folder):
+        hidden |= part
+    return hidden
+
+
+def iterate_hidden(folder: Path | str) -> Iterator[Hidden]:
+    """What `load_hidden` gives, a shard at a time. Broken rules are told after the last one. Raises as `load_hidden`."""
     folder = Path(folder)
-    info = read_info(folder)
-    log, hidden = ViolationLog(), dict[str, tuple[Mapping[str, JsonValue], ...]]()
+    info, log = read_info(folder), ViolationLog()
     for index in sorted(_shards(folder)["episodes"]):
         files = ShardFiles.of(index)
         file = files.hidden
-        table = _read_table(folder / file)
+        table = read_table(folder / file)
         if not check_columns(table, columns.HIDDEN_SCHEMA, file=file, log=log):
             continue
         n_turns, n_hidden = _expected_hidden(folder, files)
         rows = zip(table["episode_id"].to_pylist(), table["turn"].to_pylist(), strict=True)
         check_hidden(list(rows), n_turns=n_turns, n_rows=n_hidden, files=files, log=log)
         try:
-            hidden |= columns.table_to_hidden(table)
+            found = columns.table_to_hidden(table)
         except ValueError as error:
             raise DatasetError(
-                f"{folder / file}: column 'hidden' holds text that is not JSON: {error}; {_RESTORE}"
+                f"{folder / file}: column 'hidden' holds text that is not JSON: {error}; {RESTORE}"
             ) from error
+        yield dict(found)
     log.raise_if_any(f"hidden information of dataset '{info.dataset_id}' in {folder}")
-    return hidden
 
 
 def _expected_hidden(folder: Path, files: ShardFiles) -> tuple[dict[str, int], int | None]:
     """Turns of every episode of a shard, and how many hidden rows its episodes file tells of."""
-    episodes, turns = _read_table(folder / files.episodes), _read_table(folder / files.turns)
+    episodes, turns = read_table(folder / files.episodes), read_table(folder / files.turns)
     if "episode_id" not in episodes.column_names or "episode_id" not in turns.column_names:
-        raise DatasetError(f"{folder / files.episodes} or {files.turns} lacks column 'episode_id'; {_RESTORE}")
+        raise DatasetError(f"{folder / files.episodes} or {files.turns} lacks column 'episode_id'; {RESTORE}")
     n_turns = dict.fromkeys(episodes["episode_id"].to_pylist(), 0) | Counter(turns["episode_id"].to_pylist())
     told = (episodes.schema.metadata or {}).get(columns.N_HIDDEN_KEY)
     return n_turns, int(told) if told is not None and told.isdigit() else None
 
 
-_RESTORE = (
-    "restore the file from a copy, or make the dataset anew (a collection only needs the shard's three files deleted, and "
-    "is then resumed)"
-)
+def _streamed(folder: Path, sizes: Sequence[ShardSize], *, context: Context, is_old: bool) -> StreamedEpisodes:
+    """The episodes of shards that were checked; each is checked again when it is read, since it may have changed."""
+
+    def read(index: int) -> list[Episode]:
+        log = ViolationLog()
+        episodes = _load_shard(folder, ShardFiles.of(index), context=context, log=log, is_old=is_old)
+        log.raise_if_any(f"{folder / ShardFiles.of(index).episodes}, which was sound a moment ago,")
+        return episodes
+
+    files = [
+        folder / name for size in sizes for name in vars(ShardFiles.of(size.index)).values() if "hidden" not in name
+    ]
+    return StreamedEpisodes(read, sizes, files=files)
 
 
 def _load_shard(
     folder: Path, files: ShardFiles, *, context: Context, log: ViolationLog, is_old: bool = False
 ) -> list[Episode]:
-    episode_table, turn_table = _read_table(folder / files.episodes), _read_table(folder / files.turns)
+    episode_table, turn_table = read_table(folder / files.episodes), read_table(folder / files.turns)
     if is_old:
         episode_table, turn_table = upgrade_episodes(episode_table), upgrade_turns(turn_table)
     turns_ok = check_columns(turn_table, columns.TURN_SCHEMA, file=files.turns, log=log)
@@ -345,7 +373,7 @@ def _check_turn_count(episode_table: pa.Table, turn_table: pa.Table, *, files: S
                 field="number of rows",
                 value=str(turn_table.num_rows),
                 rule=f"must be {expected.decode(errors='replace')}, as {files.episodes} says",
-                fix=_RESTORE,
+                fix=RESTORE,
             )
         )
 
@@ -389,39 +417,3 @@ def _cannot_write(path: Path, error: OSError) -> DatasetError:
         f"{path} cannot be written: {error}; free disk space or correct the permissions, then start the same "
         "command again (a collection keeps the shards that are already written; any other dataset is made anew)"
     )
-
-
-def _parquet_bytes(table: pa.Table, compression_level: int) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        compression_level=compression_level,
-        row_group_size=max(1, table.num_rows),
-        data_page_size=_PAGE_BYTES,
-        dictionary_pagesize_limit=_PAGE_BYTES,
-        write_page_checksum=True,
-    )
-    return sink.getvalue()
-
-
-def _write_synced(path: Path, data: bytes | pa.Buffer) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_table(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing, though its shard has an episodes file; {_RESTORE}")
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table, n_rows = file.read(), file.metadata.num_rows
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not a readable Parquet file: {error}; {_RESTORE}") from error
-    if table.num_rows != n_rows:
-        raise DatasetError(f"{path} has {table.num_rows} rows, must have {n_rows}, as its footer says; {_RESTORE}")
-    return table

@@ -1,7 +1,9 @@
 """Sums a log up for its reader: how many episodes, what they scored and cost, which models acted, what went wrong."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 from mtrouter_rl.datasets.store import Dataset
@@ -93,11 +95,11 @@ def summarize(dataset: Dataset) -> Summary:
     Returns:
         A dictionary that `json.dumps` takes.
     """
-    info, completed = dataset.info, dataset.completed
-    failed = [episode for episode in dataset.episodes if episode.status == "failed"]
-    turns = [turn for episode in completed for turn in episode.turns]
-    known = [turn.propensity for turn in turns if turn.propensity is not None]
-    cost_usd = sum(episode.cost_usd for episode in completed)
+    info, counted = dataset.info, _Counted()
+    for episode in dataset.episodes:
+        counted.add(episode)
+    n_turns = sum(counted.lengths)
+    cost_usd = sum(counted.costs_usd)
     return Summary(
         dataset_id=info.dataset_id,
         env=info.env,
@@ -110,51 +112,105 @@ def summarize(dataset: Dataset) -> Summary:
         assumptions=list(info.assumptions),
         n_episodes_planned=info.n_episodes_planned,
         n_episodes=len(dataset.episodes),
-        n_reconstructed=sum(episode.usage_source == "reconstructed" for episode in dataset.episodes),
-        n_completed=len(completed),
-        n_failed=len(failed),
-        failed_reasons=_counts(episode.status_detail for episode in failed),
-        n_turns=len(turns),
-        turns_per_episode=_spread([len(episode.turns) for episode in completed]),
+        n_reconstructed=counted.n_reconstructed,
+        n_completed=len(counted.lengths),
+        n_failed=sum(counted.failed_reasons.values()),
+        failed_reasons=_counts(counted.failed_reasons),
+        n_turns=n_turns,
+        turns_per_episode=_spread(counted.lengths),
         cost_usd=CostSummary(
-            total=cost_usd,
-            mean=_ratio(cost_usd, len(completed)),
-            failed_total=sum((episode.cost_usd for episode in failed), 0.0),
+            total=cost_usd, mean=_ratio(cost_usd, len(counted.lengths)), failed_total=counted.failed_usd
         ),
-        score_mean=_mean([100 * episode.utility for episode in completed]),
-        switches_mean=_mean([_n_switches(episode) for episode in completed]),
-        n_terminated=sum(turn.terminated for turn in turns),
-        n_truncated=sum(turn.truncated for turn in turns),
-        n_without_turns=sum(not episode.turns for episode in completed),
-        propensity=PropensitySpread(**_spread(known), n_unique=len(set(known)), n_unknown=len(turns) - len(known)),
-        errors=_counts(turn.error for turn in turns if turn.error),
-        tasks=_tasks(completed),
-        models={name: _model([turn for turn in turns if turn.model == name], len(turns)) for name in info.model_names},
+        score_mean=_mean(counted.scores),
+        switches_mean=_mean(counted.switches),
+        n_terminated=counted.n_terminated,
+        n_truncated=counted.n_truncated,
+        n_without_turns=sum(not length for length in counted.lengths),
+        propensity=PropensitySpread(
+            **_spread(counted.propensities),
+            n_unique=len(set(counted.propensities)),
+            n_unknown=n_turns - len(counted.propensities),
+        ),
+        errors=_counts(counted.errors),
+        tasks={task: _task(rows) for task, rows in sorted(counted.tasks.items())},
+        models={name: counted.models[name].summary(n_turns) for name in info.model_names},
     )
 
 
-def _tasks(episodes: Sequence[Episode]) -> dict[str, TaskSummary]:
-    by_task: dict[str, list[Episode]] = {}
-    for episode in episodes:
-        by_task.setdefault(episode.task, []).append(episode)
-    return {
-        task: TaskSummary(
-            n_episodes=len(group),
-            score_mean=_mean([100 * episode.utility for episode in group]),
-            cost_usd_mean=_mean([episode.cost_usd for episode in group]),
-            turns_mean=_mean([len(episode.turns) for episode in group]),
+@dataclass(kw_only=True)
+class _CountedModel:
+    """Turns of one model so far."""
+
+    n_turns: int = 0
+    cost_usd: float = 0.0
+    n_errors: int = 0
+    n_told: int = 0
+    n_output: int = 0
+
+    def add(self, turn: Turn) -> None:
+        self.n_turns += 1
+        self.cost_usd += turn.cost_usd
+        self.n_errors += bool(turn.error)
+        if turn.usage.n_prompt or turn.usage.n_output:
+            self.n_told += 1
+            self.n_output += turn.usage.n_output
+
+    def summary(self, n_all: int) -> ModelSummary:
+        return ModelSummary(
+            n_turns=self.n_turns,
+            share=_ratio(self.n_turns, n_all),
+            cost_usd=self.cost_usd,
+            error_rate=_ratio(self.n_errors, self.n_turns),
+            n_output_mean=_ratio(self.n_output, self.n_told),
         )
-        for task, group in sorted(by_task.items())
-    }
 
 
-def _model(turns: Sequence[Turn], n_all: int) -> ModelSummary:
-    return ModelSummary(
-        n_turns=len(turns),
-        share=_ratio(len(turns), n_all),
-        cost_usd=sum((turn.cost_usd for turn in turns), 0.0),
-        error_rate=_ratio(sum(bool(turn.error) for turn in turns), len(turns)),
-        n_output_mean=_mean([turn.usage.n_output for turn in turns if turn.usage.n_prompt or turn.usage.n_output]),
+class _Counted:
+    """What a summary is made of: a few numbers an episode, so that the episodes themselves need not stay in memory."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.costs_usd: list[float] = []
+        self.scores: list[float] = []
+        self.switches: list[int] = []
+        self.propensities = array("d")
+        self.errors: Counter[str] = Counter()
+        self.failed_reasons: Counter[str] = Counter()
+        self.tasks: dict[str, list[tuple[float, float, int]]] = {}
+        self.models: defaultdict[str, _CountedModel] = defaultdict(_CountedModel)
+        self.failed_usd = 0.0
+        self.n_reconstructed = self.n_terminated = self.n_truncated = 0
+
+    def add(self, episode: Episode) -> None:
+        """Count one episode."""
+        self.n_reconstructed += episode.usage_source == "reconstructed"
+        if episode.status == "failed":
+            self.failed_reasons[episode.status_detail] += 1
+            self.failed_usd += episode.cost_usd
+            return
+        score = 100 * episode.utility
+        self.lengths.append(len(episode.turns))
+        self.costs_usd.append(episode.cost_usd)
+        self.scores.append(score)
+        self.switches.append(_n_switches(episode))
+        self.tasks.setdefault(episode.task, []).append((score, episode.cost_usd, len(episode.turns)))
+        for turn in episode.turns:
+            self._add_turn(turn)
+
+    def _add_turn(self, turn: Turn) -> None:
+        self.models[turn.model].add(turn)
+        self.n_terminated += turn.terminated
+        self.n_truncated += turn.truncated
+        if turn.error:
+            self.errors[turn.error] += 1
+        if turn.propensity is not None:
+            self.propensities.append(turn.propensity)
+
+
+def _task(rows: Sequence[tuple[float, float, int]]) -> TaskSummary:
+    scores, costs_usd, lengths = zip(*rows, strict=True)
+    return TaskSummary(
+        n_episodes=len(rows), score_mean=_mean(scores), cost_usd_mean=_mean(costs_usd), turns_mean=_mean(lengths)
     )
 
 
@@ -162,8 +218,8 @@ def _n_switches(episode: Episode) -> int:
     return sum(before != after for before, after in zip(episode.models, episode.models[1:], strict=False))
 
 
-def _counts(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+def _counts(counter: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _ratio(total: float, count: int) -> float | None:

@@ -22,6 +22,8 @@ CACHE_FILE = "text-vectors.sqlite"
 _SCHEMA_VERSION = 1
 _BUSY_TIMEOUT_S = 60.0
 _RETRY_S = 0.02
+_MAX_IN_MEMORY = 200_000
+"""Vectors that are kept in memory; when there are more, the older half goes, and is read or encoded again if need be."""
 _KEYS_PER_SELECT = 500
 _STORED_DTYPE = np.dtype("<f4")
 _DELETE_IT = "delete the file, it is filled again as texts are encoded"
@@ -79,7 +81,13 @@ class CachedEncoder:
         rows = np.empty((len(keys), self.dim), dtype=np.float32)
         for row, key in zip(rows, keys, strict=True):
             row[:] = self._memory[key]
+        if len(self._memory) > _MAX_IN_MEMORY:
+            self._memory = dict(list(self._memory.items())[-_MAX_IN_MEMORY // 2 :])
         return rows
+
+    def forget(self) -> None:
+        """Give the memory of the vectors back; they are read from the file again, or encoded again where there is none."""
+        self._memory.clear()
 
     def close(self) -> None:
         """Close the cache file; the next call opens it again."""

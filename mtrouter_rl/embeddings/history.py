@@ -5,7 +5,7 @@ same update, so their features are the same numbers.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -202,12 +202,16 @@ class HistoryFeatures:
             episodes: The log.
             show_progress: Whether to draw a progress bar.
         """
-        distinct = sorted({text for episode in episodes for text in _texts(key_of_episode(episode, self.pool))})
+        distinct = sorted(set(self.texts_of(episodes)))
         with Progress("encoding", total=len(distinct), unit="text", is_shown=show_progress) as bar:
             for start in range(0, len(distinct), _TEXTS_PER_BATCH):
                 batch = distinct[start : start + _TEXTS_PER_BATCH]
                 self.encoder.encode(batch)
                 bar.update(len(batch))
+
+    def texts_of(self, episodes: Iterable[Episode]) -> Iterator[str]:
+        """Every text that the features of logged episodes are made of; texts that come again are given again."""
+        return (text for episode in episodes for text in _texts(key_of_episode(episode, self.pool)))
 
     def to_config(self) -> dict[str, JsonValue]:
         """Provenance as JSON values: two instances with equal ones give equal features."""

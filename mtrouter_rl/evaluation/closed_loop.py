@@ -170,7 +170,7 @@ def _run(
 ) -> dict[str, tuple[Episode, ...]]:
     plans = [_collection(pool.config, one, plan) for one in contestants]
     datasets = collect(pool, plans, title=f"evaluate {plan.split}", show_progress=show_progress)
-    return {one.name: dataset.episodes for one, dataset in zip(contestants, datasets, strict=True)}
+    return {one.name: tuple(dataset.episodes) for one, dataset in zip(contestants, datasets, strict=True)}
 
 
 def _collection(config: EnvConfig, one: Contestant, plan: EvaluationPlan) -> CollectionPlan:

@@ -11,7 +11,7 @@ it is told from the log as far as one turn of memory shows it. What no interval 
 to see, estimated propensities that are wrong, and a router that was trained on the very log that it is estimated from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.ope.bandit import MIN_EFFECTIVE_SAMPLE_SIZE
 from mtrouter_rl.ope.bellman import BellmanCheck, bellman_check
 from mtrouter_rl.ope.diagnosis import MAX_PARETO_K, MIN_SUPPORT
-from mtrouter_rl.ope.fqe import QUANTITIES, FqeData, FqeResult, fitted_q_evaluation
+from mtrouter_rl.ope.fqe import QUANTITIES, FqeData, FqeResult, expected_cost, fitted_q_evaluation
 from mtrouter_rl.ope.inputs import OpeLog
 from mtrouter_rl.ope.reward_memory import reward_memory
 from mtrouter_rl.ope.run_lengths import CallRuns, call_runs
@@ -86,8 +86,8 @@ class PolicyEstimates:
     headline: Estimator | None
 
 
-def fit_values(run: OpeLog, *, show_progress: bool) -> FqeResult:
-    """Fit values of all policies at once."""
+def fit_values(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) -> FqeResult:
+    """Fit values of all policies at once, and say beforehand what that will cost."""
     from mtrouter_rl.agents.q.networks import HistoryLayout
 
     data = FqeData(
@@ -98,6 +98,12 @@ def fit_values(run: OpeLog, *, show_progress: bool) -> FqeResult:
         clusters=run.clusters,
         strata=run.strata,
         memory=reward_memory(run.episodes, run.request.pool.model_names),
+    )
+    cost = expected_cost(data, run.request.fqe)
+    bound = f" (a long log: {cost.n_steps_at_most:,})" if cost.n_steps < cost.n_steps_at_most else ""
+    say(
+        f"fit values of {len(run.names)} policies to {len(run.transitions)} turns: {cost.n_steps:,} gradient steps{bound}, "
+        f"about {max(1, round(cost.seconds)):,} s of one core"
     )
     return fitted_q_evaluation(data, run.request.fqe, seed=run.request.seed, show_progress=show_progress)
 

@@ -19,6 +19,8 @@ policy would be two trainings; and a log is read anew for every policy. Here all
 network on one trunk, and the targets of an iteration come from one pass over the log.
 """
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -36,13 +38,14 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope.fqe_network import VectorQNetwork
 from mtrouter_rl.ope.reward_memory import RewardMemory
 from mtrouter_rl.progress import Progress
-from mtrouter_rl.records import FloatArray, PositiveInt
+from mtrouter_rl.records import FloatArray, Positive, PositiveInt
 
 if TYPE_CHECKING:
     from mtrouter_rl.transitions.arrays import Transitions
 
 QUANTITIES = ("utility", "cost_usd")
 """What is learned; the return is a weighted sum of them."""
+_TRIAL_STEPS = 3
 _ROWS_PER_BLOCK = 192
 """Few enough that what the layers hand on stays in a core's cache: little more than half the time of 2048."""
 
@@ -58,6 +61,9 @@ class FqeParameters(JointParameters, LoopParameters):
         max_turns_per_iteration: A regression is made on whole episodes with this many turns together, drawn anew every
             time; a log that has fewer is used as it is. It bounds the time of an iteration on very long logs. More than
             the steps of an iteration draw (`steps_per_iteration` times `batch_size`) are of little use.
+        max_passes: A regression draws every turn about this often at most, so that a small log costs in proportion to its
+            size: `steps_per_iteration` are the steps of a log whose halves have `steps_per_iteration * batch_size /
+            max_passes` turns or more, fewer turns get fewer steps. None always makes all steps.
         dropout: None by default. Values are predicted without dropout and fitted with it, which is not quite the same
             function; the difference of a turn adds up over the turns of an episode (measured: 15% too little cost).
     """
@@ -75,6 +81,19 @@ class FqeParameters(JointParameters, LoopParameters):
     n_warm_start: Annotated[int, Field(ge=0)] = 2
     n_repeats: PositiveInt = 2
     max_turns_per_iteration: PositiveInt = 40_000
+    max_passes: Positive | None = 8.0
+
+    def steps_for(self, n_turns: int) -> tuple[int, int]:
+        """Gradient steps of a regression on so many turns, and the turns of each step.
+
+        Example:
+            >>> FqeParameters().steps_for(100), FqeParameters().steps_for(1000), FqeParameters().steps_for(10_000)
+            ((8, 100), (32, 256), (60, 256))
+        """
+        if self.max_passes is None:
+            return self.steps_per_iteration, self.batch_size
+        size = min(self.batch_size, n_turns)
+        return min(self.steps_per_iteration, math.ceil(self.max_passes * n_turns / size)), size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +190,42 @@ def fitted_q_evaluation(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class FqeCost:
+    """What fitted Q evaluation of a log will cost, about.
+
+    Attributes:
+        n_steps: Gradient steps of all networks together.
+        n_steps_at_most: Those of a log that is long enough for all of them.
+        seconds: Processor time, as a few steps took it just now.
+    """
+
+    n_steps: int
+    n_steps_at_most: int
+    seconds: float
+
+
+def expected_cost(data: FqeData, parameters: FqeParameters) -> FqeCost:
+    """Tell beforehand what `fitted_q_evaluation` will cost, from a trial that takes a few hundredths of a second.
+
+    Raises:
+        InvalidConfigError: As `fitted_q_evaluation`.
+    """
+    _check(data, parameters, 0)
+    n_networks, n_turns = 2 * parameters.n_repeats, len(data.transitions)
+    with torch.random.fork_rng(devices=[]):
+        half = halves(data, np.random.default_rng(0))
+        step_s, turn_s = _Regression(data, half == 0, parameters, seed=0).trial()
+    n_used = min((n_turns + 1) // 2, parameters.max_turns_per_iteration)
+    n_steps = n_networks * parameters.n_iterations * parameters.steps_for(n_used)[0]
+    n_predicted = parameters.n_iterations * n_used + min(parameters.keep_last, parameters.n_iterations) * n_turns // 2
+    return FqeCost(
+        n_steps=n_steps,
+        n_steps_at_most=n_networks * parameters.n_iterations * parameters.steps_per_iteration,
+        seconds=n_steps * step_s + n_networks * n_predicted * turn_s,
+    )
+
+
 def halves(data: FqeData, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Half (0 or 1) of every episode, shape (E,): whole clusters, and of every stratum half of them, by chance."""
     half_of = np.zeros(int(data.clusters.max()) + 1, dtype=np.int64)
@@ -221,7 +276,6 @@ class _Regression:
         self.parameters = parameters
         self.data = data
         self.indices = np.flatnonzero(members[transitions.episodes])
-        self.observations = torch.from_numpy(transitions.observations)
         self.actions = torch.from_numpy(transitions.actions)
         self.probabilities = torch.from_numpy(
             np.stack([np.asarray(one, dtype=np.float32) for one in data.policies.values()], axis=2)
@@ -285,18 +339,42 @@ class _Regression:
     def _regress(self, turns: npt.NDArray[np.int64], targets: Tensor, iteration: int) -> None:
         set_learning_rate(self.optimizer, self.parameters, iteration)
         self.network.train()
-        for _ in range(self.parameters.steps_per_iteration):
-            chosen = self.generator.integers(len(turns), size=self.parameters.batch_size)
-            indices = turns[chosen]
-            actions = self.actions[indices]
-            history, pairs = self.memory
-            observations = self.observations[self.data.transitions.rows[indices]]
-            values = self.network.values_of(observations, actions, history[indices], pairs[indices, actions])
-            loss = 0.5 * (values - targets[chosen]).square().mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+        n_steps, size = self.parameters.steps_for(len(turns))
+        for _ in range(n_steps):
+            loss = self._step(turns, targets, size)
         check_loss(loss.item(), self.parameters, iteration)
+
+    def _step(self, turns: npt.NDArray[np.int64], targets: Tensor, size: int) -> Tensor:
+        """One gradient step on so many turns, drawn with replacement; gives the loss before it."""
+        chosen = self.generator.integers(len(turns), size=size)
+        indices = turns[chosen]
+        actions = self.actions[indices]
+        history, pairs = self.memory
+        observations = self._observations(indices)
+        values = self.network.values_of(observations, actions, history[indices], pairs[indices, actions])
+        loss = 0.5 * (values - targets[chosen]).square().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss
+
+    def _observations(self, turns: npt.NDArray[np.int64]) -> Tensor:
+        """States of turns, shape (n, D + M)."""
+        return torch.from_numpy(self.data.transitions.observations[self.data.transitions.rows[turns]])
+
+    def trial(self) -> tuple[float, float]:
+        """Processor time of a gradient step and of a predicted turn, s, from a few of each; it spoils the network."""
+        turns = self._whole_episodes()[: self.parameters.batch_size]
+        targets = self._targets(turns, None)
+        _, size = self.parameters.steps_for(len(self.indices))
+        for _ in range(_TRIAL_STEPS):  # the first ones are slower
+            self._step(turns, targets, size)
+        start = time.process_time()
+        for _ in range(_TRIAL_STEPS):
+            self._step(turns, targets, size)
+        after_steps = time.process_time()
+        self._predict(turns)
+        return (after_steps - start) / _TRIAL_STEPS, (time.process_time() - after_steps) / len(turns)
 
     @torch.inference_mode()
     def _predict(self, indices: npt.NDArray[np.int64]) -> Prediction:
@@ -307,7 +385,7 @@ class _Regression:
         history, pairs = self.memory
         for start in range(0, len(indices), _ROWS_PER_BLOCK):
             block = indices[start : start + _ROWS_PER_BLOCK]
-            observations = self.observations[self.data.transitions.rows[block]]
+            observations = self._observations(block)
             values = self.network.all_values(observations, history[block], pairs[block])
             values = values.reshape(len(block), values.shape[1], n_policies, n_quantities)
             part = slice(start, start + len(block))

@@ -1,9 +1,11 @@
 """What off-policy evaluation starts from: a log, its behaviour policy, and what every router would do at its turns."""
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.datasets.streamed import StreamedEpisodes
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
@@ -22,7 +25,7 @@ from mtrouter_rl.ope.fqe import FqeParameters
 from mtrouter_rl.ope.record import Propensities
 from mtrouter_rl.ope.sequential import ESTIMATORS, Estimator, TurnLog, check_probabilities
 from mtrouter_rl.protocols import Router
-from mtrouter_rl.records import Episode, FloatArray, Observation
+from mtrouter_rl.records import BoolArray, Episode, FloatArray, Observation
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.transitions.arrays import Transitions, make_transitions
@@ -69,16 +72,20 @@ class OpeRequest:
 
 @dataclass(kw_only=True)
 class OpeLog:
-    """What the steps share. Arrays are over the N logged turns, in order."""
+    """What the steps share. Arrays are over the N logged turns, in order.
+
+    The episodes are gone through again where they are needed, so that a log need not fit into memory.
+    """
 
     request: OpeRequest
     dataset: Dataset
-    episodes: tuple[Episode, ...]
+    episodes: Sequence[Episode]
     transitions: Transitions
     features: "HistoryFeatures"
     routers: dict[str, Router]
     texts: dict[str, str]
-    observations: list[Observation]
+    masks: BoolArray
+    first_observations: list[Observation]
     probabilities: dict[str, FloatArray]
     clusters: npt.NDArray[np.int64]
     strata: npt.NDArray[np.int64]
@@ -136,20 +143,21 @@ def log_setting(
 def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool) -> OpeLog:
     """Read the log, encode it, and ask every router what it would do at its turns. Raises as `ope_run.run_ope`."""
     from mtrouter_rl.embeddings.history import HistoryFeatures
-    from mtrouter_rl.embeddings.history_sources import observations_of
 
     encoder = make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
     dataset = Dataset.load(request.dataset)
     dataset.info.check_pool(request.pool)
-    episodes = tuple(episode for episode in dataset.completed if episode.turns)
+    episodes = _with_turns(dataset)
     _check_log(dataset, episodes)
     routers, texts = _routers(request)
     features = HistoryFeatures(encoder=encoder, pool=request.pool)
     say(f"encode {len(episodes)} episodes")
     transitions = make_transitions(dataset, features, reward=request.reward, gamma=1.0, show_progress=show_progress)
-    observations = [one for episode in episodes for one in observations_of(episode, request.pool)]
+    for name in routers:
+        say(f"ask {name} what it would do at {len(transitions)} turns")
     pairs = [(episode.task, episode.variation) for episode in episodes]
-    run = OpeLog(
+    asked = _ask_all(routers, episodes, request.pool)
+    return OpeLog(
         request=request,
         dataset=dataset,
         episodes=episodes,
@@ -157,15 +165,19 @@ def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
         features=features,
         routers=routers,
         texts=texts,
-        observations=observations,
-        probabilities={},
+        masks=asked.masks,
+        first_observations=asked.first_observations,
+        probabilities=asked.probabilities,
         clusters=_numbers(pairs),
         strata=_numbers([task for task, _ in pairs]),
     )
-    for name, router in routers.items():
-        say(f"ask {name} what it would do at {len(observations)} turns")
-        run.probabilities[name] = _ask(router, observations)
-    return run
+
+
+def _with_turns(dataset: Dataset) -> Sequence[Episode]:
+    """Completed episodes with a turn; in memory where the log is."""
+    if isinstance(dataset.episodes, StreamedEpisodes):
+        return dataset.episodes.completed(with_turns=True)
+    return tuple(episode for episode in dataset.completed if episode.turns)
 
 
 def _check_log(dataset: Dataset, episodes: Sequence[Episode]) -> None:
@@ -174,12 +186,22 @@ def _check_log(dataset: Dataset, episodes: Sequence[Episode]) -> None:
         raise InvalidConfigError(
             f"dataset '{name}' has no completed episode with a turn; there is nothing to estimate from"
         )
-    models = {turn.model for episode in episodes for turn in episode.turns}
+    models = _some_models(episodes)
     if len(models) < 2:
         raise InvalidConfigError(
             f"dataset '{name}' was played by one model only ({', '.join(models)}), so it cannot tell what any other choice "
             "would have earned; log with several models, such as with 'mtrouter-rl collect --policy uniform'"
         )
+
+
+def _some_models(episodes: Iterable[Episode]) -> set[str]:
+    """Two models that were called, or the one."""
+    found: set[str] = set()
+    for episode in episodes:
+        found.update(episode.models)
+        if len(found) > 1:
+            break
+    return found
 
 
 def _routers(request: OpeRequest) -> tuple[dict[str, Router], dict[str, str]]:
@@ -203,16 +225,33 @@ def _routers(request: OpeRequest) -> tuple[dict[str, Router], dict[str, str]]:
     return routers, texts
 
 
-def _ask(router: Router, observations: Sequence[Observation]) -> FloatArray:
-    """Probabilities at every logged state, shape (N, M)."""
-    parts = [router.action_probabilities(observations[i : i + _BATCH]) for i in range(0, len(observations), _BATCH)]
-    probabilities = np.concatenate(parts)
-    masks = np.array([one["action_mask"] for one in observations], dtype=bool)
-    try:
-        check_probabilities(probabilities, masks)
-    except InvalidConfigError as error:
-        raise InvalidConfigError(f"router '{router.name}': {error}") from error
-    return probabilities
+class _Asked(NamedTuple):
+    """Allowed models at every logged state, and every router's probabilities there, all of shape (N, M)."""
+
+    masks: BoolArray
+    first_observations: list[Observation]
+    probabilities: dict[str, FloatArray]
+
+
+def _ask_all(routers: Mapping[str, Router], episodes: Iterable[Episode], pool: PoolCard) -> _Asked:
+    """Ask routers what they would do at every logged state; the states are made as they are needed."""
+    from mtrouter_rl.embeddings.history_sources import observations_of
+
+    observations = (one for episode in episodes for one in observations_of(episode, pool))
+    masks, firsts = list[BoolArray](), list[Observation]()
+    parts: dict[str, list[FloatArray]] = {name: [] for name in routers}
+    while batch := list(islice(observations, _BATCH)):
+        masks.append(np.array([one["action_mask"] for one in batch], dtype=bool))
+        firsts += [one for one in batch if one["turn"] == 0]
+        for name, router in routers.items():
+            parts[name].append(router.action_probabilities(batch))
+    allowed, probabilities = np.concatenate(masks), {name: np.concatenate(found) for name, found in parts.items()}
+    for name, found in probabilities.items():
+        try:
+            check_probabilities(found, allowed)
+        except InvalidConfigError as error:
+            raise InvalidConfigError(f"router '{name}': {error}") from error
+    return _Asked(allowed, firsts, probabilities)
 
 
 def _numbers(labels: Sequence[object]) -> npt.NDArray[np.int64]:
@@ -259,9 +298,8 @@ def switch_share(probabilities: FloatArray, actions: npt.NDArray[np.int64], turn
 
 def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
     """Propensities of the logged models, and the whole behaviour distribution if it can be had."""
-    logged = [turn.propensity for episode in run.episodes for turn in episode.turns]
-    is_known = all(one is not None for one in logged)
-    known = np.array(logged, dtype=np.float64) if is_known else None
+    turns = _LoggedTurns(run.episodes)
+    known = None if turns.lacks_propensities else np.array(turns.propensities)
     run.kind = "unknown" if known is None else ("exact" if run.dataset.info.propensities == "exact" else "estimated")
     run.behavior = None if known is None else _recreated(run, known)
     needs = set(run.request.estimators) != {"dm"}
@@ -281,9 +319,9 @@ def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
             "propensities are ESTIMATED: every weighting estimate rests on a model of the behaviour policy"
         )
     reward = run.request.reward
-    utilities, costs = (np.asarray(one, dtype=np.float64) for one in _rewards(run))
+    utilities, costs = np.array(turns.utilities), np.array(turns.costs_usd)
     run.log = TurnLog(
-        lengths=np.array([len(episode.turns) for episode in run.episodes], dtype=np.int64),
+        lengths=np.bincount(run.transitions.episodes),
         actions=run.transitions.actions,
         propensities=known,
         rewards=np.stack([utilities, costs, reward.reward(utilities, costs)], axis=1),
@@ -292,9 +330,17 @@ def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
     )
 
 
-def _rewards(run: OpeLog) -> tuple[list[float], list[float]]:
-    turns = [turn for episode in run.episodes for turn in episode.turns]
-    return [turn.utility_gain for turn in turns], [turn.cost_usd for turn in turns]
+class _LoggedTurns:
+    """Numbers of every logged turn, in order."""
+
+    def __init__(self, episodes: Iterable[Episode]) -> None:
+        self.utilities, self.costs_usd, self.propensities = array("d"), array("d"), array("d")
+        self.lacks_propensities = False
+        for turn in (turn for episode in episodes for turn in episode.turns):
+            self.utilities.append(turn.utility_gain)
+            self.costs_usd.append(turn.cost_usd)
+            self.lacks_propensities |= turn.propensity is None
+            self.propensities.append(1.0 if turn.propensity is None else turn.propensity)
 
 
 def _recreated(run: OpeLog, known: FloatArray) -> FloatArray | None:
@@ -302,19 +348,19 @@ def _recreated(run: OpeLog, known: FloatArray) -> FloatArray | None:
     name = run.dataset.info.behavior_policy
     if name.partition(":")[0] not in ("uniform", "sticky", "random"):
         return None
-    probabilities = _ask(resolve_router(name, run.request.pool), run.observations)
+    asked = _ask_all({name: resolve_router(name, run.request.pool)}, run.episodes, run.request.pool)
+    probabilities = asked.probabilities[name]
     again = probabilities[np.arange(len(known)), run.transitions.actions]
     return probabilities if np.allclose(again, known, atol=1e-6) else None
 
 
 def _estimated_behavior(run: OpeLog) -> BehaviorModel:
-    masks = np.array([one["action_mask"] for one in run.observations], dtype=bool)
     features = run.transitions.observations[run.transitions.rows, : run.features.dim]
     cluster_of_turn = run.clusters[run.transitions.episodes]
     return estimate_propensities(
         features,
         run.transitions.actions,
-        masks,
+        run.masks,
         cluster_of_turn,
         seed=run.request.seed,
         model_names=run.request.pool.model_names,

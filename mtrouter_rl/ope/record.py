@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.files import save_record
@@ -158,6 +158,13 @@ class OpeReport(Frozen):
     selection: dict[str, dict[str, float | int | None]] | None
     notes: tuple[str, ...]
     package_version: str
+
+    @field_validator("fqe", mode="before")
+    @classmethod
+    def _older_files_had_no_bound(cls, fqe: object) -> object:
+        if isinstance(fqe, dict) and "max_passes" not in fqe:
+            return {**fqe, "max_passes": None}
+        return fqe
 
     def save(self, folder: Path) -> Path:
         """Write `ope.json`; returns its path."""

@@ -108,11 +108,15 @@ def reward_memory(episodes: Sequence[Episode], model_names: Sequence[str]) -> Re
     index = {name: number for number, name in enumerate(model_names)}
     kinds = turn_kinds(episodes)
     useful = usefulness(episodes, kinds)
-    states = [_of_episode(*one, index=index) for one in zip(episodes, kinds, useful, strict=True)]
-    return RewardMemory(
-        history=np.concatenate([history for history, _ in states]),
-        pairs=np.concatenate([pairs for _, pairs in states]),
-    )
+    n_turns = sum(len(one) for one in kinds)
+    history = np.empty((n_turns, len(HISTORY_NAMES)), dtype=np.float32)
+    pairs = np.empty((n_turns, len(index), len(PAIR_NAMES)), dtype=np.float32)
+    start = 0
+    for episode, of_episode, of_turns in zip(episodes, kinds, useful, strict=True):
+        part = slice(start, start + len(episode.turns))
+        history[part], pairs[part] = _of_episode(episode, of_episode, of_turns, index=index)
+        start = part.stop
+    return RewardMemory(history=history, pairs=pairs)
 
 
 def turn_kinds(episodes: Sequence[Episode]) -> list[list[Kind]]:

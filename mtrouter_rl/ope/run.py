@@ -4,7 +4,7 @@ The log is prepared by `ope_log`, every router is estimated by `ope_estimates`, 
 """
 
 from collections.abc import Callable, Mapping
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,7 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     find_behavior(run, say=say)
     values = None
     if MODEL_BASED & set(request.estimators) and run.names:
-        say(f"fit values of {len(run.names)} policies to {len(run.transitions)} turns")
-        values = fit_values(run, show_progress=show_progress)
+        values = fit_values(run, say=say, show_progress=show_progress)
     found, spread = estimate_policies(run, values)
     return _report(run, found, memory_spread=spread, truth=truth)
 
@@ -80,7 +79,7 @@ def write_transcripts(request: OpeRequest, folder: Path) -> Path | None:
     if not folders:
         return None
     dataset = Dataset.load(request.dataset)
-    episodes = [episode for episode in dataset.completed if episode.turns][:N_EPISODES]
+    episodes = list(islice((episode for episode in dataset.completed if episode.turns), N_EPISODES))
     opinions: dict[str, list[TracedEpisode]] = {}
     for text in folders:
         router = resolve_router(text, request.pool, cache=request.cache)
@@ -213,7 +212,7 @@ def _own_value(run: OpeLog, router: Router, name: str) -> float | None:
     if not isinstance(router, ValueRouter):
         return None
     first = np.flatnonzero(run.transitions.turns == 0)
-    values = router.q_values([run.observations[i] for i in first])
+    values = router.q_values(run.first_observations)
     return float((run.probabilities[name][first] * values).sum(axis=1).mean())
 
 

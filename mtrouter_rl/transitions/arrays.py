@@ -8,17 +8,28 @@ transition of an episode, with its reward, is kept however the episode ended.
 import dataclasses
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.datasets.streamed import StreamedEpisodes
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import Episode, FloatArray
+from mtrouter_rl.transitions.mapped import (
+    TURNS_PER_CHUNK,
+    MappedObservations,
+    bits_of,
+    chunks_of,
+    count_rows,
+    features_on_disk,
+    nothing_to_learn,
+    with_turns,
+)
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
@@ -111,8 +122,8 @@ class Transitions:
     """N transitions of E episodes over R = N + E observation rows.
 
     Attributes:
-        observations: [history features (D), allowed bits (M)], float32, shape (R, D + M). The bits of the row after the
-            last turn are all 0, which the Q-function reads as "no mask".
+        observations: [history features (D), allowed bits (M)], float32, shape (R, D + M); read from disk by row where the log
+            is too large for memory. The bits of the row after the last turn are all 0, which the Q-function reads as "no mask".
         rows: Row of the state before the transition, shape (N,); the next state is row + 1.
         actions: Model chosen, shape (N,).
         rewards: Utility gained minus weighted cost, float32, shape (N,).
@@ -132,7 +143,7 @@ class Transitions:
         *("rows", "actions", "rewards", "terminals", "utility_gains", "costs_usd", "episodes", "turns", "returns"),
     )
 
-    observations: npt.NDArray[np.float32]
+    observations: npt.NDArray[np.float32] | MappedObservations
     rows: npt.NDArray[np.int64]
     actions: npt.NDArray[np.int64]
     rewards: npt.NDArray[np.float32]
@@ -199,10 +210,35 @@ class Transitions:
         _, starts, sizes = np.unique(np.sort(self.groups), return_index=True, return_counts=True)
         return np.argsort(self.groups, kind="stable"), starts, sizes
 
+    @property
+    def allowed_bits(self) -> npt.NDArray[np.bool_]:
+        """Which models are allowed in every row, shape (R, M); none in the row after the last turn."""
+        if isinstance(self.observations, MappedObservations):
+            return self.observations.allowed > 0
+        return self.observations[:, -self.n_models :] > 0
+
+    def with_extra(self, columns: npt.NDArray[np.float32]) -> Self:
+        """The same with values in the extra columns of every row, shape (n_extra,); an array is written to."""
+        if isinstance(self.observations, MappedObservations):
+            return dataclasses.replace(self, observations=self.observations.with_extra(columns))
+        stop = self.observations.shape[1] - self.n_models
+        self.observations[:, stop - len(columns) : stop] = columns
+        return self
+
+    def with_allowed(self, bits: npt.NDArray[np.uint8]) -> Self:
+        """The same with other allowed bits, shape (R, M); the logged actions stay."""
+        if isinstance(self.observations, MappedObservations):
+            return dataclasses.replace(self, observations=self.observations.with_allowed(bits))
+        observations = self.observations.copy()
+        observations[:, -self.n_models :] = bits
+        return dataclasses.replace(self, observations=observations)
+
     def fingerprint(self) -> str:
         """Checksum of everything that a training reads."""
-        checksum = 0
-        for array in (self.observations, self.rows, self.actions, self.rewards, self.terminals):
+        is_mapped = isinstance(self.observations, MappedObservations)
+        checksum = self.observations.fingerprint() if isinstance(self.observations, MappedObservations) else 0
+        arrays = (self.rows, self.actions, self.rewards, self.terminals)
+        for array in arrays if is_mapped else (self.observations, *arrays):
             checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
         return f"{len(self)}-{checksum:08x}"
 
@@ -269,8 +305,14 @@ def join_transitions(
     Raises:
         InvalidConfigError: As `make_transitions`, for any of the logs.
     """
+    envs = [log.dataset.info.env for log in logs]
+    is_drawn_by_group = log_shares == "equal" and len(set(envs)) > 1
+    groups = [envs.index(env) for env in envs] if is_drawn_by_group else None
+    lay_out = partial(_lay_out, gamma=gamma, bootstrap_after_truncation=bootstrap_after_truncation)
+    if any(isinstance(log.dataset.episodes, StreamedEpisodes) for log in logs):
+        return _join_from_disk(logs, lay_out, n_extra=n_extra, groups=groups)
     episodes = [_learnable(log.dataset) for log in logs]
-    ends = np.cumsum([_count_rows(some) for some in episodes])
+    ends = np.cumsum([count_rows(some) for some in episodes])
     model_names = tuple(logs[0].dataset.info.model_names)
     # The one large array is made once: laying logs out one by one and joining them would hold it twice.
     observations = np.zeros((ends[-1], logs[0].features.dim + n_extra + len(model_names)), dtype=np.float32)
@@ -278,23 +320,36 @@ def join_transitions(
     for log, some, rows in zip(logs, episodes, np.split(observations, ends[:-1]), strict=True):
         log.features.encode_log(some, show_progress=show_progress)
         _fill_observations(rows, some, log.features)
-        part = _lay_out(
-            some,
-            observations=rows,
-            model_names=model_names,
-            reward=log.reward,
-            gamma=gamma,
-            bootstrap_after_truncation=bootstrap_after_truncation,
-        )
+        part = lay_out(some, observations=rows, model_names=model_names, reward=log.reward)
         _check_returns(part, log.reward)
         parts.append(part)
-    envs = [log.dataset.info.env for log in logs]
-    is_drawn_by_group = log_shares == "equal" and len(set(envs)) > 1
-    return _joined(parts, observations, groups=[envs.index(env) for env in envs] if is_drawn_by_group else None)
+    return _joined(parts, observations, groups=groups)
+
+
+def _join_from_disk(
+    logs: Sequence[TrainingLog], lay_out: Callable[..., Transitions], *, n_extra: int, groups: Sequence[int] | None
+) -> Transitions:
+    """Lay out logs that memory does not hold: their features are on disk, their episodes are gone through once."""
+    model_names = tuple(logs[0].dataset.info.model_names)
+    files, allowed, parts, part_groups = [], [], list[Transitions](), list[int]()
+    for number, log in enumerate(logs):
+        files.append(features_on_disk(log.dataset, log.features))
+        for some in chunks_of(with_turns(log.dataset), n_turns=TURNS_PER_CHUNK):
+            bits = bits_of(some)
+            part = lay_out(some, observations=bits, model_names=model_names, reward=log.reward)
+            _check_returns(part, log.reward)
+            parts.append(part)
+            allowed.append(bits.astype(np.uint8))
+            part_groups.append(0 if groups is None else groups[number])
+    observations = MappedObservations(files, np.concatenate(allowed), np.zeros(n_extra, dtype=np.float32))
+    return _joined(parts, observations, groups=None if groups is None else part_groups)
 
 
 def _joined(
-    parts: Sequence[Transitions], observations: npt.NDArray[np.float32], *, groups: Sequence[int] | None
+    parts: Sequence[Transitions],
+    observations: npt.NDArray[np.float32] | MappedObservations,
+    *,
+    groups: Sequence[int] | None,
 ) -> Transitions:
     """Parts whose observations lie one after the other in one array; `groups` has the group of every part."""
     n_rows = np.cumsum([0, *(len(part.observations) for part in parts)])
@@ -317,25 +372,19 @@ def _learnable(dataset: "Dataset") -> list[Episode]:
     if skipped:
         _LOG.warning("%d completed episodes without a turn give no transition", skipped)
     if not episodes:
-        raise InvalidConfigError(
-            f"dataset '{dataset.info.dataset_id}' has no completed episode with a turn; there is nothing to learn from"
-        )
+        raise nothing_to_learn(dataset)
     return episodes
-
-
-def _count_rows(episodes: Sequence[Episode]) -> int:
-    return sum(len(episode.turns) + 1 for episode in episodes)
 
 
 def _fill_observations(rows: npt.NDArray[np.float32], episodes: Sequence[Episode], features: "HistoryFeatures") -> None:
     """Write features and masks; the columns between them, if there are any, stay 0."""
-    n_models = len(episodes[0].turns[0].action_mask)
+    bits = bits_of(episodes)
+    rows[:, -bits.shape[1] :] = bits
     start = 0
     for episode in episodes:
-        n_turns = len(episode.turns)
-        rows[start : start + n_turns + 1, : features.dim] = features.of_episode(episode)
-        rows[start : start + n_turns, -n_models:] = [turn.action_mask for turn in episode.turns]
-        start += n_turns + 1
+        n_rows = len(episode.turns) + 1
+        rows[start : start + n_rows, : features.dim] = features.of_episode(episode)
+        start += n_rows
 
 
 def _lay_out(

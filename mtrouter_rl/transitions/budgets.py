@@ -190,7 +190,7 @@ class BudgetTransitions(Transitions):
         return returns
 
     def _tell_differing_masks(self) -> None:
-        logged = self.observations[self.rows, -self.n_models :] > 0
+        logged = self.allowed_bits[self.rows]
         worked_out = self.worst_usd <= (self.budgets_usd - self.spent_usd)[:, None]
         share = float((logged != worked_out).any(axis=1).mean())
         if share > 0:

@@ -69,7 +69,7 @@ class FrontierTransitions(Transitions):
             utility_returns=utility_returns,
             cost_returns_usd=cost_returns_usd,
         )
-        made.observations[:, made.weight_columns] = cost_weights.features(np.array([reward.cost_weight]))
+        made = made.with_extra(cost_weights.features(np.array([reward.cost_weight]))[0])
         made._check_returns()
         return made
 

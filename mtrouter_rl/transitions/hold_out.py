@@ -105,11 +105,10 @@ def _masked(transitions: "Transitions", index: int) -> "Transitions":
     The row after an episode's last turn allows everything, which is told by bits that are all 0; without the model it has to
     name the others, since a target may bootstrap from it.
     """
-    observations = transitions.observations.copy()
-    bits = observations[:, -transitions.n_models :]  # a view: the copy is written to
+    bits = transitions.allowed_bits.astype(np.uint8)
     is_last = ~bits.any(axis=1)
-    bits[is_last] = 1.0
-    bits[:, index] = 0.0
+    bits[is_last] = 1
+    bits[:, index] = 0
     is_stuck: npt.NDArray[np.bool_] = np.asarray(~bits.any(axis=1))
     terminals = np.maximum(transitions.terminals, is_stuck[transitions.rows + 1].astype(np.float32))
-    return dataclasses.replace(transitions, observations=observations, terminals=terminals)
+    return dataclasses.replace(transitions.with_allowed(bits), terminals=terminals)

@@ -60,5 +60,5 @@ def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]
     found: dict[Split, dict[str, tuple[Episode, ...]]] = {}
     for path in sorted((folder / EPISODES_FOLDER).glob(f"*/*/{INFO_FILE}")):
         dataset = Dataset.load(path.parent)
-        found.setdefault(dataset.info.split, {})[dataset.info.behavior_policy] = dataset.episodes
+        found.setdefault(dataset.info.split, {})[dataset.info.behavior_policy] = tuple(dataset.episodes)
     return found

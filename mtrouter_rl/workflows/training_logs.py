@@ -12,6 +12,7 @@ from mtrouter_rl.datasets.info import INFO_FILE, DatasetInfo, read_info
 from mtrouter_rl.datasets.leaks import check_sibling_splits
 from mtrouter_rl.datasets.logged import logged_env
 from mtrouter_rl.datasets.store import Dataset
+from mtrouter_rl.datasets.streamed import StreamedEpisodes
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
@@ -131,7 +132,10 @@ def load_logs(sources: Sequence[LogSource], *, algorithm: Algorithm, agent: str)
 def encode_logs(
     sources: Sequence[LogSource], datasets: Sequence[Dataset], encoder: TextEncoder, *, show_progress: bool
 ) -> tuple[TrainingLog, ...]:
-    """Logs as algorithms take them: each with the reward and the pool of its environment, every text encoded once."""
+    """Logs as algorithms take them: each with the reward and the pool of its environment, every text encoded once.
+
+    The texts of a log that is too large for memory are encoded when its features are written beside it.
+    """
     logs = tuple(
         TrainingLog(
             dataset=dataset,
@@ -141,6 +145,8 @@ def encode_logs(
         for source, dataset in zip(sources, datasets, strict=True)
     )
     for log in logs:
+        if isinstance(log.dataset.episodes, StreamedEpisodes):
+            continue
         log.features.encode_log(log.dataset.completed, show_progress=show_progress)
     return logs
 

@@ -9,7 +9,9 @@ from mtrouter_rl.ope.fqe import (
     FqeData,
     FqeParameters,
     Prediction,
+    _Regression,
     backup,
+    expected_cost,
     fitted_q_evaluation,
     halves,
 )
@@ -182,6 +184,45 @@ def test_long_logs_are_regressed_on_some_episodes_at_a_time(mdp):
         assert found.values.states.shape == whole.values.states.shape
         assert np.isfinite(found.values.states).all()
         assert (found.values.states == whole.values.states).all() == is_equal
+
+
+@pytest.mark.parametrize(
+    ("bound", "n_turns", "steps"),
+    [
+        (8.0, 100, (8, 100)),
+        (0.5, 100, (1, 100)),
+        (8.0, 1000, (32, 256)),
+        (8.0, 1920, (60, 256)),
+        (None, 100, (60, 256)),
+    ],
+)
+def test_steps_of_a_regression_follow_the_turns_up_to_a_ceiling(bound, n_turns, steps):
+    assert FqeParameters(max_passes=bound).steps_for(n_turns) == steps
+
+
+def test_the_cost_is_told_beforehand_as_it_is(mdp, monkeypatch):
+    made = []
+    step = _Regression._step
+    monkeypatch.setattr(_Regression, "_step", lambda self, *args: made.append(args[2]) or step(self, *args))
+    parameters = FqeParameters(**FAST | {"batch_size": 64, "steps_per_iteration": 50, "max_passes": 2})
+    for n_episodes in (30, 60):
+        data = mdp.data(n_episodes, seed=1)
+        cost = expected_cost(data, parameters)
+        made.clear()
+        fitted_q_evaluation(data, parameters, seed=0)
+        assert cost.n_steps == pytest.approx(len(made), rel=0.35)  # halves of equal clusters are not of equal turns
+        assert cost.n_steps < cost.n_steps_at_most == 2 * 4 * 50
+        assert sum(made) < 2.5 * 4 * len(data.transitions)
+        assert cost.seconds > 0
+
+
+def test_a_trial_of_the_cost_changes_no_value(mdp):
+    data = mdp.data(30, seed=1)
+    one = fitted_q_evaluation(data, FqeParameters(**FAST), seed=0)
+    expected_cost(data, FqeParameters(**FAST))
+    np.testing.assert_array_equal(
+        fitted_q_evaluation(data, FqeParameters(**FAST), seed=0).values.states, one.values.states
+    )
 
 
 def test_reward_memory_is_used(mdp):

@@ -1,12 +1,15 @@
 """Off-policy evaluation from a log on disk to a report, on the toy corridor."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mtrouter_rl.cli.program import run_command
+from mtrouter_rl.datasets import streamed
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, UnknownNameError
@@ -101,6 +104,22 @@ def test_report_is_printed_saved_and_read_back(report, tmp_path):
     assert "single:large: this log cannot tell: the effective sample size is" in format_report(refused)
 
 
+def test_reports_of_older_versions_tell_that_they_made_all_steps(report, tmp_path):
+    path = report.save(tmp_path)
+    old = json.loads(path.read_text())
+    assert old["fqe"].pop("max_passes") == 8.0
+    path.write_text(json.dumps(old))
+    assert load_report(path).fqe.max_passes is None
+
+
+def test_the_cost_of_the_fit_is_said_before_it(corridor_log):
+    said = []
+    quick = TINY.model_copy(update={"n_iterations": 3, "n_repeats": 1, "max_passes": 1.0})
+    run_ope(make_request(corridor_log, ("uniform",), fqe=quick), say=said.append, show_progress=False)
+    (line,) = [text for text in said if text.startswith("fit values of 1 policies")]
+    assert re.search(r"turns: \d+ gradient steps \(a long log: 150\), about \d+ s of one core$", line), line
+
+
 def test_differences_are_corrected_for_their_number(report):
     headlines = [one.headline for one in report.policies]
     pairs = sum(a == b is not None for i, a in enumerate(headlines) for b in headlines[i + 1 :])
@@ -110,6 +129,15 @@ def test_differences_are_corrected_for_their_number(report):
         values = [by_name(report)[name].estimates[one.estimator]["return"].value for name in (one.policy, one.other)]
         assert one.difference.value == pytest.approx(values[0] - values[1])
         assert one.difference.low <= one.difference.high
+
+
+def test_a_log_on_disk_gives_the_report_of_the_log_in_memory(corridor_log, tmp_path, monkeypatch):
+    log = shutil.copytree(corridor_log, tmp_path / "log")
+    quick = TINY.model_copy(update={"n_iterations": 3, "n_repeats": 1})
+    resident = run(make_request(log, ("uniform", "single:large"), fqe=quick))
+    monkeypatch.setattr(streamed, "RESIDENT_TURNS", 10)
+    assert run(make_request(log, ("uniform", "single:large"), fqe=quick)) == resident
+    assert (log / "features").is_dir()
 
 
 def test_equal_seeds_give_equal_reports(corridor_log):

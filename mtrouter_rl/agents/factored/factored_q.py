@@ -12,7 +12,8 @@ from pydantic import Field
 from mtrouter_rl.agents.base import NullSink, TrainingContext
 from mtrouter_rl.agents.factored.factors import Factors, LoggedTurns, fit_factors
 from mtrouter_rl.agents.factored.kinds import ActionKinds
-from mtrouter_rl.agents.factored.prices import CallTokens, log_sizes
+from mtrouter_rl.agents.factored.log_columns import LogColumns
+from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.router import FactoredRouter, FactoredSettings, as_weights, hidden_from_due
 from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
@@ -24,7 +25,7 @@ from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.records import Episode, FloatArray, Frozen, Turn
+from mtrouter_rl.records import FloatArray, Frozen
 from mtrouter_rl.transitions.arrays import Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
@@ -85,15 +86,16 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         silence_gym_notice()
         dataset, features = require_data(context, self.card)
         transitions = lay_out_logs(context, self.card, gamma=1.0)
-        episodes = [episode for episode in dataset.completed if episode.turns]
-        turns = [turn for episode in episodes for turn in episode.turns]
-        kinds = ActionKinds.of_texts(turn.action_text for turn in turns if not turn.error)
+        log = LogColumns.of_episodes(dataset.completed)
+        kinds = ActionKinds.of_words(
+            word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error
+        )
         n_models = transitions.n_models
         hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
         layout = HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden})
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
-        folds = _folds(episodes, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
-        *judges, network = self._train_networks(context, transitions, turns, kinds=kinds, layout=layout, folds=folds)
+        folds = _folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
+        *judges, network = self._train_networks(context, transitions, log, kinds=kinds, layout=layout, folds=folds)
         settings = FactoredSettings(
             layout=layout,
             sizes=sizes,
@@ -105,8 +107,8 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         )
         with one_thread():
             due = _judged(judges, settings, transitions, folds)
-            tokens = CallTokens.of_log(episodes, transitions.actions, n_models=n_models)
-            factors = _fitted(context, transitions, episodes, due=due, folds=folds, kinds=kinds, tokens=tokens)
+            tokens = CallTokens.of_log(log, transitions.actions, n_models=n_models)
+            factors = _fitted(context, transitions, log, due=due, folds=folds, kinds=kinds, tokens=tokens)
         return FactoredRouter.of(
             FactoredRouter(
                 name=self.card.name,
@@ -123,7 +125,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         self,
         context: TrainingContext,
         transitions: Transitions,
-        turns: Sequence[Turn],
+        log: LogColumns,
         *,
         kinds: ActionKinds,
         layout: HistoryLayout,
@@ -135,8 +137,8 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         """
         from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
 
-        done = kinds.indices(turn.action_text for turn in turns)
-        is_done = np.array([not turn.error for turn in turns])
+        done = kinds.of_log(log.words)
+        is_done = ~log.is_error
         is_done |= not is_done.any()
         imitated = dataclasses.replace(transitions, actions=done, n_models=len(kinds))
         learner = imitation_learner(
@@ -171,11 +173,12 @@ def _of_fold(folder: Path | None, fold: int) -> Path | None:
     return None if folder is None else folder / ("whole" if fold == _NO_FOLD else f"fold-{fold}")
 
 
-def _folds(episodes: Sequence[Episode], n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
+def _folds(log: LogColumns, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
     """Fold of every episode; the episodes of a (task, variation) are of one fold, and every fold has some."""
-    groups = {group: number for number, group in enumerate(sorted({(one.task, one.variation) for one in episodes}))}
+    names = list(zip(log.tasks, log.variations, strict=True))
+    groups = {group: number for number, group in enumerate(sorted(set(names)))}
     shuffled = np.random.default_rng(seed).permutation(len(groups)) % min(n_folds, len(groups))
-    return np.array([shuffled[groups[(one.task, one.variation)]] for one in episodes], dtype=np.int64)
+    return np.array([shuffled[groups[name]] for name in names], dtype=np.int64)
 
 
 def _judged(
@@ -201,7 +204,7 @@ def _judged(
 def _fitted(
     context: TrainingContext,
     transitions: Transitions,
-    episodes: list[Episode],
+    columns: LogColumns,
     *,
     due: FloatArray,
     folds: npt.NDArray[np.int64],
@@ -209,20 +212,18 @@ def _fitted(
     tokens: CallTokens,
 ) -> Factors:
     """The factors of a log."""
-    turns = [turn for episode in episodes for turn in episode.turns]
-    numbers = {task: number for number, task in enumerate(sorted({episode.task for episode in episodes}))}
+    numbers = {task: number for number, task in enumerate(sorted(set(columns.tasks)))}
     log = LoggedTurns(
         due=due,
-        kinds=kinds.indices(turn.action_text for turn in turns),
-        is_error=np.array([bool(turn.error) for turn in turns]),
+        kinds=kinds.of_log(columns.words),
+        is_error=columns.is_error,
         actions=transitions.actions,
-        masks=np.array([turn.action_mask for turn in turns], dtype=np.bool_),
+        masks=columns.masks,
         gains=transitions.utility_gains.astype(np.float64),
         costs=context.reward.weighted(transitions.costs_usd.astype(np.float64)),
         episodes=transitions.episodes,
         folds=folds,
-        tasks=np.array([numbers[episode.task] for episode in episodes])[transitions.episodes],
+        tasks=np.array([numbers[task] for task in columns.tasks])[transitions.episodes],
     )
-    warm = np.array([turn.warm for turn in turns], dtype=np.float64)
-    costs = context.reward.weighted(tokens.costs_usd(log_sizes(episodes), warm, context.pool))
+    costs = context.reward.weighted(tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), context.pool))
     return fit_factors(log, costs, seed=context.seed)

@@ -142,3 +142,9 @@ def test_a_log_of_one_model_and_one_variation_trains():
         .train(make_context(make_dataset(episodes)))
     )
     assert np.isfinite(router.q_values([observation(0)])).all()
+
+
+def test_what_is_allowed_changes_no_value_of_what_is_allowed(router):
+    free, closed = router.q_values([observation(1), observation(1, mask=(1, 0, 1))])
+    np.testing.assert_allclose(free[[0, 2]], closed[[0, 2]], atol=1e-6)
+    assert router.action_probabilities([observation(1, mask=(1, 1, 0))])[0].tolist() == [0.0, 1.0, 0.0]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mtrouter_rl.agents.factored.kinds import RARE, ActionKinds, agreement
+from mtrouter_rl.agents.factored.kinds import RARE, ActionKinds, agreement, first_word
+from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.shrinkage import effect_table, success_table
 from mtrouter_rl.agents.factored.stuck import StuckBelief, chances_of_log, likeliest_prior, sharpened, unstuck
@@ -12,9 +13,10 @@ from tests.cases.routing_toy import POOL, make_episode, make_turn
 
 
 def test_kinds_are_the_frequent_first_words_and_everything_else_is_rare():
-    kinds = ActionKinds.of_texts([*["go north"] * 25, *["wait"] * 30, *["sing a song"] * 19, "", "  "])
+    texts = [*["go north"] * 25, *["wait"] * 30, *["sing a song"] * 19, "", "  "]
+    kinds = ActionKinds.of_words(first_word(text) for text in texts)
     assert kinds.words == (RARE, "wait", "go")
-    assert kinds.indices(["go", "wait long", "sing", ""]).tolist() == [2, 1, 0, 0]
+    assert kinds.of_log(["go", "wait", "sing", ""]).tolist() == [2, 1, 0, 0]
     assert [kinds.index(text) for text in ("go", "wait long", "sing", "")] == [2, 1, 0, 0]
 
 
@@ -110,7 +112,7 @@ def test_a_log_without_tokens_is_refused():
     turn = make_turn(0, state=0, next_state=3, gain=0.0, cost=0.1, terminated=True)
     bare = type(turn)(**{**vars(turn), "usage": type(turn.usage)(n_fresh=0, n_output=0)})
     with pytest.raises(InvalidConfigError, match="no token counts"):
-        CallTokens.of_log([make_episode([bare])], np.zeros(1, dtype=np.int64), n_models=3)
+        CallTokens.of_log(LogColumns.of_episodes([make_episode([bare])]), np.zeros(1, dtype=np.int64), n_models=3)
 
 
 def test_expected_costs_are_tokens_times_the_pools_prices():
