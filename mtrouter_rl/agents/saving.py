@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from pydantic import Field, JsonValue, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from mtrouter_rl.agents.extrapolation import Extrapolation
@@ -180,7 +180,7 @@ class SavedRouter:
         """
         path = self.folder / WEIGHTS_FILE
         try:
-            weights = load_file(path)
+            weights = load(path.read_bytes())  # not mapped: a file that is written over must not change a router in use
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise RouterError(
                 f"router weights {path} cannot be read ({error}); copy or train the router again"

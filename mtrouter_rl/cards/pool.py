@@ -241,7 +241,13 @@ class PoolCard(Frozen):
     @property
     def model_names(self) -> tuple[str, ...]:
         """Names in action order, length M."""
-        return tuple(model.name for model in self.models)
+        # Kept beside the models that they were read from: a copy with other models must not inherit them.
+        kept = self.__dict__.get("_names")
+        if kept is None or kept[0] is not self.models:
+            kept = (self.models, tuple(model.name for model in self.models))
+            self.__dict__["_names"] = kept
+        names: tuple[str, ...] = kept[1]
+        return names
 
     def index(self, model: str) -> int:
         """Action of a model.

@@ -20,6 +20,9 @@ It is a model of the simulation, not the simulation. What it takes to be simpler
   way, with no model stuck at what comes later.
 * Prompts grow by as many tokens a turn as they did so far. The next call is priced with the present prompt caches; in later
   turns the model that was called before reads all but the newest turn from its cache, and every other one reads nothing.
+* Models get no more tired than they are. A burst of errors holds at the action that is due, and at no later one. Whoever is out
+  of order now is left out now, and may be called from the next turn on.
+* Models are stuck independently, even where a world draws it for all together; each belief is right by itself.
 * The money left is not planned for: models that it forbids now are left out now.
 
 So the policy that follows these values is good, and not the best there is: what it earns is a lower bound on what is possible.

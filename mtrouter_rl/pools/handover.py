@@ -72,8 +72,9 @@ def hindrance(messages: Sequence[Raw], authors: Sequence[str], to: str, pool: Po
     written = _with_authors(messages, authors)
     if card.handover.images is False and any(_has_part(message, IMAGE_PARTS) for message, _ in written):
         return "the history holds pictures, and its card says that it takes none (handover.images)"
+    kin = {author: _is_kin(author, card, pool) for author in {author for _, author in written}}
     for message, author in written:
-        if message.get("role") != "assistant" or _is_kin(author, card, pool):
+        if message.get("role") != "assistant" or kin[author]:
             continue
         if any(message.get(key) for key in STATE_KEYS):
             return f"an answer of {author or 'another model'} is kept by its vendor (previous_response_id)"
@@ -101,8 +102,11 @@ def prepare(messages: Sequence[Raw], authors: Sequence[str], to: str, pool: Pool
     written = _with_authors(messages, authors)
     counts: Counter[str] = Counter()
     ids: dict[str, str] = {}
-    prepared = []
+    prepared: list[Raw] = []
     for message, author in written:
+        if _is_plain(message):
+            prepared.append(message)
+            continue
         one = dict(message)
         one.pop("model", None)
         if one.get("role") == "assistant" and not _is_kin(author, card, pool):
@@ -134,10 +138,10 @@ def _raw(message: Message) -> Raw:
 
 def _with_authors(messages: Sequence[Raw], authors: Sequence[str]) -> list[tuple[Raw, str]]:
     """Every message with its author: a message may name it itself, by the key `model`."""
-    left = list(authors)
+    left = iter(authors)
     written = []
     for message in messages:
-        named = left.pop(0) if left and message.get("role") == "assistant" else ""
+        named = next(left, "") if message.get("role") == "assistant" else ""
         written.append((message, named or str(message.get("model") or "")))
     return written
 
@@ -152,6 +156,15 @@ def _is_kin(author: str, card: ModelCard, pool: PoolCard) -> bool:
     )
 
 
+def _is_plain(message: Raw) -> bool:
+    """Whether a message is a role and a text and nothing else, so that every model takes it as it is."""
+    return (
+        len(message) == 2
+        and isinstance(message.get("content"), str)
+        and message.get("role") in ("system", "user", "assistant")
+    )
+
+
 def _parts(message: Raw) -> list[Raw]:
     content = message.get("content")
     return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
@@ -163,6 +176,8 @@ def _has_part(message: Raw, kinds: Sequence[str]) -> bool:
 
 def _is_sealed(message: Raw) -> bool:
     """Whether nothing is left of an answer without its thinking, though it was no empty answer."""
+    if isinstance(message.get("content"), str) and message["content"]:
+        return False
     counts: Counter[str] = Counter()
     rest = _without_thinking(dict(message), counts)
     is_empty = not any(rest.get(key) for key in ("content", "tool_calls", "refusal"))

@@ -173,6 +173,7 @@ def main():
     parser.add_argument("--encoder", default="minilm-bf16")
     parser.add_argument("--encoder-threads", default="1")
     parser.add_argument("--torch-threads", default="1")
+    parser.add_argument("--threads-per-text", default="2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--litellm", help="program of LiteLLM's proxy")
     parser.add_argument("--max-median-ms", type=float, default=15.0)
@@ -197,6 +198,8 @@ def main():
             options.encoder_threads,
             "--torch-threads",
             options.torch_threads,
+            "--threads-per-text",
+            options.threads_per_text,
             log=folder / "serve.log",
         )
         stack.callback(parts.stop, service)

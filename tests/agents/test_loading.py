@@ -65,7 +65,7 @@ def test_missing_corrupt_and_foreign_files_are_named(folder, tmp_path_factory):
     change(folder, kind="w")
     with pytest.raises(
         RouterError,
-        match=r"unknown kind of saved router 'w'; .*Valid: cascade, clone, constrained_q, escalate_on_error, fixed_order, fro",
+        match=r"unknown kind of saved router 'w'; .*Valid: cascade, clone, constrained_q, escalate_on_error, factored, fixed_",
     ):
         load(folder)
     change(folder, schema_version=2)

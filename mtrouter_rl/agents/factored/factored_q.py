@@ -12,7 +12,8 @@ from pydantic import Field
 from mtrouter_rl.agents.base import NullSink, TrainingContext
 from mtrouter_rl.agents.factored.factors import Factors, LoggedTurns, fit_factors
 from mtrouter_rl.agents.factored.kinds import ActionKinds
-from mtrouter_rl.agents.factored.prices import CallTokens, log_sizes
+from mtrouter_rl.agents.factored.log_columns import LogColumns
+from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.router import FactoredRouter, FactoredSettings, as_weights, hidden_from_due
 from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
@@ -23,19 +24,21 @@ from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
-from mtrouter_rl.records import Episode, FloatArray, Frozen
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.records import FloatArray, Frozen
 from mtrouter_rl.transitions.arrays import Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
 """Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
 _ROWS_PER_PASS = 2048
+_NO_FOLD = -1
 
 
 class FactoredQParameters(NetworkParameters, LoopParameters):
     """Parameters of `FactoredQ`; those of the loop are of the networks that tell what is due.
 
     Attributes:
-        n_folds: Networks: each is trained without one fold of the (task, variation) and judges the turns of that fold.
+        n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
         logit_penalty: Weight of the mean squared logit in their loss.
     """
 
@@ -70,40 +73,49 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         """Train on the context's log.
 
         Raises:
-            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, or the log has no tokens.
+            InvalidConfigError: If dataset or features are missing or hold nothing to learn from, the log has no tokens, or an
+                evaluation during the training is asked for.
             PoolMismatchError: If the dataset was logged with another pool.
             RouterError: If the checkpoint folder belongs to another training.
         """
+        if context.evaluation is not None:
+            raise InvalidConfigError(
+                f"agent '{self.card.name}': there is no router before the last network is trained, so it cannot be evaluated "
+                "during the training; leave out --evaluate-every"
+            )
         silence_gym_notice()
         dataset, features = require_data(context, self.card)
         transitions = lay_out_logs(context, self.card, gamma=1.0)
-        episodes = [episode for episode in dataset.completed if episode.turns]
-        kinds = ActionKinds.of_texts(turn.action_text for episode in episodes for turn in episode.turns)
-        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN)
-        layout = HistoryLayout.of_features(features).model_copy(update={"hidden": hidden})
+        log = LogColumns.of_episodes(dataset.completed)
+        kinds = ActionKinds.of_words(
+            word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error
+        )
+        n_models = transitions.n_models
+        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
+        layout = HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden})
         sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
-        folds = _folds(episodes, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
-        networks = self._train_networks(context, transitions, episodes, kinds=kinds, layout=layout, folds=folds)
+        folds = _folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
+        *judges, network = self._train_networks(context, transitions, log, kinds=kinds, layout=layout, folds=folds)
         settings = FactoredSettings(
             layout=layout,
             sizes=sizes,
             kinds=kinds,
-            n_members=len(networks) * len(networks[0]),
+            n_members=len(network),
             reward=context.reward,
             prior=0.5,
             use_value=0.0,
         )
         with one_thread():
-            due = _judged(networks, settings, transitions, folds)
-            tokens = CallTokens.of_log(episodes, transitions.actions, n_models=transitions.n_models)
-            factors = _fitted(context, transitions, episodes, due=due, folds=folds, kinds=kinds, tokens=tokens)
+            due = _judged(judges, settings, transitions, folds)
+            tokens = CallTokens.of_log(log, transitions.actions, n_models=n_models)
+            factors = _fitted(context, transitions, log, due=due, folds=folds, kinds=kinds, tokens=tokens)
         return FactoredRouter.of(
             FactoredRouter(
                 name=self.card.name,
                 model_names=context.pool.model_names,
                 features=features,
                 settings=settings.model_copy(update={"prior": factors.prior, "use_value": factors.use_value}),
-                weights=as_weights(stack_weights([one for some in networks for one in some]), factors, tokens),
+                weights=as_weights(stack_weights(network), factors, tokens),
                 provenance=provenance(context, self.card, self.parameters),
             ),
             context.pool,
@@ -113,35 +125,39 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         self,
         context: TrainingContext,
         transitions: Transitions,
-        episodes: Sequence[Episode],
+        log: LogColumns,
         *,
         kinds: ActionKinds,
         layout: HistoryLayout,
         folds: npt.NDArray[np.int64],
     ) -> list[list[StateDict]]:
-        """Kept iterates of one network for every fold, which has not seen that fold."""
+        """Kept iterates of a network for every fold, which has not seen it, and of the one that acts, which has seen all.
+
+        Errors show nothing of what was due, and are left out.
+        """
         from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
 
-        done = kinds.indices(turn.action_text for episode in episodes for turn in episode.turns)
-        seen = transitions.observations[:, : layout.n_columns]  # whatever is allowed, the same is due
-        imitated = dataclasses.replace(transitions, observations=seen, actions=done, n_models=len(kinds))
+        done = kinds.of_log(log.words)
+        is_done = ~log.is_error
+        is_done |= not is_done.any()
+        imitated = dataclasses.replace(transitions, actions=done, n_models=len(kinds))
         learner = imitation_learner(
             HistoryEncoderFactory.of(layout, self.parameters), logit_penalty=self.parameters.logit_penalty
         )
-        networks = []
-        for fold in np.unique(folds):
-            keep = folds != fold
+        networks: list[list[StateDict]] = []
+        for fold in (*np.unique(folds).tolist(), _NO_FOLD):
+            keep = is_done & (folds != fold)
             iterates = train(
                 learner,
-                imitated.where(keep if keep.any() else ~keep),
+                imitated.where(keep if keep.any() else is_done),
                 loop=self.parameters,
                 context=dataclasses.replace(
                     context,
                     evaluation=None,
-                    metrics=context.metrics if fold == 0 else NullSink(),
-                    checkpoint_folder=_of_fold(context.checkpoint_folder, int(fold)),
+                    metrics=context.metrics if fold == _NO_FOLD else NullSink(),
+                    checkpoint_folder=_of_fold(context.checkpoint_folder, fold),
                 ),
-                identity=training_identity(context, self.card, self.parameters) | {"fold": int(fold)},
+                identity=training_identity(context, self.card, self.parameters) | {"fold": fold},
                 make_router=_no_router,
             )
             stacked = stack_imitators(iterates)
@@ -154,14 +170,15 @@ def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":
 
 
 def _of_fold(folder: Path | None, fold: int) -> Path | None:
-    return None if folder is None else folder / f"fold-{fold}"
+    return None if folder is None else folder / ("whole" if fold == _NO_FOLD else f"fold-{fold}")
 
 
-def _folds(episodes: Sequence[Episode], n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
+def _folds(log: LogColumns, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
     """Fold of every episode; the episodes of a (task, variation) are of one fold, and every fold has some."""
-    groups = {group: number for number, group in enumerate(sorted({(one.task, one.variation) for one in episodes}))}
+    names = list(zip(log.tasks, log.variations, strict=True))
+    groups = {group: number for number, group in enumerate(sorted(set(names)))}
     shuffled = np.random.default_rng(seed).permutation(len(groups)) % min(n_folds, len(groups))
-    return np.array([shuffled[groups[(one.task, one.variation)]] for one in episodes], dtype=np.int64)
+    return np.array([shuffled[groups[name]] for name in names], dtype=np.int64)
 
 
 def _judged(
@@ -187,7 +204,7 @@ def _judged(
 def _fitted(
     context: TrainingContext,
     transitions: Transitions,
-    episodes: list[Episode],
+    columns: LogColumns,
     *,
     due: FloatArray,
     folds: npt.NDArray[np.int64],
@@ -195,20 +212,18 @@ def _fitted(
     tokens: CallTokens,
 ) -> Factors:
     """The factors of a log."""
-    turns = [turn for episode in episodes for turn in episode.turns]
-    numbers = {task: number for number, task in enumerate(sorted({episode.task for episode in episodes}))}
+    numbers = {task: number for number, task in enumerate(sorted(set(columns.tasks)))}
     log = LoggedTurns(
         due=due,
-        kinds=kinds.indices(turn.action_text for turn in turns),
-        is_error=np.array([bool(turn.error) for turn in turns]),
+        kinds=kinds.of_log(columns.words),
+        is_error=columns.is_error,
         actions=transitions.actions,
-        masks=np.array([turn.action_mask for turn in turns], dtype=np.bool_),
+        masks=columns.masks,
         gains=transitions.utility_gains.astype(np.float64),
         costs=context.reward.weighted(transitions.costs_usd.astype(np.float64)),
         episodes=transitions.episodes,
         folds=folds,
-        tasks=np.array([numbers[episode.task] for episode in episodes])[transitions.episodes],
+        tasks=np.array([numbers[task] for task in columns.tasks])[transitions.episodes],
     )
-    warm = np.array([turn.warm for turn in turns], dtype=np.float64)
-    costs = context.reward.weighted(tokens.costs_usd(log_sizes(episodes), warm, context.pool))
+    costs = context.reward.weighted(tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), context.pool))
     return fit_factors(log, costs, seed=context.seed)

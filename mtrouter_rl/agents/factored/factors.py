@@ -60,8 +60,9 @@ class LoggedTurns:
     def shares(self) -> FloatArray:
         """How often every model was called where it was allowed, shape (M,)."""
         calls = np.bincount(self.actions, minlength=self.masks.shape[1])
-        shares: FloatArray = calls / np.maximum(self.masks.sum(axis=0), 1)
-        return shares / shares.sum()
+        rates = calls / np.maximum(self.masks.sum(axis=0), 1)
+        shares: FloatArray = rates / rates.sum()
+        return shares
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,14 +29,14 @@ class ActionKinds(Frozen):
     words: tuple[str, ...]
 
     @classmethod
-    def of_texts(cls, texts: Iterable[str]) -> "ActionKinds":
+    def of_words(cls, words: Iterable[str]) -> "ActionKinds":
         """Kinds of a log's actions: the 30 most frequent first words, of those with at least 20 turns.
 
         Example:
-            >>> ActionKinds.of_texts(["go north"] * 20 + ["wait"] * 30 + ["sing"]).words
+            >>> ActionKinds.of_words(["go"] * 20 + ["wait"] * 30 + ["sing"]).words
             ('', 'wait', 'go')
         """
-        counts = Counter(_first_word(text) for text in texts)
+        counts = Counter(words)
         common = [word for word, count in counts.most_common(_MOST_KINDS) if count >= _FEWEST_TURNS and word]
         return cls(words=(RARE, *common))
 
@@ -46,16 +46,17 @@ class ActionKinds(Frozen):
 
     def index(self, text: str) -> int:
         """Number of an action's kind."""
-        word = _first_word(text)
+        word = first_word(text)
         return self.words.index(word) if word in self.words else 0
 
-    def indices(self, texts: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Numbers of the kinds of actions, shape (N,)."""
+    def of_log(self, words: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Numbers of the kinds of actions with these first words, shape (N,)."""
         numbers = {word: number for number, word in enumerate(self.words)}
-        return np.array([numbers.get(_first_word(text), 0) for text in texts], dtype=np.int64)
+        return np.array([numbers.get(word, 0) for word in words], dtype=np.int64)
 
 
-def _first_word(text: str) -> str:
+def first_word(text: str) -> str:
+    """The first word of a text; "" if it has none."""
     return next(iter(text.split(maxsplit=1)), "")
 
 

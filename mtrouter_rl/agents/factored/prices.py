@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, PoolCard
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.records import Episode, FloatArray, Observation
+from mtrouter_rl.records import FloatArray, Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +26,23 @@ class CallTokens:
     cached_share: FloatArray
 
     @classmethod
-    def of_log(cls, episodes: list[Episode], actions: npt.NDArray[np.int64], *, n_models: int) -> "CallTokens":
-        """Learn from the turns of episodes, one after the other; a model that was never called gets the mean of all.
+    def of_log(cls, log: LogColumns, actions: npt.NDArray[np.int64], *, n_models: int) -> "CallTokens":
+        """Learn from the turns of a log; a model that was never called gets the mean of all.
 
         Raises:
             InvalidConfigError: If the log has costs and no tokens.
         """
-        turns = [turn for episode in episodes for turn in episode.turns]
-        prompt = np.array([turn.usage.n_prompt for turn in turns], dtype=np.float64)
-        output = np.array([turn.usage.n_output for turn in turns], dtype=np.float64)
+        prompt, output, cached = log.tokens.T
         if not output.any() or not prompt.any():
             raise InvalidConfigError(
                 "the log has no token counts (usage), and this router prices calls by tokens; train 'fitted-q', which learns "
                 "costs as they were logged, or import the log with its usage"
             )
-        sizes = np.concatenate([_sizes(episode) for episode in episodes])
-        warm = np.array([turn.warm[action] for turn, action in zip(turns, actions, strict=True)], dtype=np.bool_)
-        cached = np.array([turn.usage.n_cached for turn in turns], dtype=np.float64)
+        warm = log.warm[np.arange(len(actions)), actions]
         counts = np.bincount(actions, minlength=n_models)
         sums = np.bincount(actions, weights=output, minlength=n_models)
         return cls(
-            prompt=np.linalg.lstsq(sizes, prompt, rcond=None)[0],
+            prompt=np.linalg.lstsq(log.sizes, prompt, rcond=None)[0],
             output=np.where(counts > 0, sums / np.maximum(counts, 1), output.mean()),
             cached_share=np.array([cached[warm].sum() / prompt[warm].sum() if prompt[warm].sum() else 0.0]),
         )
@@ -77,16 +74,3 @@ def size_of(observation: Observation) -> tuple[float, float, float]:
         float(len(history)),
         1.0,
     )
-
-
-def _sizes(episode: Episode) -> FloatArray:
-    """The same before every turn of a logged episode, shape (T, 3)."""
-    added = [len(turn.action_text) + len(turn.observation_text) for turn in episode.turns]
-    start = len(episode.task_text) + len(episode.first_observation)
-    characters = start + np.concatenate([[0], np.cumsum(added)[:-1]])
-    return np.stack([characters, np.arange(len(added)), np.ones(len(added))], axis=1).astype(np.float64)
-
-
-def log_sizes(episodes: list[Episode]) -> FloatArray:
-    """[characters, turns, 1] before every turn of a log, shape (N, 3)."""
-    return np.concatenate([_sizes(episode) for episode in episodes])

@@ -212,15 +212,17 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
         """Probability of every kind to be due, shape (B, K)."""
         if not observations:
             return np.zeros((0, len(self.settings.kinds)))
-        rows = torch.from_numpy(self.features.of_observations(observations))
+        features = self.features.of_observations(observations)
+        bits = np.zeros((len(features), len(self.model_names)), dtype=np.float32)
+        rows = torch.from_numpy(np.concatenate([features, bits], axis=1))
         probabilities: FloatArray = torch.softmax(self._ensemble(rows), dim=-1).mean(dim=0).double().numpy()
         return probabilities
 
     @classmethod
     def check_weights(cls, saved: SavedRouter, settings: FactoredSettings, weights: StateDict) -> None:
         """See `LearnedRouter.check_weights`."""
-        expected = expected_shapes(settings, n_models=len(saved.record.model_names))
-        found = {name: tuple(one.shape) for name, one in weights.items()}
+        expected = expected_tensors(settings, n_models=len(saved.record.model_names))
+        found = {name: (one.dtype, *one.shape) for name, one in weights.items()}
         differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
         if differing:
             raise RouterError(
@@ -229,11 +231,11 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
             )
 
 
-def expected_shapes(settings: FactoredSettings, *, n_models: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors of a router, by name."""
+def expected_tensors(settings: FactoredSettings, *, n_models: int) -> dict[str, tuple[torch.dtype | int, ...]]:
+    """Type and shape of all tensors of a router, by name."""
     n_kinds = len(settings.kinds)
     network = settings.make_network().state_dict()
-    factors = {
+    factors: dict[str, tuple[int, ...]] = {
         "success.level": (1,),
         "success.kinds": (n_kinds,),
         "success.main": (n_models,),
@@ -246,8 +248,9 @@ def expected_shapes(settings: FactoredSettings, *, n_models: int) -> dict[str, t
         "tokens.output": (n_models,),
         "tokens.cached_share": (1,),
     }
-    return {f"{NETWORK_PREFIX}{name}": (settings.n_members, *one.shape) for name, one in network.items()} | {
-        f"{_FACTOR_PREFIX}{name}": shape for name, shape in factors.items()
+    return {
+        **{f"{NETWORK_PREFIX}{name}": (one.dtype, settings.n_members, *one.shape) for name, one in network.items()},
+        **{f"{_FACTOR_PREFIX}{name}": (torch.float64, *shape) for name, shape in factors.items()},
     }
 
 
@@ -274,11 +277,21 @@ def _prefix(observation: Observation, turn: int) -> Observation:
 
 
 def hidden_from_due(
-    features: "HistoryFeatures", names: Sequence[str], hidden: Sequence[str]
+    features: "HistoryFeatures", names: Sequence[str], hidden: Sequence[str], *, n_models: int
 ) -> tuple[tuple[int, int], ...]:
-    """Columns of scalars that the networks are not shown: an earlier state must look as it did then."""
+    """Columns that the networks are not shown, so that an earlier state looks as it did then.
+
+    Whatever models are allowed, and whatever money is left, the same is due.
+
+    Args:
+        features: Their blocks say where columns are.
+        names: Of the columns of the block "scalars".
+        hidden: Which of those are hidden.
+        n_models: M; the allowed bits come after the features.
+    """
+    bits = ((features.dim, features.dim + n_models),)
     block = features.blocks.get("scalars")
     if block is None or block.stop - block.start != len(names):
-        return ()
-    columns = [block.start + names.index(name) for name in hidden]
-    return tuple((column, column + 1) for column in sorted(columns))
+        return bits
+    columns = sorted(block.start + names.index(name) for name in hidden)
+    return (*((column, column + 1) for column in columns), *bits)

@@ -14,6 +14,7 @@ from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding
 from mtrouter_rl.agents.q.learned_router import LearnedRouter, check_shapes
 from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, QNetwork, StateDict, make_q_network, stack_weights
+from mtrouter_rl.agents.q.one_row import OneRow
 from mtrouter_rl.agents.saving import SavedRouter, check_pool, read_record
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.errors import RouterError
@@ -71,6 +72,10 @@ class QRouter(LearnedRouter[QNetworkSettings]):
     @cached_property
     def _ensemble(self) -> Ensemble:
         return Ensemble(self.settings.make_network(), self.q_weights)
+
+    @cached_property
+    def _one_row(self) -> OneRow:
+        return OneRow(self.settings.make_network(), self.q_weights)
 
     @cached_property
     def _last_iterate(self) -> QNetwork:
@@ -154,9 +159,11 @@ class QRouter(LearnedRouter[QNetworkSettings]):
         rows = np.concatenate([self._histories(observations), masks], axis=1, dtype=np.float32)
         if self._last is not None and np.array_equal(self._last[0], rows):
             return self._last[1].copy()
-        values: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
-        if len(rows) == 1:  # whoever decides live asks for probabilities and values of one observation
-            self._last = (rows, values.copy())
+        if len(rows) != 1:
+            every: FloatArray = self._ensemble(torch.from_numpy(rows)).mean(dim=0).numpy()
+            return every
+        values: FloatArray = self._one_row(rows).mean(axis=0)
+        self._last = (rows, values.copy())  # whoever decides live asks for probabilities and values of one observation
         return values
 
 

@@ -31,7 +31,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         watches=not args.no_watch,
         **values(args, "store", "explore", "host", "port", "seed", router="policy"),
         **values(args, only_decides="only_decide", end_within_s="end_within", encoder_threads="encoder_threads"),
-        **values(args, "torch_threads"),
+        **values(args, "torch_threads", "threads_per_text"),
     )
 
     def started(address: str) -> None:
@@ -123,7 +123,15 @@ COMMAND = Command(
             section=_LIMITS,
         ),
         Option("--encoder-threads", "texts that are encoded at once", int, "N", default=1, section=_LIMITS),
-        Option("--torch-threads", "processors that one text may use", int, "N", default=1, section=_LIMITS),
+        Option(
+            "--threads-per-text",
+            "threads that share one text, 1 or 2, where the encoder can do that (minilm-bf16)",
+            int,
+            "N",
+            default=2,
+            section=_LIMITS,
+        ),
+        Option("--torch-threads", "threads of one product of matrices", int, "N", default=1, section=_LIMITS),
     ),
     run=_run,
 )

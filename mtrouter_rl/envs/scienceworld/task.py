@@ -35,6 +35,8 @@ _ITEM = re.compile(r"^\t(?:an? |the )([a-z ]+?)(?:,| \(|$)", re.MULTILINE)
 _NO_FOCUS = {"agent", "substance called air", "ground"}
 _MAX_REPEATS = 2
 _MAX_FATAL_OPTIONS = 5
+_GOAL = re.compile(r"^\d+\tfalse\s+(\w+)", re.MULTILINE)
+_PUNISHED_GOALS = re.compile(r"Goal(Find(?!AnswerBox)|FocusOn(?!Nonliving))")
 
 
 class ScienceWorldSettings(Frozen):
@@ -179,7 +181,7 @@ class ScienceWorldTask:
             "idle": ["look around", "inventory", "task"],
             "wander": wander,
             "drop": [f"drop {item}" for item in _ITEM.findall(str(self._call(engine.freeActionInventory)))],
-            "fatal": fatal[:_MAX_FATAL_OPTIONS] if due.startswith("focus on") else [],
+            "fatal": fatal[:_MAX_FATAL_OPTIONS] if due.startswith("focus on") else self._untimely(fatal, due),
         }
         return {kind: tuple(sorted(set(actions) - {due})) for kind, actions in kinds.items() if set(actions) - {due}}
 
@@ -206,6 +208,19 @@ class ScienceWorldTask:
         engine = self._start_engine()
         self._is_running = False
         return self._store().get(task, variation, lambda: self._make_gold_path(engine, task, variation))
+
+    def _untimely(self, wrong: Sequence[str], due: str) -> list[str]:
+        """A wrong focus while something else is due. The game ends at it while what it waits for next is a focus.
+
+        It then waits for one of a right thing; where any thing will do, or an answer box, nothing is offered here.
+        """
+        if due.isdigit():  # the game waits for the number of an option
+            return []
+        ahead = str(self._call(self._running_engine().getGoalProgressStr)).partition("Unordered and Optional")[0]
+        goal = _GOAL.search(ahead)
+        if goal is None or not _PUNISHED_GOALS.match(goal.group(1)):
+            return []
+        return [action for action in wrong if "substance" not in action and not self._expert().does(action)][:1]
 
     def _start_engine(self) -> Any:  # noqa: ANN401 - a Java object
         if self._jvm is None:
@@ -316,6 +331,10 @@ class Replanner:
             return self._repairs[-1]
         self._position = self._before_number()
         return self._path[self._position] if self._position < len(self._path) else "look around"
+
+    def does(self, action: str) -> bool:
+        """Whether an action is on the gold path."""
+        return action in self._path
 
     def actions_left(self, gains: Sequence[float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """What the expert does from here if nothing goes wrong, and what each action brings; a repair brings nothing.

@@ -85,25 +85,28 @@ def expected_length(tokens: OutputTokens, *, limit: int) -> float:
 
 
 def failure_shares(
-    models: Sequence[SimulatedModel], skills: Sequence[str], *, offered: Collection[str]
+    models: Sequence[SimulatedModel], skills: Sequence[str], *, offered: Collection[str], is_silent: bool = False
 ) -> dict[str, FloatArray]:
     """Share of every kind among the failures of M models at L planned actions, kind -> shape (L, M).
 
-    A kind that the state does not offer counts as "malformed". What later states will offer is not known: they are taken to
+    A kind that the state does not offer counts as "malformed", which is "idle" where the models fail silently and the state
+    offers that. What later states will offer is not known: they are taken to
     offer what the present one does, and fatal mistakes wherever the card lets a model make them.
 
     Args:
         models: The M models.
         skills: Skills of the L actions, the one that is due first.
         offered: Kinds of mistakes that the present state offers.
+        is_silent: Whether malformed replies are idle actions.
     """
     kinds: tuple[FailureKind, ...] = ("malformed", "idle", "wander", "drop", "fatal")
 
     def row(skill: str, offered: Collection[str]) -> FloatArray:
+        other: FailureKind = "idle" if is_silent and "idle" in offered else "malformed"
         shares = np.zeros((len(kinds), len(models)))
         for column, model in enumerate(models):
             for kind, weight in model.failure_weights(skill).items():
-                shares[kinds.index(kind if kind in offered else "malformed"), column] += weight
+                shares[kinds.index(kind if kind in offered else other), column] += weight
         result: FloatArray = shares / shares.sum(axis=0)
         return result
 

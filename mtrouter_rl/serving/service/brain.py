@@ -121,6 +121,7 @@ class BrainBox:
         *,
         explore: float,
         n_threads: int = 1,
+        threads_per_text: int = 1,
         check: Callable[[LiveRouter], None] | None = None,
     ) -> None:
         """Load the first router.
@@ -129,7 +130,8 @@ class BrainBox:
             source: Folder of a router, or what else `load_router` takes.
             pool: Its pool; None takes the one that was saved with it, for this router and all that follow.
             explore: Share of the calls that are drawn at random.
-            n_threads: Threads of the text encoder.
+            n_threads: Texts that are encoded at once.
+            threads_per_text: Threads that share a text, where the encoder can do that.
             check: Raises an error if a router cannot be used.
 
         Raises:
@@ -137,6 +139,7 @@ class BrainBox:
         """
         self._source, self._pool, self._explore = source, pool, explore
         self._check = check
+        self._threads_per_text = threads_per_text
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encoder")
         self.brain = self._load()
         self._pool = self.brain.live.pool
@@ -162,7 +165,10 @@ class BrainBox:
         made: list[ServingEncoder] = []
 
         def encoders(name: str, _: Path | None) -> TextEncoder:
-            made.append(ServingEncoder(bare_encoder(name), self._threads))
+            encoder = bare_encoder(name)
+            if hasattr(encoder, "threads_per_text"):
+                encoder.threads_per_text = self._threads_per_text
+            made.append(ServingEncoder(encoder, self._threads))
             return cast(TextEncoder, made[-1])
 
         live = load_router(self._source, pool=self._pool, explore=self._explore, encoders=encoders)

@@ -2,7 +2,8 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -14,12 +15,18 @@ from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow
 from mtrouter_rl.serving.service.tables import SCHEMA_VERSION, make_tables
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Row
+    from sqlalchemy import ClauseElement, Connection, Engine, Row
 
 _TEXTS = ("task_text", "first_observation", "observation", "action")
 _VALUES = ("messages", "facts", "tries", "usage", "answer")
 _WRITTEN = frozenset({*_TEXTS, *_VALUES})
-_BUSY_MS = 30_000
+_BUSY_S = 30.0
+_PAGES = 20_000
+"""Pages of SQLite's log after which a request moves them itself, should nobody `tidy`."""
+
+
+class BusyError(MTRouterError):
+    """Somebody else is writing: it takes a moment, which no event loop should wait."""
 
 
 class StoreError(MTRouterError):
@@ -71,7 +78,10 @@ class Database:
         if self._is_file:
             Path(self._url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self.tables = make_tables_or_say()
-        self._engine = self._make_engine()
+        self._engine = self._make_engine(waits_s=_BUSY_S)
+        self._impatient = self._make_engine(waits_s=0.0) if self._is_file else None
+        self._here = threading.local()
+        self._prepared: dict[Callable[[], ClauseElement], tuple[str, Sequence[str] | None]] = {}
         with self.errors():
             self._set_up()
 
@@ -82,12 +92,51 @@ class Database:
         Raises:
             StoreError: If the database cannot be used.
         """
-        with self.errors(), self._engine.begin() as connection:
+        engine = getattr(self._here, "engine", self._engine)
+        with self.errors(), engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def no_wait(self) -> Iterator[None]:
+        """Transactions of this thread wait for nobody.
+
+        Raises:
+            BusyError: If somebody else is writing, or the database is none that answers at once.
+        """
+        if self._impatient is None:
+            raise BusyError("the database is a server")
+        self._here.engine = self._impatient
+        try:
+            yield
+        finally:
+            del self._here.engine
+
+    def run(self, connection: "Connection", make: "Callable[[], ClauseElement]", values: Mapping[str, object]) -> int:
+        """Run a statement that is run often: it is written as SQL once. Gives how many rows it changed.
+
+        Args:
+            connection: In which transaction.
+            make: Makes the statement, with every value a parameter; the function stands for it.
+            values: Of its parameters.
+        """
+        if make not in self._prepared:
+            compiled: Any = make().compile(dialect=self._engine.dialect)
+            self._prepared[make] = (str(compiled), compiled.positiontup)
+        sql, names = self._prepared[make]
+        given = dict(values) if names is None else tuple(values[name] for name in names)
+        return connection.exec_driver_sql(sql, given).rowcount
+
+    def tidy(self) -> None:
+        """Move what was written from SQLite's log to its file, so that no request has to."""
+        if self._is_file:
+            with self.errors(), self._engine.connect() as connection:
+                connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # type: ignore[union-attr]
 
     def close(self) -> None:
         """Let go of every connection."""
         self._engine.dispose()
+        if self._impatient is not None:
+            self._impatient.dispose()
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -99,6 +148,8 @@ class Database:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
+            if hasattr(self._here, "engine") and _is_busy(error):
+                raise BusyError("somebody else is writing") from None
             told = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
             raise StoreError(
                 f"the store {self._shown} cannot be used: {told[0][:200] if told else type(error).__name__}; see that it runs "
@@ -119,18 +170,18 @@ class Database:
     def _shown(self) -> str:
         return self._url.removeprefix("sqlite:///").replace("+psycopg", "")
 
-    def _make_engine(self) -> "Engine":
+    def _make_engine(self, *, waits_s: float) -> "Engine":
         from sqlalchemy import create_engine
 
         try:
             if not self._is_file:
                 return create_engine(self._url, pool_size=self.n_threads, max_overflow=0, pool_pre_ping=True)
-            engine = create_engine(self._url, connect_args={"timeout": _BUSY_MS / 1000, "check_same_thread": False})
+            engine = create_engine(self._url, connect_args={"timeout": waits_s, "check_same_thread": False})
         except ImportError as error:
             raise MissingDependencyError(
                 "the store is a PostgreSQL, whose driver psycopg is not installed; run: pip install 'mtrouter-rl[postgres]'"
             ) from error
-        _make_patient(engine)
+        _make_writer(engine)
         return engine
 
     def _set_up(self) -> None:
@@ -167,14 +218,23 @@ def make_tables_or_say() -> Mapping[str, Any]:
         ) from error
 
 
-def _make_patient(engine: "Engine") -> None:
-    """SQLite that waits for other writers, and begins every transaction as a writer."""
+def _is_busy(error: Exception) -> bool:
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return str(name).startswith("SQLITE_BUSY")
+
+
+def _make_writer(engine: "Engine") -> None:
+    """SQLite with a log for several readers beside a writer, in which every transaction begins as a writer."""
     from sqlalchemy import event
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: object) -> None:  # noqa: ANN401
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_MS}"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            f"wal_autocheckpoint={_PAGES}",
+        ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

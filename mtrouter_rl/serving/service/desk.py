@@ -17,6 +17,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.pools.handover import prepare
 from mtrouter_rl.records import UNLIMITED_TURNS, FloatArray, Observation
 from mtrouter_rl.serving.service.brain import Brain, BrainBox
+from mtrouter_rl.serving.service.database import BusyError
 from mtrouter_rl.serving.service.limits import Allowed, Money, allowed_models
 from mtrouter_rl.serving.service.memory import Recent, talk_of
 from mtrouter_rl.serving.service.policy import Chances, default_chances, draw, one_hot
@@ -93,6 +94,14 @@ class Desk:
         """Run a method of the store without holding up the others."""
         return await asyncio.get_running_loop().run_in_executor(self._store_threads, lambda: call(*args, **named))
 
+    async def in_store_now(self, call: Callable[..., ValueT], *args: object) -> ValueT:
+        """The same for a short write: here and now if nobody else writes, since another thread takes longer to wake up."""
+        try:
+            with self.store.no_wait():
+                return call(*args)
+        except BusyError:
+            return await self.in_store(call, *args)
+
     async def decide(self, asked: Asked, *, source: str) -> Decided:
         """Choose the model of a turn and write it down.
 
@@ -120,7 +129,7 @@ class Desk:
         """
         decision = decided.decision
         try:
-            session = await self.in_store(self.store.close, decision, outcome, decided.session)
+            session = await self.in_store_now(self.store.close, decision, outcome, decided.session)
         except ConflictError:
             logger.error("decision %s: its session was closed by another replica, so its outcome is lost", decision.id)
             return
@@ -294,7 +303,7 @@ class Desk:
 
     async def _opened(self, opening: Opening) -> SessionRow:
         try:
-            return await self.in_store(self.store.open, opening)
+            return await self.in_store_now(self.store.open, opening)
         except AccountError as error:
             most = opening.decision.held_usd
             raise RequestError(

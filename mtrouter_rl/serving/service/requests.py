@@ -78,7 +78,7 @@ def read_body(raw: bytes) -> dict[str, JsonValue]:
     try:
         text = raw.decode()
         value = parse_json(text, max_depth=MAX_DEPTH, is_unique=False)
-        if "\\u" in text or "NaN" in text or "Infinity" in text or "1e" in text.lower():
+        if "\\u" in text or "NaN" in text or "Infinity" in text or "1e" in text or "1E" in text:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except ValueError as error:
         raise bad_request(f"the body is no usable JSON: {str(error)[:200]}", code="invalid_json") from None

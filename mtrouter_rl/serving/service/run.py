@@ -51,7 +51,8 @@ class ServeRequest:
         only_decides: Whether the service decides and calls nobody.
         end_within_s: How long calls that are under way may take at the end, seconds.
         encoder_threads: Texts that are encoded at once.
-        torch_threads: Processors that one text may use.
+        torch_threads: Threads of one product of matrices.
+        threads_per_text: Threads that share one text, where the encoder can do that, as `minilm-bf16` can.
     """
 
     router: str
@@ -67,6 +68,7 @@ class ServeRequest:
     end_within_s: float = 30.0
     encoder_threads: int = 1
     torch_threads: int = 1
+    threads_per_text: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,12 @@ def build(request: ServeRequest) -> Running:
             )
 
     box = BrainBox(
-        request.router, request.pool, explore=request.explore, n_threads=request.encoder_threads, check=check
+        request.router,
+        request.pool,
+        explore=request.explore,
+        n_threads=request.encoder_threads,
+        threads_per_text=request.threads_per_text,
+        check=check,
     )
     try:
         upstream = None if request.only_decides else Upstream(box.brain.live.pool)
@@ -152,7 +159,18 @@ def serve(request: ServeRequest, *, started: Callable[[str], None]) -> None:
         MTRouterError: As `build`, or if the address cannot be listened at.
     """
     _make_quick(request.torch_threads)
-    asyncio.run(_served(build(request), request, started))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_served(build(request), request, started))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop where it is installed; it takes half the time of asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _make_quick(torch_threads: int) -> None:

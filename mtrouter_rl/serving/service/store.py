@@ -19,11 +19,14 @@ from mtrouter_rl.errors import MTRouterError
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.serving.service.database import Database, as_json, columns, decision_of, read_row, written
 from mtrouter_rl.serving.service.rows import DecisionRow, Found, Outcome, SessionRow
+from mtrouter_rl.serving.service.tables import Often
 
 DEAD_AFTER_S = 10.0
 """A replica whose last beat is older has been killed, or cannot reach the store."""
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from sqlalchemy import Connection
 
 
@@ -82,6 +85,11 @@ class Store:
         self._database = Database(url)
         self._tables = self._database.tables
         self.n_threads = self._database.n_threads
+        self._often = Often(self._tables)
+
+    def no_wait(self) -> "AbstractContextManager[None]":
+        """Within it, methods that this thread calls raise `BusyError` at once where they would have to wait."""
+        return self._database.no_wait()
 
     def find(
         self, key_id: str, name: str | None, prompt: bytes, heads: Sequence[bytes], request_id: str | None
@@ -226,6 +234,7 @@ class Store:
             changed = connection.execute(table.update().where(table.c.id == self.replica).values(row))
             if not changed.rowcount:
                 connection.execute(table.insert(), row | {"id": self.replica})
+        self._database.tidy()
 
     def secret(self) -> bytes:
         """A secret of the store, the same for all replicas, by which keys are told apart without being kept."""
@@ -334,15 +343,15 @@ class Store:
         if known_version is None:
             connection.execute(table.insert(), row)
             return
-        where = (table.c.id == session.id, table.c.version == known_version)
-        if not connection.execute(table.update().where(*where).values(row)).rowcount:
+        row |= {"of_id": session.id, "known_version": known_version}
+        if not self._database.run(connection, self._often.change_session, row):
             raise ConflictError(f"session '{session.name}' has moved on")
 
     def _write_decision(self, connection: "Connection", opening: Opening) -> None:
         table = self._tables["served_decisions"]
         row = written(columns(opening.decision))
         if not opening.again:
-            connection.execute(table.insert(), row)
+            self._database.run(connection, self._often.add_decision, row)
             return
         names = ("replica", "state", "tries", "held_usd", "day", "request_id", "source")
         changed = {name: row[name] for name in names}
@@ -366,13 +375,15 @@ class Store:
             }
             row = {"state": outcome.state, "error": outcome.error, "ended_at": outcome.ended_at}
             row["tries"] = as_json([*decision.tries, told])
-        connection.execute(table.update().where(table.c.id == decision.id).values(row))
+            connection.execute(table.update().where(table.c.id == decision.id).values(row))
+            return
+        self._database.run(connection, self._often.close_decision, row | {"of_id": decision.id})
 
     def _hold(self, connection: "Connection", opening: Opening) -> None:
         table, decision = self._tables["served_accounts"], opening.decision
         where = (table.c.key_id == decision.key_id, table.c.day == decision.day)
-        more = {"held_usd": table.c.held_usd + decision.held_usd}
-        if not connection.execute(table.update().where(*where).values(more)).rowcount:
+        more = {"of_key": decision.key_id, "of_day": decision.day, "held": decision.held_usd, "spent": 0.0}
+        if not self._database.run(connection, self._often.add_to_account, more):
             row = {"key_id": decision.key_id, "day": decision.day, "spent_usd": 0.0, "held_usd": decision.held_usd}
             connection.execute(table.insert(), row)
         if opening.key_budget_usd is None:
@@ -384,10 +395,8 @@ class Store:
             raise AccountError(max(opening.key_budget_usd - used + decision.held_usd, 0.0))
 
     def _book(self, connection: "Connection", decision: DecisionRow, booked: float) -> None:
-        table = self._tables["served_accounts"]
-        where = (table.c.key_id == decision.key_id, table.c.day == decision.day)
-        change = {"held_usd": table.c.held_usd - decision.held_usd, "spent_usd": table.c.spent_usd + booked}
-        connection.execute(table.update().where(*where).values(change))
+        more = {"of_key": decision.key_id, "of_day": decision.day, "held": -decision.held_usd, "spent": booked}
+        self._database.run(connection, self._often.add_to_account, more)
 
     def _is_alive(self, connection: "Connection", replica: str) -> bool:
         if replica == self.replica:

@@ -3,10 +3,14 @@
 `datasets.importers.served` reads the first two and the scores; a change of theirs raises `SCHEMA_VERSION`.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from mtrouter_rl.serving.service.rows import DecisionRow, Outcome, SessionRow
+
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
+    from sqlalchemy import ClauseElement, MetaData, Table
 
 SCHEMA_VERSION = "1"
 TURN_TAKEN, NAME_TAKEN, REQUEST_TAKEN = "one_draw_of_a_turn", "one_session_of_a_name", "one_decision_of_a_request"
@@ -106,3 +110,43 @@ def make_tables() -> "MetaData":
         Column("beat_at", Float, nullable=False),
     )
     return known
+
+
+class Often:
+    """Statements of every turn, with each value as a parameter."""
+
+    def __init__(self, tables: Mapping[str, "Table"]) -> None:
+        """Take the tables."""
+        self._sessions, self._decisions = tables["served_sessions"], tables["served_decisions"]
+        self._accounts = tables["served_accounts"]
+        self.change_session = self._change_session
+        self.add_decision = self._add_decision
+        self.close_decision = self._close_decision
+        self.add_to_account = self._add_to_account
+
+    def _change_session(self) -> "ClauseElement":
+        from sqlalchemy import bindparam
+
+        table = self._sessions
+        where = (table.c.id == bindparam("of_id"), table.c.version == bindparam("known_version"))
+        return table.update().where(*where).values({one.name: bindparam(one.name) for one in fields(SessionRow)})
+
+    def _add_decision(self) -> "ClauseElement":
+        from sqlalchemy import bindparam
+
+        return self._decisions.insert().values({one.name: bindparam(one.name) for one in fields(DecisionRow)})
+
+    def _close_decision(self) -> "ClauseElement":
+        from sqlalchemy import bindparam
+
+        table = self._decisions
+        names = [one.name for one in fields(Outcome) if one.name != "status"]
+        return table.update().where(table.c.id == bindparam("of_id")).values({name: bindparam(name) for name in names})
+
+    def _add_to_account(self) -> "ClauseElement":
+        from sqlalchemy import bindparam
+
+        table = self._accounts
+        where = (table.c.key_id == bindparam("of_key"), table.c.day == bindparam("of_day"))
+        more = {"held_usd": table.c.held_usd + bindparam("held"), "spent_usd": table.c.spent_usd + bindparam("spent")}
+        return table.update().where(*where).values(more)

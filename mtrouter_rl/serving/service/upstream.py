@@ -7,6 +7,7 @@ queue. What it was billed is told by `Result`, and where nobody can know, the re
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mtrouter_rl.serving.service.problems import Told
 from mtrouter_rl.serving.service.streams import Gathered
 
 if TYPE_CHECKING:
-    import httpx
+    from aiohttp import ClientResponse, ClientSession
 
 MAX_REPLY_BYTES = 16 * 2**20
 _MAX_DEPTH = 60
@@ -73,10 +74,10 @@ class Upstream:
         Raises:
             CardError: If the card has no settings of kind openai_compatible, or they break their rules.
             InvalidConfigError: If an address is none, or a key is missing or is no key.
-            MissingDependencyError: If httpx is not installed.
+            MissingDependencyError: If aiohttp is not installed.
         """
-        self._httpx = _import_httpx()
-        noisy = logging.getLogger("httpcore")  # at level DEBUG it writes headers down: a redirect may hold a key
+        self._http = _import_aiohttp()
+        noisy = logging.getLogger("aiohttp.client")  # what it writes down may hold headers: a redirect may hold a key
         noisy.setLevel(max(noisy.level, logging.INFO))
         self._pool = pool
         self._settings = settings_of(pool)
@@ -92,7 +93,7 @@ class Upstream:
             )
             for name, remote in self._settings.models.items()
         }
-        self._client: httpx.AsyncClient | None = None
+        self._client: ClientSession | None = None
 
     def scrub(self, text: str) -> str:
         """A text without any key of the card."""
@@ -113,7 +114,7 @@ class Upstream:
     async def close(self) -> None:
         """Let go of every connection."""
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
             self._client = None
 
     async def call(self, model: str, body: Mapping[str, JsonValue], chunks: "asyncio.Queue[bytes] | None") -> Result:
@@ -133,49 +134,61 @@ class Upstream:
                 async with self._sent(place, sent) as response:
                     was_sent = True
                     return await self._read(place, model, response, body, chunks)
-        except (TimeoutError, self._httpx.TimeoutException):
+        except TimeoutError:
             return _broken(
                 was_sent, 504, f"model '{model}' did not answer within {self._settings.try_s:g} s", "upstream_timeout"
             )
-        except (self._httpx.ConnectError, self._httpx.ConnectTimeout, self._httpx.UnsupportedProtocol) as error:
+        except (self._http.ClientConnectorError, self._http.InvalidURL) as error:
             return Result(
                 is_billed=False, told=_told(502, f"model '{model}' cannot be reached: {type(error).__name__}")
             )
-        except self._httpx.HTTPError as error:
+        except (self._http.ClientError, OSError) as error:
             what = f"the reply of model '{model}' broke off: {type(error).__name__}"
             return Result(is_billed=None, told=_told(502, what, "upstream_broke_off"))
 
     @asynccontextmanager
-    async def _sent(self, place: _Place, body: Mapping[str, JsonValue]) -> AsyncIterator["httpx.Response"]:
+    async def _sent(self, place: _Place, body: Mapping[str, JsonValue]) -> AsyncIterator["ClientResponse"]:
         if self._client is None:
-            self._client = self._httpx.AsyncClient(
-                trust_env=False,
-                follow_redirects=False,
-                timeout=self._settings.try_s,
-                limits=self._httpx.Limits(
-                    max_connections=None, max_keepalive_connections=256, keepalive_expiry=_KEEPALIVE_S
-                ),
-            )
+            self._client = self._made_client()
         headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "mtrouter-rl"}
         if place.endpoint.key:
             headers["authorization"] = f"Bearer {place.endpoint.key}"
         data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         url = f"{place.endpoint.base_url.rstrip('/')}/chat/completions"
-        async with self._client.stream("POST", url, content=data, headers=headers) as response:
+        async with self._client.post(url, data=data, headers=headers, allow_redirects=False) as response:
             yield response
+
+    def _made_client(self) -> "ClientSession":
+        """A client that follows the card alone: no proxy of the environment, no cookies, nothing unpacked."""
+        import certifi
+
+        http = self._http
+        connector = http.TCPConnector(
+            limit=0,
+            keepalive_timeout=_KEEPALIVE_S,
+            ssl=ssl.create_default_context(cafile=certifi.where()),
+        )
+        client: ClientSession = http.ClientSession(
+            connector=connector,
+            cookie_jar=http.DummyCookieJar(),
+            timeout=http.ClientTimeout(total=self._settings.try_s),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        return client
 
     async def _read(
         self,
         place: _Place,
         model: str,
-        response: "httpx.Response",
+        response: "ClientResponse",
         asked: Mapping[str, JsonValue],
         chunks: "asyncio.Queue[bytes] | None",
     ) -> Result:
-        if 300 <= response.status_code < 400:
+        if 300 <= response.status < 400:
             what = f"the endpoint of model '{model}' answered with a redirect, which is refused; correct its base_url"
             return Result(is_billed=False, told=_told(502, what, "upstream_redirect"))
-        if response.status_code != 200:
+        if response.status != 200:
             text = place.endpoint.scrub((await _limited(response, 64 * 1024)).decode("utf-8", "replace"))
             return Result(is_billed=False, told=_told_of_status(model, response, text))
         is_stream = chunks is not None and "event-stream" in response.headers.get("content-type", "")
@@ -201,7 +214,7 @@ class Upstream:
         self,
         place: _Place,
         model: str,
-        response: "httpx.Response",
+        response: "ClientResponse",
         asked: Mapping[str, JsonValue],
         chunks: "asyncio.Queue[bytes]",
     ) -> Result:
@@ -245,14 +258,14 @@ def settings_of(pool: PoolCard) -> RemotePool:
     return read_settings(pool)
 
 
-def _import_httpx() -> Any:  # noqa: ANN401
+def _import_aiohttp() -> Any:  # noqa: ANN401
     try:
-        import httpx
+        import aiohttp
     except ImportError as error:
         raise MissingDependencyError(
-            "the policy service needs httpx, which is not installed; run: pip install 'mtrouter-rl[serve]'"
+            "the policy service needs aiohttp, which is not installed; run: pip install 'mtrouter-rl[serve]'"
         ) from error
-    return httpx
+    return aiohttp
 
 
 def _request_body(
@@ -284,10 +297,10 @@ def _scrubbed(message: dict[str, JsonValue], endpoint: Endpoint) -> Mapping[str,
     return cast("dict[str, JsonValue]", parse_json(text, is_unique=False))
 
 
-async def _limited(response: "httpx.Response", most: int) -> bytes:
+async def _limited(response: "ClientResponse", most: int) -> bytes:
     """The body, or a little more than `most` bytes of it."""
     parts, n_bytes = [], 0
-    async for part in response.aiter_raw(65536):
+    async for part in response.content.iter_any():
         parts.append(part)
         n_bytes += len(part)
         if n_bytes > most:
@@ -295,11 +308,11 @@ async def _limited(response: "httpx.Response", most: int) -> bytes:
     return b"".join(parts)[: most + 1]
 
 
-async def _events(response: "httpx.Response") -> AsyncIterator[str]:
+async def _events(response: "ClientResponse") -> AsyncIterator[str]:
     """Data of server-sent events."""
     rest, data = b"", []
     n_kept = 0
-    async for part in response.aiter_raw():
+    async for part in response.content.iter_any():
         *lines, rest = (rest + part).replace(b"\r\n", b"\n").split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):
@@ -353,9 +366,9 @@ def _told(status: int, message: str, code: str = "upstream_error") -> Told:
     return Told(status=status, message=message, code=code)
 
 
-def _told_of_status(model: str, response: "httpx.Response", text: str) -> Told:
+def _told_of_status(model: str, response: "ClientResponse", text: str) -> Told:
     """An error of an endpoint as the client gets it."""
-    status, message, code, param = response.status_code, text[:_TOLD_CHARACTERS], "upstream_error", None
+    status, message, code, param = response.status, text[:_TOLD_CHARACTERS], "upstream_error", None
     try:
         body = parse_json(text, max_depth=_MAX_DEPTH, is_unique=False)
     except ValueError:

@@ -64,6 +64,11 @@ class _Given:
     model: str
     text: str
     latency_s: float
+    is_failure: bool = False
+
+    @classmethod
+    def of(cls, model: str, reply: Reply) -> "_Given":
+        return cls(model, reply.text, reply.latency_s, is_failure=bool(reply.hidden.get("failure")))
 
 
 @dataclass(frozen=True)
@@ -127,13 +132,15 @@ class SimulatedAnswers:
                     task=copy.task, task_name=name.task, variation=name.variation, seed=name.seed
                 )
                 copy.backend.take_up(past)
+                if request.model in copy.backend.out_of_order(len(actions)):
+                    raise RefusedError(503, f"the model '{request.model}' is out of order", kind="server_error")
                 reply = copy.backend.reply(
                     request.model, plain(request), turn=len(actions), max_output_tokens=request.max_tokens
                 )
             except MTRouterError as error:
                 copy.session = ""
                 raise RefusedError(400, str(error)) from error
-        self._keep(session, len(actions), _Given(request.model, reply.text, reply.latency_s))
+        self._keep(session, len(actions), _Given.of(request.model, reply))
         return Answer(text=reply.text, usage=reply.usage, latency_s=reply.latency_s)
 
     def close(self) -> None:
@@ -209,7 +216,14 @@ class SimulatedAnswers:
                 one = next(answers_left)
                 found = next((g for g in reversed(given.get(one.turn, ())) if g.text == one.action), None)
                 if found is not None:
-                    calls.append(PastCall(model=found.model, n_prompt=n_prompt, latency_s=found.latency_s))
+                    calls.append(
+                        PastCall(
+                            model=found.model,
+                            n_prompt=n_prompt,
+                            latency_s=found.latency_s,
+                            is_failure=found.is_failure,
+                        )
+                    )
             n_prompt += counter.count(text_of(message))
         return calls
 

@@ -6,7 +6,8 @@ from d3rlpy.dataset import TransitionMiniBatch
 
 from mtrouter_rl.agents.parameters import JointParameters
 from mtrouter_rl.agents.q.joint_q import FusedAdamWFactory, JointQFunctionFactory
-from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, JointQNetwork, stack_weights
+from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, JointQNetwork, make_q_network, stack_weights
+from mtrouter_rl.agents.q.one_row import OneRow
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
 
@@ -114,3 +115,24 @@ def test_ensemble_is_its_members_one_by_one():
     members, x = [network(seed) for seed in range(3)], rows(5)
     stacked = Ensemble(network(9), stack_weights([member.state_dict() for member in members]))(x)
     torch.testing.assert_close(stacked, torch.stack([member(x) for member in members]).detach())
+
+
+@pytest.mark.parametrize("hidden", [(), ((2, 5), (9, 10))])
+@pytest.mark.parametrize("model_embedding", ["metadata+residual", "metadata", "residual", "none"])
+def test_one_row_gets_the_values_that_the_networks_give(model_embedding, hidden):
+    layout = LAYOUT.model_copy(update={"hidden": hidden})
+    members = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        made = make_q_network(layout, SIZES, model_features=FEATURES, model_embedding=model_embedding).eval()
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        members.append(made)
+    weights = stack_weights([member.state_dict() for member in members])
+    ask = OneRow(members[0], weights)
+    for mask in ([1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]):
+        row = rows(1, np.array([mask]))
+        expected = torch.stack([member(row) for member in members]).detach()
+        torch.testing.assert_close(
+            torch.from_numpy(np.ascontiguousarray(ask(row.numpy()))), expected, rtol=1e-4, atol=1e-4
+        )

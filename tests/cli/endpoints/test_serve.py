@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,11 @@ def test_it_serves_and_ends_with_sigterm(tmp_path):
             assert address, line
             answer = post(f"{address[1]}/v1/chat/completions", {"model": "router", "messages": [TASK]})
             assert answer.status_code == 200
+            process.send_signal(signal.SIGHUP)
+            ends = time.monotonic() + 20
+            while (told := _metrics(address[1])).count('result="loaded"} 1.0') < 1 and time.monotonic() < ends:
+                time.sleep(0.05)
+            assert 'mtrouter_reloads_total{result="loaded"} 1.0' in told
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
         finally:
@@ -43,6 +50,12 @@ def test_it_serves_and_ends_with_sigterm(tmp_path):
             process.wait()
         assert "Traceback" not in process.stdout.read()
     assert len(double.calls) == 1
+
+
+def _metrics(address):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{address}/metrics", timeout=10) as answer:
+        return answer.read().decode()
 
 
 @pytest.mark.parametrize(

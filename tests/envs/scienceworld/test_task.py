@@ -304,7 +304,6 @@ def test_mistakes_are_possible_and_never_due(science_task):
             kinds.add(kind)
             assert actions
             assert due not in actions
-            assert kind != "fatal" or due.startswith("focus on")
         if science_task.step(due).ending:
             break
     assert {"idle", "wander", "fatal"} <= kinds
@@ -314,6 +313,28 @@ def test_mistakes_are_possible_and_never_due(science_task):
     fatal = science_task.step(science_task.mistakes()["fatal"][0])
     assert fatal.score < 0
     assert fatal.ending == "failed"
+
+
+@java_only
+def test_a_wrong_focus_ends_the_game_wherever_it_is_offered(science_task):
+    """Ahead of time too; nothing is offered where the game does not wait for a focus, or takes any."""
+    n_ahead, without = 0, set()
+    for game in (("boil", 1), ("power-component", 3), ("find-non-living-thing", 2), ("identify-life-stages-2", 0)):
+        path = science_task.gold_path(*game)
+        for n_before in range(0, min(len(path), 24), 4):
+            science_task.reset(*game, seed=0)
+            if any(science_task.step(action).ending for action in path[:n_before]):
+                break
+            is_due = science_task.expert_action().startswith("focus on")
+            fatal = science_task.mistakes().get("fatal", ())
+            if not fatal:
+                without.add(game[0])
+            elif not is_due:
+                n_ahead += 1
+                step = science_task.step(fatal[0])
+                assert (step.score, step.ending) == (-100.0, "failed"), (game, n_before, fatal)
+    assert n_ahead >= 6
+    assert {"boil", "find-non-living-thing"} <= without
 
 
 # --- wrong input, and outside trouble

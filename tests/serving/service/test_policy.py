@@ -173,3 +173,12 @@ def test_a_router_that_asks_a_model_is_refused(request_of, pool, tmp_path):
     )
     with pytest.raises(InvalidConfigError, match=r"asks a model before every call.*use it in a RoutingSession"):
         build(request_of(str(tmp_path / "asking")))
+
+
+def test_models_are_drawn_as_numpys_choice_draws_them():
+    chances = np.array([0.1, 0.0, 0.6, 0.3])
+    one, two = np.random.default_rng(5), np.random.default_rng(5)
+    both = Chances(router=chances, default=chances)
+    for _ in range(200):
+        drawn = draw(both, np.ones(4), arm="router", router_weight=1.0, is_shadow=False, rng=one)
+        assert drawn.model == two.choice(4, p=chances)

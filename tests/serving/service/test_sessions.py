@@ -1,12 +1,15 @@
 """Sessions and keys, budgets, requests that are sent twice, and what happens while a session is busy."""
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import threading
 
 import httpx
 import pytest
 
+from mtrouter_rl.serving.service.database import BusyError
 from tests.cases.served import TASK, chat, post, rows, said_step, served
 
 MINE, YOURS = {"authorization": "Bearer mine"}, {"authorization": "Bearer yours"}
@@ -203,3 +206,33 @@ def test_a_model_that_the_client_asks_for_is_never_replaced(request_of, double):
         named = {"x-mtrouter-session": "s"}
         assert [chat(address, [TASK], headers=named, model="big").status_code for _ in range(5)] == [502] * 5
     assert {model for model, _, _ in double.calls} == {"big"}
+
+
+def test_a_write_that_would_have_to_wait_waits_beside_the_loop(request_of, tmp_path):
+    """While somebody else writes, decisions wait, and the service answers what needs no writing."""
+    with served(request_of()) as (address, running):
+        chat(address, [TASK])
+        with contextlib.closing(sqlite3.connect(tmp_path / "served.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with running.service.desk.store.no_wait(), pytest.raises(BusyError):
+                running.service.desk.store.beat()
+            answers = []
+            waiting = threading.Thread(target=lambda: answers.append(chat(address, [TASK])))
+            waiting.start()
+            for _ in range(5):
+                assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
+            assert not answers
+            other.execute("ROLLBACK")
+        waiting.join(20)
+        assert [one.status_code for one in answers] == [200]
+    assert [row["state"] for row in rows(tmp_path)] == ["done", "done"]
+
+
+def test_what_was_written_is_moved_to_the_file_by_the_beat(request_of, tmp_path):
+    file, copy = tmp_path / "served.sqlite", tmp_path / "copy.sqlite"
+    with served(request_of()) as (address, running):
+        chat(address, [TASK])
+        running.service.desk.store.beat()
+        copy.write_bytes(file.read_bytes())  # without the log beside it
+    with contextlib.closing(sqlite3.connect(copy)) as found:
+        assert found.execute("SELECT count(*) FROM served_decisions WHERE state = 'done'").fetchone() == (1,)

@@ -1,6 +1,7 @@
 """A pool behind the double plays the episodes that it plays in one process, and every bill finds its way into the log."""
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from mtrouter_rl.pools.spend import SpendPlan, summary_of
 from mtrouter_rl.rollout import run_episode
 from mtrouter_rl.testing import ScriptedRouter
 from mtrouter_rl.testing.fake_llm import FAULT_KINDS, FakeLLM, FakeSettings, FaultPlan, remote_twin, write_twin
+from mtrouter_rl.testing.fake_llm.conversation import ChatRequest, RefusedError
 from mtrouter_rl.testing.fake_llm.reconcile import reconcile
+from mtrouter_rl.testing.fake_llm.simulated import SimulatedAnswers
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "cards"
 
@@ -36,6 +39,42 @@ def test_episodes_over_the_protocol_are_those_of_the_simulated_pool(corridor_con
     assert played(remote) == played(own)
     assert fake.ledger.billed_usd == pytest.approx(sum(episode.cost_usd for episode in remote.episodes), abs=1e-12)
     assert fake.ledger.n_requests == sum(len(episode.turns) for episode in remote.episodes)
+
+
+def in_world(config, **settings):
+    """The environment with a simulated pool of these settings."""
+    backend = config.pool.backend
+    changed = backend.model_copy(update={"settings": backend.settings | settings})
+    return dataclasses.replace(config, pool=config.pool.model_copy(update={"backend": changed}))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tired_by_tokens": 2.0, "tired_by_others": 0.5}, {"together": 0.8, "task_spread": 1.0}]
+)
+def test_worlds_over_the_protocol_are_those_of_the_simulated_pool(corridor_config, collected, settings):
+    """Also where a model gets worse by what others did before: the double remembers whose calls failed."""
+    config = in_world(corridor_config, **settings)
+    own = collected(config, "own")
+    with FakeLLM(FakeSettings(env=config, n_copies=1)) as fake:
+        remote = collected(config, "remote", base_url=fake.base_url)
+    assert played(remote) == played(own)
+    assert played(own) != played(collected(corridor_config, "plain"))
+
+
+def test_a_simulated_outage_is_a_503_over_the_protocol(corridor_config):
+    config = in_world(corridor_config, outages={"start": 0.5, "turns": 2})
+    answers = SimulatedAnswers(config, n_copies=1)
+    codes = []
+    for seed in range(30):
+        body = {"model": "large", "max_tokens": 50, "messages": [{"role": "user", "content": "go"}]}
+        request = ChatRequest.read(json.dumps(body).encode())
+        try:
+            answers.answer(request, f"short|0|{seed}")
+        except RefusedError as refused:
+            codes.append(refused.status)
+    answers.close()
+    assert 5 < len(codes) < 25
+    assert set(codes) == {503}
 
 
 @pytest.mark.java

@@ -1,0 +1,150 @@
+"""The whole router on a small task: what is due shows in the state, and models differ where a failure is fatal."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mtrouter_rl.agents.loading import load_router, save_router
+from mtrouter_rl.agents.rules.heuristics import single_router
+from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.records import TokenUsage
+from mtrouter_rl.registry import ALGORITHMS
+from tests.cases.routing_toy import (
+    END,
+    NETWORK,
+    POOL,
+    StateFeatures,
+    make_card,
+    make_context,
+    make_dataset,
+    make_episode,
+    make_pool,
+    make_turn,
+)
+
+WORDS = ("walk", "lift", "push")  # what is due in states 0, 1 and 2
+FATAL = (0.5, 0.4, 0.02)  # in state 1, by model
+SUCCESS = (0.85, 0.6, 0.85)  # elsewhere
+LOOP = {"n_iterations": 4, "steps_per_iteration": 60, "batch_size": 128, "learning_rate": 4e-3, "keep_last": 1}
+
+
+def turn_of(rng, state, model):
+    """A turn in a state: done, useless, or fatal. Returns the turn and the next state."""
+    if state == 1 and rng.random() < FATAL[model]:
+        gain, following, text = -1.0, END, "lift badly"
+    elif rng.random() < SUCCESS[model]:
+        gain, following, text = (1.0 if state == 2 else 0.0), state + 1 if state < 2 else END, f"{WORDS[state]} it"
+    else:
+        gain, following, text = 0.0, state, "sleep"
+    usage = TokenUsage(n_fresh=10, n_output=4000)
+    cost = POOL.models[model].prices.cost_usd(usage)
+    turn = make_turn(model, state=state, next_state=following, gain=gain, cost=cost)
+    return type(turn)(**{**vars(turn), "usage": usage}), text, following
+
+
+def played(choose, *, n_episodes, seed):
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for index in range(n_episodes):
+        state, turns = 0, []
+        while state != END and len(turns) < 12:
+            turn, text, state = turn_of(rng, state, choose(rng, state))
+            is_over = state == END
+            turns.append(type(turn)(**{**vars(turn), "action_text": text, "terminated": is_over}))
+        turns[-1] = type(turn)(**{**vars(turns[-1]), "truncated": not turns[-1].terminated})
+        episodes.append(make_episode(turns, index=index))
+    return episodes
+
+
+def observation(state, history=(), mask=(1, 1, 1)):
+    turns = tuple(
+        {"model": model, "action": action, "observation": f"state {state}", "error": ""} for model, action in history
+    )
+    return {
+        "task": "toy",
+        "first_observation": f"state {state}",
+        "history": turns,
+        "turn": np.int64(len(turns)),
+        "max_turns": np.int64(50),
+        "budget_left_usd": np.array([100.0], dtype=np.float32),
+        "budget_usd": np.array([100.0], dtype=np.float32),
+        "warm": np.zeros(3, dtype=np.int8),
+        "action_mask": np.array(mask, dtype=np.int8),
+    }
+
+
+@pytest.fixture(scope="module")
+def router():
+    log = make_dataset(played(lambda rng, _: int(rng.integers(3)), n_episodes=500, seed=0))
+    card = make_card("factored_q", **NETWORK, **LOOP)
+    return ALGORITHMS.load("factored_q").from_card(card).train(make_context(log))
+
+
+def mean_return(policy, *, n_episodes=400):
+    def choose(rng, state):
+        return int(policy.action_probabilities([observation(state)])[0].argmax())
+
+    episodes = played(choose, n_episodes=n_episodes, seed=1)
+    return sum(turn.utility_gain - turn.cost_usd for one in episodes for turn in one.turns) / n_episodes
+
+
+def test_it_calls_the_dear_model_only_where_failing_is_fatal(router):
+    chosen = router.action_probabilities([observation(state) for state in range(3)]).argmax(axis=1)
+    assert chosen.tolist() == [0, 2, 0]
+
+
+def test_it_beats_the_cheapest_and_the_strongest_model_alone(router):
+    alone = [mean_return(single_router(name, POOL)) for name in ("small", "large")]
+    assert mean_return(router) > max(alone) + 0.05
+
+
+def test_it_leaves_a_model_that_was_called_in_vain(router):
+    useless = [(0, "sleep")] * 8
+    assert router.action_probabilities([observation(0, useless)])[0].argmax() != 0
+    done = router.action_probabilities([observation(0, [*useless, (1, "walk it")])])[0]
+    assert done.argmax() == 0
+
+
+def test_a_conversation_that_is_followed_equals_one_that_is_read_from_its_start(router, tmp_path):
+    history = [(0, "sleep"), (1, "walk it"), (0, "sleep"), (2, "push it")]
+    followed = [router.q_values([observation(0, history[:length])])[0] for length in range(len(history) + 1)]
+    save_router(router, tmp_path)
+
+    def fresh():
+        return load_router(tmp_path, pool=POOL, make_features=lambda config: StateFeatures(config["scripted"]))
+
+    np.testing.assert_allclose(fresh().q_values([observation(0, history)])[0], followed[-1], atol=1e-6)
+    states = [observation(0, history[:length]) for length in (4, 1, 3, 0, 2)]
+    np.testing.assert_allclose(fresh().q_values(states), [followed[length] for length in (4, 1, 3, 0, 2)], atol=1e-6)
+
+
+def test_a_price_that_changes_after_the_training_changes_values(router, tmp_path):
+    save_router(router, tmp_path)
+    dearer = make_pool(prices=(1.0, 2.0, 30.0))
+    loaded = load_router(tmp_path, pool=dearer, make_features=lambda config: StateFeatures(config["scripted"]))
+    before, after = (one.q_values([observation(1)])[0] for one in (router, loaded))
+    extra = float(router.tokens.output[2] + router.tokens.prompt @ [10.0, 0.0, 1.0]) * 15.0 / 1e6
+    assert (before[2] - after[2]) - (before[0] - after[0]) == pytest.approx(extra, rel=1e-4)
+
+
+def test_an_evaluation_during_the_training_is_refused_and_not_ignored():
+    context = dataclasses.replace(make_context(make_dataset(played(lambda *_: 0, n_episodes=5, seed=0))), evaluation=1)
+    with pytest.raises(InvalidConfigError, match="leave out --evaluate-every"):
+        ALGORITHMS.load("factored_q").from_card(make_card("factored_q", **NETWORK, **LOOP)).train(context)
+
+
+def test_a_log_of_one_model_and_one_variation_trains():
+    episodes = [type(one)(**{**vars(one), "variation": 0}) for one in played(lambda *_: 0, n_episodes=30, seed=0)]
+    router = (
+        ALGORITHMS.load("factored_q")
+        .from_card(make_card("factored_q", **NETWORK, **LOOP))
+        .train(make_context(make_dataset(episodes)))
+    )
+    assert np.isfinite(router.q_values([observation(0)])).all()
+
+
+def test_what_is_allowed_changes_no_value_of_what_is_allowed(router):
+    free, closed = router.q_values([observation(1), observation(1, mask=(1, 0, 1))])
+    np.testing.assert_allclose(free[[0, 2]], closed[[0, 2]], atol=1e-6)
+    assert router.action_probabilities([observation(1, mask=(1, 1, 0))])[0].tolist() == [0.0, 1.0, 0.0]
