@@ -58,7 +58,7 @@ COMMAND = Command(
         shared.seed("training and bootstrap"),
         Option("--repeats", "how often the log is halved for dm (default: 2)", int, "R"),
         Option("--iterations", "iterations of the fitted values (default: 100)", int, "K"),
-        Option("--passes", "passes over the log of an iteration, at most (default: 8)", float, "P"),
+        Option("--passes", "passes over the log of an iteration, at most (default: 40)", float, "P"),
         Option("--truth", "results.json of the same policies run closed-loop, to compare with", Path, "FILE"),
         Option("--truth-split", "split of --truth", default="test", metavar="SPLIT"),
         shared.out("write ope.json there", required=False),

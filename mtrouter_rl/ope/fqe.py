@@ -81,14 +81,14 @@ class FqeParameters(JointParameters, LoopParameters):
     n_warm_start: Annotated[int, Field(ge=0)] = 2
     n_repeats: PositiveInt = 2
     max_turns_per_iteration: PositiveInt = 40_000
-    max_passes: Positive | None = 8.0
+    max_passes: Positive | None = 40.0
 
     def steps_for(self, n_turns: int) -> tuple[int, int]:
         """Gradient steps of a regression on so many turns, and the turns of each step.
 
         Example:
             >>> FqeParameters().steps_for(100), FqeParameters().steps_for(1000), FqeParameters().steps_for(10_000)
-            ((8, 100), (32, 256), (60, 256))
+            ((40, 100), (60, 256), (60, 256))
         """
         if self.max_passes is None:
             return self.steps_per_iteration, self.batch_size

@@ -107,7 +107,7 @@ def test_report_is_printed_saved_and_read_back(report, tmp_path):
 def test_reports_of_older_versions_tell_that_they_made_all_steps(report, tmp_path):
     path = report.save(tmp_path)
     old = json.loads(path.read_text())
-    assert old["fqe"].pop("max_passes") == 8.0
+    assert old["fqe"].pop("max_passes") == 40.0
     path.write_text(json.dumps(old))
     assert load_report(path).fqe.max_passes is None
 
