@@ -120,7 +120,7 @@ def pair_columns(due: FloatArray, models: FloatArray) -> FloatArray:
 
 
 def ridge(columns: FloatArray, outcomes: FloatArray, penalty: float) -> FloatArray:
-    """Ridge regression without an intercept, shape (C,).
+    """Ridge regression without an intercept, shape (C,). Center columns and outcomes where there is one.
 
     Source: Hoerl and Kennard, Ridge Regression (1970).
     """

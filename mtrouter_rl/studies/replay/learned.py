@@ -27,6 +27,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.agents.factored.shrinkage import ridge
 from mtrouter_rl.embeddings.encoders import make_hashing
 from mtrouter_rl.envs.replay.suite import Suite
 from mtrouter_rl.records import FloatArray
@@ -123,11 +124,6 @@ def mean_of_alive(values: FloatArray, is_alive: npt.NDArray[np.bool_]) -> FloatA
     for k in range(1, sums.shape[1]):
         means[:, k] = (sums[:, k] + _PRIOR * means[:, k - 1]) / (counts[:, k] + _PRIOR)
     return means
-
-
-def ridge(x: FloatArray, y: FloatArray, penalty: float) -> FloatArray:
-    """Coefficients of a ridge regression of columns that are centered, and targets that are 0 on average; no intercept."""
-    return np.asarray(np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y))
 
 
 @dataclass(frozen=True)
