@@ -14,6 +14,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 _PENALTY = 1.0
+_WORTH_SD_SHARE = 0.5
 _VALUE_TREES, _VALUE_LEARNING_RATE, _VALUE_LEAVES, _VALUE_LEAF_PENALTY = 200, 0.05, 31, 10.0
 _MOST_ROWS_PER_LEAF, _ROWS_PER_LEAF_SHARE, _FEWEST_ROWS_PER_LEAF = 100, 200, 5
 
@@ -114,8 +115,8 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     """Fit one factor after the other.
 
     The long-run outcome of a turn is noisy, and what a model changes in it is small but for rare losses. So the outcome is
-    split: how often a turn is of use is counted, what one useful turn is worth is one number for all models, and what is left
-    over is a table that is shrunk to 0 wherever the log shows nothing.
+    split: how often a turn is of use is counted, what one useful turn is worth is one number for all models (`_worth`), and
+    what is left over is a table that is shrunk to 0 wherever the log shows nothing.
 
     Args:
         log: The turns.
@@ -140,8 +141,9 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     base = np.column_stack([log.due, stuck, np.ones(len(rows))])
     surprise = use - expected[rows, log.actions]
     losses = np.minimum(log.gains, 0.0)
-    weights = ridge(np.column_stack([surprise, losses - losses.mean(), base]), change, _PENALTY)
-    left_over = change - weights[0] * surprise
+    beside = np.column_stack([losses - losses.mean(), base])
+    slope, _ = _slope(surprise, beside, change, log.episodes)
+    left_over = change - slope * surprise
     left_over -= base @ ridge(base, left_over, _PENALTY)
     centred = np.eye(n_models)[log.actions] - _probabilities(log)
     turns = _counted(np.ones(len(rows)), log.starts)
@@ -150,10 +152,47 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
         success=success,
         effects=effect_table(log.due, centred, left_over),
         prior=prior,
-        use_value=max(float(weights[0]), 0.0),
+        use_value=_worth(log, surprise, beside, use, values),
         level=level,
         shares=log.shares,
     )
+
+
+def _worth(log: LoggedTurns, surprise: FloatArray, beside: FloatArray, use: FloatArray, values: FloatArray) -> float:
+    """What one useful turn is worth, in units of utility.
+
+    Whole returns tell it without bias and with much noise. Differences of values have little noise, but values of a small log
+    hardly follow the episode, and what they do not follow is missing. So whole returns are used, with the values as baseline,
+    and the estimate is shrunk to the rate at which the log earns utility by useful turns. That rate is what one is worth where
+    turns are scarce. The prior's standard deviation is half of it, so that 0 is not far.
+
+    Args:
+        log: The turns.
+        surprise: Use above what was expected of the model, shape (N,).
+        beside: What else explains the return, shape (N, C).
+        use: Shape (N,).
+        values: Value before every turn, shape (N,).
+
+    Source: Lindley and Smith, Bayes Estimates for the Linear Model (1972), for the shrinkage.
+    """
+    slope, variance = _slope(surprise, beside, _returns(log) + log.costs - values, log.episodes)
+    rate = np.maximum(log.gains, 0.0).sum() / max(use.sum(), 1.0)
+    if rate == 0.0:
+        return max(slope, 0.0)
+    prior_variance = (_WORTH_SD_SHARE * rate) ** 2
+    return max(float((slope * prior_variance + rate * variance) / (prior_variance + variance)), 0.0)
+
+
+def _slope(column: FloatArray, beside: FloatArray, outcomes: FloatArray, episodes: IntArray) -> tuple[float, float]:
+    """Weight of a column in the ridge regression on it and others, and its variance, robust to clusters (episodes).
+
+    Source: Liang and Zeger, Longitudinal Data Analysis Using Generalized Linear Models (1986), for the variance.
+    """
+    columns = np.column_stack([column, beside])
+    weights = ridge(columns, outcomes, _PENALTY)
+    alone = column - beside @ ridge(beside, column, _PENALTY)
+    sums = np.bincount(episodes, weights=alone * (outcomes - columns @ weights))
+    return float(weights[0]), float((sums**2).sum() / max((alone**2).sum(), 1e-12) ** 2)
 
 
 def _probabilities(log: LoggedTurns) -> FloatArray:

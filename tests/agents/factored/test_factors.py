@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mtrouter_rl.agents.factored.factors import LoggedTurns, fit_factors
 from mtrouter_rl.agents.factored.kinds import RARE, ActionKinds, agreement, first_word
 from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
@@ -121,3 +122,45 @@ def test_expected_costs_are_tokens_times_the_pools_prices():
     )
     costs = tokens.costs_usd(np.array([[400.0, 3.0, 1.0]]), np.zeros((1, 3)), POOL)
     np.testing.assert_allclose(costs[0] * 1e6, [(200 + 10) * 1.0, (200 + 20) * 2.0, (200 + 30) * 15.0])
+
+
+def logged_worth(worth, *, n_episodes, noise=0.0, length=8, seed=0):
+    """Turns of two models, one of which is of use more often; at its end an episode earns `worth` for every useful turn.
+
+    What is left to a mean of 0.4 is earned whatever happens.
+    """
+    rng = np.random.default_rng(seed)
+    n_turns = n_episodes * length
+    actions = rng.integers(2, size=n_turns)
+    is_useful = rng.random(n_turns) < np.where(actions == 0, 0.9, 0.3)
+    episodes = np.arange(n_turns) // length
+    gains = np.zeros(n_turns)
+    useful = np.bincount(episodes, weights=is_useful)
+    gains[length - 1 :: length] = 0.4 + worth * (useful - 0.6 * length) + noise * rng.standard_normal(n_episodes)
+    return LoggedTurns(
+        due=np.tile([0.99, 0.01], (n_turns, 1)),
+        kinds=np.where(is_useful, 0, 1),
+        is_error=np.zeros(n_turns, dtype=bool),
+        actions=actions,
+        masks=np.ones((n_turns, 2), dtype=bool),
+        gains=gains,
+        costs=np.zeros(n_turns),
+        episodes=episodes,
+        folds=episodes % 3,
+        tasks=np.zeros(n_turns, dtype=np.int64),
+    )
+
+
+def fitted_worth(log):
+    return fit_factors(log, np.zeros((len(log.actions), 2)), seed=0).use_value
+
+
+@pytest.mark.parametrize(("worth", "at_least", "at_most"), [(0.03, 0.022, 0.042), (0.0, 0.0, 0.015)])
+def test_a_large_log_tells_what_a_useful_turn_is_worth(worth, at_least, at_most):
+    assert at_least <= fitted_worth(logged_worth(worth, n_episodes=1500, noise=0.2)) <= at_most
+
+
+def test_where_returns_tell_nothing_a_useful_turn_is_worth_the_rate_at_which_the_log_earned():
+    log = logged_worth(0.0, n_episodes=20, noise=5.0)
+    rate = np.maximum(log.gains, 0.0).sum() / (log.kinds == 0).sum()
+    assert fitted_worth(log) == pytest.approx(rate, rel=0.15)
