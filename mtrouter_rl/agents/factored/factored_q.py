@@ -114,7 +114,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 name=self.card.name,
                 model_names=context.pool.model_names,
                 features=features,
-                settings=settings.model_copy(update={"prior": factors.prior, "use_value": factors.use_value}),
+                settings=settings.model_copy(update=_learned(factors)),
                 weights=as_weights(stack_weights(network), factors, tokens),
                 provenance=provenance(context, self.card, self.parameters),
             ),
@@ -163,6 +163,16 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             stacked = stack_imitators(iterates)
             networks.append([{name: one[member] for name, one in stacked.items()} for member in range(len(iterates))])
         return networks
+
+
+def _learned(factors: Factors) -> dict[str, float]:
+    """The settings that are single numbers, as they were learned."""
+    stuckness = factors.stuckness
+    return {
+        "prior": float(stuckness.prior),
+        "together": float(stuckness.together),
+        "use_value": factors.use_value,
+    }
 
 
 def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from mtrouter_rl.agents.factored.kinds import agreement
 from mtrouter_rl.agents.factored.shrinkage import EffectTable, SuccessTable, effect_table, ridge, success_table
-from mtrouter_rl.agents.factored.stuck import chances_of_log, likeliest_prior, unstuck
+from mtrouter_rl.agents.factored.stuck import Stuckness, chances_of_log, likeliest
 from mtrouter_rl.records import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ class Factors:
     Attributes:
         success: How often models do what is due.
         effects: What they change beside that: losses that they run into, and gains.
-        prior: Prior probability of being stuck.
+        stuckness: How models get stuck.
         use_value: What one useful turn is worth, in units of utility.
         level: Value of a history under the logging policy: ridge regression on `level_columns`, shape (K + 3,).
         shares: See `LoggedTurns.shares`.
@@ -81,7 +81,7 @@ class Factors:
 
     success: SuccessTable
     effects: EffectTable
-    prior: float
+    stuckness: Stuckness
     use_value: float
     level: FloatArray
     shares: FloatArray
@@ -94,7 +94,7 @@ class Factors:
             stuck: Probability of every model to be stuck, shape (B, M).
             costs: Expected cost of a call in units of utility, shape (B, M).
         """
-        use = unstuck(self.success(due), self.prior) * (1 - stuck)
+        use = self.stuckness.unstuck(self.success(due)) * (1 - stuck)
         advantages: FloatArray = self.use_value * use + self.effects(due) - costs
         return advantages
 
@@ -131,9 +131,9 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     use = agreement(log.due, log.kinds, log.is_error)
     success = success_table(log.due, log.actions, use, n_models=n_models)
     expected = success(log.due)
-    prior = likeliest_prior(log.due, log.actions, use, expected, log.starts)
-    stuck = chances_of_log(log.due, log.actions, use, expected, log.starts, prior=prior)
-    expected = unstuck(expected, prior) * (1 - stuck)
+    stuckness = likeliest(log.due, log.actions, use, expected, log.starts)
+    stuck = chances_of_log(log.due, log.actions, use, expected, log.starts, stuckness)
+    expected = stuckness.unstuck(expected) * (1 - stuck)
     values = _values(log, use, stuck, seed=seed)
     following = np.where(log.ends, 0.0, np.append(values[1:], 0.0))
     change = log.gains + following - values
@@ -151,7 +151,7 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     return Factors(
         success=success,
         effects=effect_table(log.due, centred, left_over),
-        prior=prior,
+        stuckness=stuckness,
         use_value=_worth(log, surprise, beside, use, values),
         level=level,
         shares=log.shares,

@@ -8,7 +8,7 @@ from mtrouter_rl.agents.factored.kinds import RARE, ActionKinds, agreement, firs
 from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.shrinkage import effect_table, success_table
-from mtrouter_rl.agents.factored.stuck import StuckBelief, chances_of_log, likeliest_prior, sharpened, unstuck
+from mtrouter_rl.agents.factored.stuck import StuckBelief, Stuckness, chances_of_log, likeliest, sharpened
 from mtrouter_rl.errors import InvalidConfigError
 from tests.cases.routing_toy import POOL, make_episode, make_turn
 
@@ -28,7 +28,7 @@ def test_agreement_is_measured_against_the_likeliest_kind_and_an_error_agrees_wi
 
 
 def test_the_belief_of_being_stuck_follows_bayes_rule():
-    belief = StuckBelief.start(n_models=2, n_kinds=1, prior=0.1)
+    belief = StuckBelief.start(Stuckness.of(0.1, 0.0), n_models=2, n_kinds=1)
     once = np.ones(1)
     success = 0.72  # of a model that may be stuck: 0.8 of one that is not
     for n_failed in (1, 2, 3):
@@ -40,19 +40,25 @@ def test_the_belief_of_being_stuck_follows_bayes_rule():
 
 def test_a_detour_of_another_kind_does_not_make_a_failure_forgotten():
     lift, walk = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    belief = StuckBelief.start(n_models=2, n_kinds=2, prior=0.05).after(0, weights=lift, use=0.0, success=0.8)
+    belief = StuckBelief.start(Stuckness.of(0.05, 0.0), n_models=2, n_kinds=2).after(
+        0, weights=lift, use=0.0, success=0.8
+    )
     after_walk = belief.after(1, weights=walk, use=1.0, success=0.8)
     np.testing.assert_allclose(after_walk.chances(lift), belief.chances(lift))
     assert after_walk.chances(lift)[0] > 0.15
     np.testing.assert_allclose(after_walk.chances(walk), [0.05, 0.05])
 
 
-def logged_stuckness(prior, *, n_episodes=1500, seed=0):
-    """Turns of two models at one kind of action, in which a model is stuck for a whole episode with probability `prior`."""
+def logged_stuckness(prior, *, together=0.0, n_episodes=1500, seed=0):
+    """Turns of two models at one kind of action, in which a model is stuck for a whole episode with probability `prior`.
+
+    In a share `together` of the episodes both are, or neither.
+    """
     rng = np.random.default_rng(seed)
     actions, use, starts = [], [], []
     for _ in range(n_episodes):
         is_stuck = rng.random(2) < prior
+        is_stuck[1] = is_stuck[int(rng.random() >= together)]
         for turn in range(6):
             model = int(rng.integers(2))
             is_done = rng.random() < 0.8 and not is_stuck[model]
@@ -71,21 +77,43 @@ def logged_stuckness(prior, *, n_episodes=1500, seed=0):
 
 @pytest.mark.parametrize(("prior", "at_least", "at_most"), [(0.0, 0.01, 0.02), (0.2, 0.12, 0.3)])
 def test_the_log_tells_how_often_models_are_stuck(prior, at_least, at_most):
-    assert at_least <= likeliest_prior(*logged_stuckness(prior)) <= at_most
+    assert at_least <= likeliest(*logged_stuckness(prior)).prior <= at_most
+
+
+@pytest.mark.parametrize(("together", "at_least", "at_most"), [(0.0, 0.0, 0.25), (1.0, 0.75, 1.0)])
+def test_the_log_tells_whether_models_are_stuck_together(together, at_least, at_most):
+    assert at_least <= likeliest(*logged_stuckness(0.2, together=together)).together <= at_most
+
+
+def test_where_models_are_stuck_together_a_failure_of_one_speaks_of_the_others():
+    once = np.ones(1)
+    belief = StuckBelief.start(Stuckness.of(0.1, 0.5), n_models=3, n_kinds=1)
+    belief = belief.after(0, weights=once, use=0.0, success=0.72).after(1, weights=once, use=0.0, success=0.45)
+    alone = [0.1 / (0.1 + 0.9 * 0.2), 0.1 / (0.1 + 0.9 * 0.5), 0.1]
+    common = 0.1 / (0.1 + 0.9 * 0.2 * 0.5)
+    np.testing.assert_allclose(belief.chances(once), [(common + one) / 2 for one in alone])
+
+
+def test_several_cases_at_once_are_what_each_is_alone():
+    due, actions, use, success, starts = logged_stuckness(0.2, n_episodes=20)
+    cases = [(0.05, 0.0), (0.2, 0.75)]
+    at_once = chances_of_log(due, actions, use, success, starts, Stuckness.of(*zip(*cases, strict=True)))
+    for number, (prior, together) in enumerate(cases):
+        alone = chances_of_log(due, actions, use, success, starts, Stuckness.of(prior, together))
+        np.testing.assert_allclose(at_once[:, number], alone)
 
 
 def test_beliefs_of_a_log_begin_anew_with_every_episode():
     due, actions, use = np.ones((4, 1)), np.zeros(4, dtype=np.int64), np.zeros(4)
     success, starts = np.full((4, 2), 0.5), np.array([True, False, True, False])
-    chances = chances_of_log(due, actions, use, success, starts, prior=0.1)
+    chances = chances_of_log(due, actions, use, success, starts, Stuckness.of(0.1, 0.0))
     np.testing.assert_allclose(chances[:2], chances[2:])
     assert chances[1, 0] > chances[0, 0] == pytest.approx(0.1)
 
 
 def test_weights_are_sharpened_and_a_model_that_is_not_stuck_succeeds_more_often():
     np.testing.assert_allclose(sharpened(np.array([0.8, 0.2])), [0.64 / 0.68, 0.04 / 0.68])
-    assert unstuck(0.72, 0.1) == pytest.approx(0.8)
-    assert unstuck(1.0, 0.1) < 1
+    np.testing.assert_allclose(Stuckness.of(0.1, 0.0).unstuck(np.array([0.72, 1.0])), [0.8, 0.97])
 
 
 def test_effects_are_kept_where_models_differ_and_shrunk_where_they_do_not():
