@@ -137,7 +137,10 @@ def likeliest(
 ) -> Stuckness:
     """The one of `PRIORS` and `TOGETHER` under which the log's turns were likeliest to be of as much use as they were.
 
+    Models are taken to be stuck each by itself, unless the log says otherwise by more than a parameter more explains anyway.
     Arguments as of `chances_of_log`.
+
+    Source: Schwarz, Estimating the Dimension of a Model (1978), for the penalty.
     """
     cases = Stuckness.of(*zip(*product(PRIORS, TOGETHER), strict=True))
     gained = np.zeros(cases.prior.shape)
@@ -148,7 +151,7 @@ def likeliest(
         expected = np.clip(free * cases.unstuck(success[some][rows, actions[some]]).T, _TINY, 1 - _TINY)
         useful = use[some][:, None]
         gained += (useful * np.log(expected) + (1 - useful) * np.log(1 - expected)).sum(axis=0)
-    best = int(np.argmax(gained))
+    best = int(np.argmax(gained - np.where(cases.together > 0, np.log(len(actions)) / 2, 0.0)))
     return Stuckness.of(float(cases.prior[best]), float(cases.together[best]))
 
 
