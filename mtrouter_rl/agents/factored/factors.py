@@ -1,18 +1,25 @@
 """Fits all factors of the router to a log: numbers in, numbers out, no text and no network."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.factored.kinds import agreement
 from mtrouter_rl.agents.factored.shrinkage import EffectTable, SuccessTable, effect_table, ridge, success_table
-from mtrouter_rl.agents.factored.stuck import Stuckness, chances_of_log, likeliest
+from mtrouter_rl.agents.factored.stuck import PRIORS, TOGETHER, Stuckness, chances_of_log, likeliest
 from mtrouter_rl.records import FloatArray
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+Part = Literal["due", "stuck", "together", "effects"]
+PARTS: tuple[Part, ...] = ("due", "stuck", "together", "effects")
+"""What can be left out: what is due, who is stuck, that models are stuck together, what models lose and gain beside that."""
+
+_NEVER = 1e-9
 _PENALTY = 1.0
 _WORTH_SD_SHARE = 0.5
 _VALUE_TREES, _VALUE_LEARNING_RATE, _VALUE_LEAVES, _VALUE_LEAF_PENALTY = 200, 0.05, 31, 10.0
@@ -111,7 +118,7 @@ def level_columns(due: FloatArray, stuck: FloatArray, turns: FloatArray) -> Floa
     return np.column_stack([due, stuck.mean(axis=1), np.log1p(turns), np.ones(len(due))])
 
 
-def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
+def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int, parts: Collection[Part] = PARTS) -> Factors:
     """Fit one factor after the other.
 
     The long-run outcome of a turn is noisy, and what a model changes in it is small but for rare losses. So the outcome is
@@ -122,6 +129,7 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
         log: The turns.
         costs: Expected cost of a call of every model in units of utility, shape (N, M).
         seed: Of the regression of values.
+        parts: What is learned; all else is left out of the router, to see what it is worth.
 
     Source: Athey, Chetty, Imbens and Kang, The Surrogate Index (2019), for the use of short-term outcomes; the effects are
     centred by the probability of the call, as in Robinson, Root-N-Consistent Semiparametric Regression (1988).
@@ -131,7 +139,9 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     use = agreement(log.due, log.kinds, log.is_error)
     success = success_table(log.due, log.actions, use, n_models=n_models)
     expected = success(log.due)
-    stuckness = likeliest(log.due, log.actions, use, expected, log.starts)
+    priors = PRIORS if "stuck" in parts else (_NEVER,)
+    together = TOGETHER if {"stuck", "together"} <= {*parts} else (0.0,)
+    stuckness = likeliest(log.due, log.actions, use, expected, log.starts, priors=priors, together=together)
     stuck = chances_of_log(log.due, log.actions, use, expected, log.starts, stuckness)
     expected = stuckness.unstuck(expected) * (1 - stuck)
     values = _values(log, use, stuck, seed=seed)
@@ -150,7 +160,7 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     level = ridge(level_columns(log.due, stuck, turns), _returns(log), _PENALTY)
     return Factors(
         success=success,
-        effects=effect_table(log.due, centred, left_over),
+        effects=effect_table(log.due, centred, left_over if "effects" in parts else np.zeros(len(rows))),
         stuckness=stuckness,
         use_value=_worth(log, surprise, beside, use, values),
         level=level,

@@ -134,15 +134,18 @@ def likeliest(
     use: FloatArray,
     success: FloatArray,
     starts: npt.NDArray[np.bool_],
+    *,
+    priors: Sequence[float] = PRIORS,
+    together: Sequence[float] = TOGETHER,
 ) -> Stuckness:
-    """The one of `PRIORS` and `TOGETHER` under which the log's turns were likeliest to be of as much use as they were.
+    """The prior and the share under which the log's turns were likeliest to be of as much use as they were.
 
     Models are taken to be stuck each by itself, unless the log says otherwise by more than a parameter more explains anyway.
     Arguments as of `chances_of_log`.
 
     Source: Schwarz, Estimating the Dimension of a Model (1978), for the penalty.
     """
-    cases = Stuckness.of(*zip(*product(PRIORS, TOGETHER), strict=True))
+    cases = Stuckness.of(*zip(*product(priors, together), strict=True))
     gained = np.zeros(cases.prior.shape)
     for some in _blocks(starts):
         rows = np.arange(len(actions[some]))

@@ -192,3 +192,12 @@ def test_where_returns_tell_nothing_a_useful_turn_is_worth_the_rate_at_which_the
     log = logged_worth(0.0, n_episodes=20, noise=5.0)
     rate = np.maximum(log.gains, 0.0).sum() / (log.kinds == 0).sum()
     assert fitted_worth(log) == pytest.approx(rate, rel=0.15)
+
+
+def test_a_part_that_is_left_out_is_not_in_the_factors():
+    log = logged_worth(0.03, n_episodes=200, noise=0.2)
+    costs = np.zeros((len(log.actions), 2))
+    plain = fit_factors(log, costs, seed=0, parts=("due",))
+    assert np.abs(plain.effects(log.due)).max() == 0.0
+    assert (plain.stuckness.prior < 1e-6, float(plain.stuckness.together)) == (True, 0.0)
+    assert fit_factors(log, costs, seed=0, parts=("due", "stuck")).stuckness.prior >= 0.01
