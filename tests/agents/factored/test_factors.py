@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.agents.factored.factors import LoggedTurns, fit_factors
-from mtrouter_rl.agents.factored.kinds import RARE, ActionKinds, agreement, first_word
+from mtrouter_rl.agents.factored.kinds import RARE, ActionKinds, agreement
 from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.shrinkage import effect_table, success_table
 from mtrouter_rl.agents.factored.stuck import StuckBelief, Stuckness, chances_of_log, likeliest, sharpened
+from mtrouter_rl.embeddings.action_word import action_word
 from mtrouter_rl.errors import InvalidConfigError
 from tests.cases.routing_toy import POOL, make_episode, make_turn
 
 
 def test_kinds_are_the_frequent_first_words_and_everything_else_is_rare():
     texts = [*["go north"] * 25, *["wait"] * 30, *["sing a song"] * 19, "", "  "]
-    kinds = ActionKinds.of_words(first_word(text) for text in texts)
+    kinds = ActionKinds.of_words(action_word(text) for text in texts)
     assert kinds.words == (RARE, "wait", "go")
     assert kinds.of_log(["go", "wait", "sing", ""]).tolist() == [2, 1, 0, 0]
     assert [kinds.index(text) for text in ("go", "wait long", "sing", "")] == [2, 1, 0, 0]
