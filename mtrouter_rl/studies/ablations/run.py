@@ -34,6 +34,7 @@ from mtrouter_rl.studies.ablations.record import (
     compare_variants,
 )
 from mtrouter_rl.studies.ablations.report import save_ablation_plots
+from mtrouter_rl.workers.executors import Workers, check_workers
 from mtrouter_rl.workflows import (
     CONFIG_FILE,
     EPISODES_FOLDER,
@@ -143,7 +144,7 @@ class AblationRequest:
     n_trainings: int = 1
     per_task: int | None = None
     seed: int = 0
-    n_workers: int = 2
+    n_workers: Workers = 2
     encoder: str = DEFAULT_ENCODER
 
     def __post_init__(self) -> None:
@@ -153,7 +154,8 @@ class AblationRequest:
                 raise unknown_name("group of ablations", group, GROUPS)
         if not self.which:
             raise InvalidConfigError(f"which is empty, must name at least one of: {', '.join(GROUPS)}")
-        for name in ("n_seeds", "n_trainings", "n_workers"):
+        check_workers(self.n_workers)
+        for name in ("n_seeds", "n_trainings"):
             if getattr(self, name) < 1:
                 raise InvalidConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
         check_percents(self.percents)
