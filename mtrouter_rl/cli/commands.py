@@ -11,7 +11,7 @@ from mtrouter_rl.options import Command
 
 _OWN = (
     *("study", "collect", "evaluate"),
-    *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "ope", "extend", "export"),
+    *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "sweep", "ope", "extend", "export"),
     *("new_env", "check_env", "endpoints.fake_llm", "endpoints.local_llm", "endpoints.serve", "completion"),
     *("names", "inspect_log", "report", "behavior"),
 )

@@ -94,6 +94,19 @@ def is_over_budget(episode: Episode) -> bool:
     return episode.cost_usd > episode.budget_usd + BUDGET_TOLERANCE_USD
 
 
+def averaged_trainings(trainings: Sequence[PolicyMetrics], name: str) -> dict[EpisodeKey, float]:
+    """Mean over trainings of an attribute of `EpisodeMetrics`, of every episode that all of them completed.
+
+    Raises:
+        ResultsError: If there is no such episode.
+    """
+    values = [training.values(name) for training in trainings]
+    keys = [key for key in values[0] if all(key in one for one in values)]
+    if not keys:
+        raise ResultsError("no episode was completed in every training of a variant; see the reasons with 'inspect'")
+    return {key: float(np.mean([one[key] for one in values])) for key in keys}
+
+
 def episode_metrics(episode: Episode, reward: RewardCard) -> EpisodeMetrics:
     """Metrics of one completed episode.
 

@@ -269,9 +269,7 @@ def test_a_killed_worker_is_a_clear_error_and_the_pool_can_go_on(config):
         children = multiprocessing.active_children()
         assert len(children) == 2
         os.kill(children[0].pid, signal.SIGKILL)
-        with pytest.raises(
-            SimulatorError, match=r"worker process died \(killed, or out of memory\).*--workers"
-        ):
+        with pytest.raises(SimulatorError, match=r"worker process died \(killed, or out of memory\).*--workers"):
             list(running)
         ((_, episodes),) = pool.run(jobs[:1])  # fresh workers
         assert len(episodes) == 20

@@ -8,15 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, JsonValue
 
-from mtrouter_rl.errors import ResultsError
-from mtrouter_rl.evaluation.metrics import PolicyMetrics
+from mtrouter_rl.evaluation.metrics import PolicyMetrics, averaged_trainings
 from mtrouter_rl.evaluation.result_rows import QUANTITIES, paired_difference_of
 from mtrouter_rl.evaluation.results import PairedDifference
 from mtrouter_rl.files import SavedRecord, write_atomically
-from mtrouter_rl.records import EpisodeKey, FiniteRecord, NonNegative, Split
+from mtrouter_rl.records import FiniteRecord, NonNegative, Split
 from mtrouter_rl.reporting.tables import (
     ABSENT,
     Table,
@@ -209,7 +207,7 @@ def compare_variants(
     for one in variants:
         own = trainings[one.policies]
         is_size = one.group == LOG_SIZE or one.variant == FULL
-        means = episode_means([_averaged(own, name) for name in QUANTITIES], seed=seed).estimates()
+        means = episode_means([averaged_trainings(own, name) for name in QUANTITIES], seed=seed).estimates()
         score, cost_usd, return_ = bounded(means)
         has_rival = compared is not None and is_size and one.agent != setting.compared
         rows.append(
@@ -229,18 +227,9 @@ def compare_variants(
     return Ablations(setting=setting, rows=_adjusted(rows))
 
 
-def _averaged(trainings: Sequence[PolicyMetrics], name: str) -> dict[EpisodeKey, float]:
-    """Mean over trainings of a number of every episode that all of them completed."""
-    values = [training.values(name) for training in trainings]
-    keys = [key for key in values[0] if all(key in one for one in values)]
-    if not keys:
-        raise ResultsError("no episode was completed in every training of a variant; see the reasons with 'inspect'")
-    return {key: float(np.mean([one[key] for one in values])) for key in keys}
-
-
 def _difference(own: Sequence[PolicyMetrics], other: Sequence[PolicyMetrics], *, seed: int) -> PairedDifference:
     """Paired over the episodes that both completed in all trainings."""
-    mine, theirs = ([_averaged(one, name) for name in QUANTITIES] for one in (own, other))
+    mine, theirs = ([averaged_trainings(one, name) for name in QUANTITIES] for one in (own, other))
     both = [key for key in mine[0] if key in theirs[0]]
     values, others = ([{key: column[key] for key in both} for column in columns] for columns in (mine, theirs))
     return paired_difference_of(paired_differences(values, others, seed=seed))
