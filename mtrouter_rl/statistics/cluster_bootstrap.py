@@ -6,9 +6,9 @@ with the same clusters (`mtrouter_rl.statistics.resamples`). Ends and p-values c
 (`mtrouter_rl.statistics.studentized`): percentile ends hold the truth too seldom where there are few clusters.
 `scripts/bench/interval_coverage.py` measures both.
 
-A p-value from n resamples is at least 2 / (n + 1). With the resamples of an interval that is too much for Holm's correction over
-a hundred comparisons and more: nothing could pass, whatever the data say. So where few draws lie on the rarer side of 0, more are
-drawn, enough for 2,500 comparisons at 5%. Intervals are not touched by it.
+A p-value from n resamples is at least 2 / (n + 1). With the resamples of an interval that is too much for Holm's correction
+over a hundred comparisons and more: nothing could pass, whatever the data say. So where few draws lie on the rarer side of 0,
+more are drawn, enough for 2,500 comparisons at 5%. Intervals are not touched by it.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
