@@ -96,7 +96,8 @@ class _Again:
             budget_usd=row.budget_usd,
             on_common=True,
         )
-        return rows_of_records({row.policy: tuple(own), **rivals}, comparison, seed=self._results.seed)[0]
+        records = {row.policy: tuple(own), **rivals}
+        return rows_of_records(records, comparison, seed=self._results.seed, only=(row.policy,))[0]
 
     def _is_of_fewer(self, row: ResultRow) -> bool:
         of_split = (group for group in self._kept.groups if group[0] == row.split)

@@ -1,6 +1,6 @@
 """Rows of a results file from episodes: means, intervals, paired differences, and what depends on other rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mtrouter_rl.cards import RewardCard
@@ -87,9 +87,16 @@ def records_of(
 
 
 def rows_of_records(
-    records: Mapping[str, Sequence[EpisodeRecord]], comparison: Comparison, *, seed: int
+    records: Mapping[str, Sequence[EpisodeRecord]],
+    comparison: Comparison,
+    *,
+    seed: int,
+    only: Collection[str] | None = None,
 ) -> tuple[ResultRow, ...]:
-    """The same as `build_rows` from what is kept of every episode; the returns are those of the records. Raises likewise."""
+    """The same as `build_rows` from what is kept of every episode; the returns are those of the records. Raises likewise.
+
+    With `only`, the rows of these policies alone.
+    """
     for name in comparison.roles.names:
         if name not in records:
             raise unknown_name("policy in roles", name, records, fix="Name only policies whose episodes are given")
@@ -99,7 +106,7 @@ def rows_of_records(
     }
     keys = {policy: frozenset(record.key for record in kept) for policy, kept in records.items()}
     rows = []
-    for policy in records:
+    for policy in records if only is None else only:
         row = _row(policy, metrics[policy], comparison, seed=seed)
         if policy in comparison.roles.learned:
             rivals = [name for name in comparison.roles.baselines if name != policy]
