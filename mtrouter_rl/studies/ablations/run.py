@@ -21,7 +21,7 @@ from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyE
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
 from mtrouter_rl.files import slug
 from mtrouter_rl.records import JsonValue, Split
-from mtrouter_rl.registry import DEFAULT_ENCODER, ENCODERS
+from mtrouter_rl.registry import ALGORITHMS, DEFAULT_ENCODER, ENCODERS
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.ablations.record import (
     FULL,
@@ -65,7 +65,15 @@ _CHANGES: dict[str, dict[str, dict[str, JsonValue]]] = {
 }
 """Group -> variant -> parameters of the agent card that make it."""
 
-GROUPS = (*_CHANGES, ENCODER, LOG_SIZE)
+TARGET = "target"
+_TARGETS: dict[str, tuple[str, dict[str, JsonValue]]] = {
+    "return-to-go": ("monte_carlo_q", {}),
+    "return-and-penalties": ("monte_carlo_q", {"error_severities": {"*": "medium"}}),
+    "this-turn": ("myopic", {}),
+}
+"""Variant -> algorithm and parameters of its own; whatever else the card says stays, as far as the algorithm knows it."""
+
+GROUPS = (*_CHANGES, ENCODER, LOG_SIZE, TARGET)
 """What can be ablated."""
 
 
@@ -79,6 +87,7 @@ class Variant:
         agent: Agent card, name or path.
         encoder: Registered name of the text encoder.
         changes: Parameters of the card that are changed, with their values.
+        algorithm: What it is trained by instead of the card's algorithm; None changes nothing.
         log_percent: Share of the log that it learns from.
     """
 
@@ -87,6 +96,7 @@ class Variant:
     agent: str
     encoder: str
     changes: Mapping[str, JsonValue] = field(default_factory=dict)
+    algorithm: str | None = None
     log_percent: int = WHOLE_LOG
 
     def card(self, env: EnvConfig) -> AgentCard:
@@ -94,7 +104,12 @@ class Variant:
         card = load_agent(self.agent, env.card)
         is_whole = not self.changes and self.group in (None, LOG_SIZE) and self.log_percent == WHOLE_LOG
         name = card.name if is_whole else f"{card.name}-{self.name}"
-        return card.model_copy(update={"name": name, "parameters": {**card.parameters, **self.changes}})
+        if self.algorithm is None:
+            return card.model_copy(update={"name": name, "parameters": {**card.parameters, **self.changes}})
+        known = ALGORITHMS.load(self.algorithm).parameters_model.model_fields
+        kept = {key: value for key, value in card.parameters.items() if key in known}
+        changed = {"name": name, "algorithm": self.algorithm, "parameters": {**kept, **self.changes}}
+        return card.model_copy(update=changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +184,18 @@ class AblationRequest:
             # Plug-ins may ask for money or a network, so only those of the package are tried unasked.
             others = [name for name in ENCODERS.builtin if name != self.encoder]
             made += [Variant(name=f"encoder-{name}", group=ENCODER, agent=self.agent, encoder=name) for name in others]
+        if TARGET in self.which:
+            made += [
+                Variant(
+                    name=name,
+                    group=TARGET,
+                    agent=self.agent,
+                    encoder=self.encoder,
+                    algorithm=algorithm,
+                    changes=changes,
+                )
+                for name, (algorithm, changes) in _TARGETS.items()
+            ]
         if LOG_SIZE in self.which:
             agents = [self.agent] if self.compared is None else [self.agent, self.compared]
             made += [
@@ -311,7 +338,7 @@ def _check(request: AblationRequest) -> None:
             )
     full = load_algorithm(load_agent(request.agent, request.config.card))
     for variant in request.variants:
-        if variant.changes:
+        if variant.changes or variant.algorithm:
             _check_changes(request, variant, getattr(full, "parameters", None))
 
 
@@ -381,7 +408,7 @@ def _compare(request: AblationRequest, trials: Sequence[Trial]) -> Ablations:
                 variant=variant.name,
                 group=variant.group,
                 agent=load_agent(variant.agent).name,
-                changes=dict(variant.changes),
+                changes={**({"algorithm": variant.algorithm} if variant.algorithm else {}), **variant.changes},
                 encoder=variant.encoder,
                 log_percent=variant.log_percent,
                 n_logged_episodes=n_whole if is_whole else read_info(own[0].dataset).n_episodes_planned,
