@@ -13,8 +13,8 @@ OTHER = "*"
 
 _MULTIPLIERS: Mapping[Severity, float] = {"high": 1.0, "medium": 0.8, "low": 0.2}
 _LEAST = 0.2
-_EARLY, _LATE = (0.3, 0.3), (0.7, 1.0)
-"""(share of the expected turns, weight of an error there); between them the weight rises evenly."""
+_SHARES, _WEIGHTS = (0.3, 0.7), (0.3, 1.0)
+"""Shares of the expected turns, and what an error weighs there; between them the weight rises evenly."""
 
 
 def expected_turns(episodes: Iterable[Episode]) -> float:
@@ -40,8 +40,8 @@ def penalties_to_go(
     Returns:
         Shape (T,).
 
-    Source: MTRouter (2026), the target of its estimator. Deviations: turns count from 0, and a late turn beyond N weighs as N; N
-    is the log's mean number of turns, and the severity hangs on the environment's kind of error alone.
+    Source: MTRouter (2026), the target of its estimator. Deviations: turns count from 0, and a turn beyond N weighs as N; N is
+    the log's mean number of turns, and the severity hangs on the environment's kind of error alone.
 
     Example:
         >>> penalties_to_go(["", "idle", ""], {"idle": "high"}, n_expected=10, gamma=1.0).round(3).tolist()
@@ -51,7 +51,7 @@ def penalties_to_go(
     for turn, error in enumerate(errors):
         severity = severities.get(error, severities.get(OTHER)) if error else None
         if severity is not None:
-            weight = float(np.interp(turn / n_expected, *zip(_EARLY, _LATE, strict=True)))
+            weight = float(np.interp(turn / n_expected, _SHARES, _WEIGHTS))
             penalties[turn] = max(_MULTIPLIERS[severity] * weight, _LEAST) / n_expected
     to_go = np.zeros(len(errors))
     for turn in reversed(range(len(errors))):

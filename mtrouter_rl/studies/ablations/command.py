@@ -39,6 +39,7 @@ COMMAND = Command(
         "  context         task-only: the task text alone; last-turn: task, last turn, turns and money left\n"
         "  model-features  metadata-only: prices, limits and dates; residual-only: a learned vector per model\n"
         "  encoder         the other text encoders of the package\n"
+        "  target          return-to-go, return-and-penalties, this-turn: other targets than planning, all else equal\n"
         "  log-size        smaller logs, each inside every larger one; --compare adds a second agent\n\n"
         "Everything is kept under OUT: run the same command again after a kill, or with more variants, trainings or "
         "another split, and it only does what is missing. See docs/ablations.md."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from mtrouter_rl import __version__
+from mtrouter_rl.agents.parameters import CardAlgorithm
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.datasets.info import read_info
@@ -20,7 +21,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyError, unknown_name
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
 from mtrouter_rl.files import slug
-from mtrouter_rl.records import JsonValue, Split
+from mtrouter_rl.records import Frozen, JsonValue, Split
 from mtrouter_rl.registry import ALGORITHMS, DEFAULT_ENCODER, ENCODERS
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.ablations.record import (
@@ -106,7 +107,7 @@ class Variant:
         name = card.name if is_whole else f"{card.name}-{self.name}"
         if self.algorithm is None:
             return card.model_copy(update={"name": name, "parameters": {**card.parameters, **self.changes}})
-        known = ALGORITHMS.load(self.algorithm).parameters_model.model_fields
+        known = cast(type[CardAlgorithm[Frozen]], ALGORITHMS.load(self.algorithm)).parameters_model.model_fields
         kept = {key: value for key, value in card.parameters.items() if key in known}
         changed = {"name": name, "algorithm": self.algorithm, "parameters": {**kept, **self.changes}}
         return card.model_copy(update=changed)

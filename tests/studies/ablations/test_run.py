@@ -197,8 +197,9 @@ def test_every_variant_is_compared_with_the_full_router(finished):
     request, ablations = finished
     names = [(row.trained.agent, row.trained.variant) for row in ablations.rows]
     components = ["full", "history-only", "model-only", "task-only", "last-turn", "metadata-only", "residual-only"]
-    assert names[:7] == [("tiny", name) for name in components]
-    assert names[7:] == [
+    components += ["return-to-go", "return-and-penalties", "this-turn"]
+    assert names[:10] == [("tiny", name) for name in components]
+    assert names[10:] == [
         *(("tiny", f"log-{percent}") for percent in (10, 50)),
         *(("tiny-mc", f"log-{percent}") for percent in (10, 50, 100)),
     ]
