@@ -24,6 +24,7 @@ from mtrouter_rl.files import slug
 from mtrouter_rl.records import Frozen, JsonValue, Split
 from mtrouter_rl.registry import ALGORITHMS, DEFAULT_ENCODER, ENCODERS
 from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.studies.ablations.groups import CHANGES, ENCODER, GROUPS, GROUPS_OF_JOINT, TARGET, TARGETS
 from mtrouter_rl.studies.ablations.record import (
     FULL,
     LOG_SIZE,
@@ -34,6 +35,7 @@ from mtrouter_rl.studies.ablations.record import (
     compare_variants,
 )
 from mtrouter_rl.studies.ablations.report import save_ablation_plots
+from mtrouter_rl.workers.executors import Workers, check_workers
 from mtrouter_rl.workflows import (
     CONFIG_FILE,
     EPISODES_FOLDER,
@@ -48,34 +50,9 @@ from mtrouter_rl.workflows import (
 from mtrouter_rl.workflows.quick_study import CACHE_FOLDER, ROUTERS_FOLDER, Clock, train_side_by_side
 from mtrouter_rl.workflows.run_folder import read_setting
 
-ENCODER = "encoder"
 LOGS_FOLDER = "logs"
 PLOTS_FOLDER = "plots"
 PERCENTS = (10, 25, 50)
-
-_CHANGES: dict[str, dict[str, dict[str, JsonValue]]] = {
-    "embeddings": {"history-only": {"model_embedding": "none"}, "model-only": {"history_inputs": []}},
-    "context": {
-        "task-only": {"history_inputs": ["task"]},
-        "last-turn": {"history_inputs": ["task", "last_observation", "last_action", "progress", "last_turn"]},
-    },
-    "model-features": {
-        "metadata-only": {"model_embedding": "metadata"},
-        "residual-only": {"model_embedding": "residual"},
-    },
-}
-"""Group -> variant -> parameters of the agent card that make it."""
-
-TARGET = "target"
-_TARGETS: dict[str, tuple[str, dict[str, JsonValue]]] = {
-    "return-to-go": ("monte_carlo_q", {}),
-    "return-and-penalties": ("monte_carlo_q", {"error_severities": {"*": "medium"}}),
-    "this-turn": ("myopic", {}),
-}
-"""Variant -> algorithm and parameters of its own; whatever else the card says stays, as far as the algorithm knows it."""
-
-GROUPS = (*_CHANGES, ENCODER, LOG_SIZE, TARGET)
-"""What can be ablated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +115,7 @@ class AblationRequest:
     dataset: Path
     out: Path
     agent: str = "fitted-q"
-    which: tuple[str, ...] = GROUPS
+    which: tuple[str, ...] = GROUPS_OF_JOINT
     compared: str | None = None
     percents: tuple[int, ...] = PERCENTS
     split: Split = "test"
@@ -146,7 +123,7 @@ class AblationRequest:
     n_trainings: int = 1
     per_task: int | None = None
     seed: int = 0
-    n_workers: int = 2
+    n_workers: Workers = 2
     encoder: str = DEFAULT_ENCODER
 
     def __post_init__(self) -> None:
@@ -156,7 +133,8 @@ class AblationRequest:
                 raise unknown_name("group of ablations", group, GROUPS)
         if not self.which:
             raise InvalidConfigError(f"which is empty, must name at least one of: {', '.join(GROUPS)}")
-        for name in ("n_seeds", "n_trainings", "n_workers"):
+        check_workers(self.n_workers)
+        for name in ("n_seeds", "n_trainings"):
             if getattr(self, name) < 1:
                 raise InvalidConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
         check_percents(self.percents)
@@ -175,7 +153,7 @@ class AblationRequest:
     def variants(self) -> tuple[Variant, ...]:
         """Everything that is trained, the full router first, then by group."""
         made = [Variant(name=FULL, group=None, agent=self.agent, encoder=self.encoder)]
-        for group, variants in _CHANGES.items():
+        for group, variants in CHANGES.items():
             if group in self.which:
                 made += [
                     Variant(name=name, group=group, agent=self.agent, encoder=self.encoder, changes=changes)
@@ -195,7 +173,7 @@ class AblationRequest:
                     algorithm=algorithm,
                     changes=changes,
                 )
-                for name, (algorithm, changes) in _TARGETS.items()
+                for name, (algorithm, changes) in TARGETS.items()
             ]
         if LOG_SIZE in self.which:
             agents = [self.agent] if self.compared is None else [self.agent, self.compared]

@@ -16,8 +16,9 @@ from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.studies.ablations.groups import GROUPS_OF_JOINT, groups_of
 from mtrouter_rl.studies.ablations.record import Ablations
-from mtrouter_rl.studies.ablations.run import GROUPS, AblationRequest, run_ablations
+from mtrouter_rl.studies.ablations.run import AblationRequest, run_ablations
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
 from mtrouter_rl.workflows import CollectRequest, TrainRequest, collect_dataset, load_agent, train_router
 
@@ -180,7 +181,7 @@ def request_of(tmp_path_factory, corridor_config, log):
     }
 
     def make(out, **changes):
-        which = tuple(group for group in GROUPS if group != "encoder")
+        which = tuple(group for group in GROUPS_OF_JOINT if group != "encoder")
         fields = {"config": corridor_config, "dataset": log, "out": out, "which": which, "n_workers": 1}
         return AblationRequest(**(fields | agents | {"per_task": 3, "percents": (10, 50)} | changes))
 
@@ -309,6 +310,37 @@ def test_what_cannot_be_ablated_is_refused_before_training(request_of, tmp_path,
     with pytest.raises(InvalidConfigError, match=message):
         run_ablations(request, say=lambda _: None, show_progress=False)
     assert not (tmp_path / "out" / "routers").exists()
+
+
+def test_what_can_be_ablated_depends_on_the_agent(corridor_config):
+    assert groups_of("fitted-q", corridor_config) == GROUPS_OF_JOINT
+    assert groups_of("factored-q", corridor_config) == ("factors", "encoder", "log-size")
+    assert groups_of("monte-carlo-q", corridor_config) == tuple(one for one in GROUPS_OF_JOINT if one != "target")
+
+
+def test_another_target_changes_nothing_else(request_of, tmp_path):
+    request = request_of(tmp_path, agent="fitted-q", which=("target",), compared=None)
+    own = load_agent("fitted-q", request.config.card)
+    cards = {one.name: one.card(request.config) for one in request.variants}
+    assert {name: card.algorithm for name, card in cards.items()} == {
+        "full": "fitted_q",
+        "return-to-go": "monte_carlo_q",
+        "return-and-penalties": "monte_carlo_q",
+        "this-turn": "myopic",
+    }
+    shared = {
+        "n_iterations",
+        "steps_per_iteration",
+        "batch_size",
+        "learning_rate",
+        "schedule",
+        "keep_last",
+        "joint_hidden",
+    }
+    for card in cards.values():
+        assert {name: card.parameters[name] for name in shared} == {name: own.parameters[name] for name in shared}
+        load_algorithm(card)
+    assert cards["return-and-penalties"].parameters["error_severities"] == {"*": "medium"}
 
 
 def test_an_agent_that_is_the_variant_already_is_refused(request_of, tmp_path):
