@@ -248,7 +248,7 @@ def test_a_second_run_does_only_what_is_missing(finished):
     request, ablations = finished
     files = {path: path.stat().st_mtime_ns for path in sorted(request.out.glob("routers/*/router.json"))}
     episodes = {path: path.stat().st_mtime_ns for path in sorted(request.out.glob("episodes/**/*.parquet"))}
-    assert (len(files), len(episodes)) == (12, 36)
+    assert (len(files), len(episodes)) == (15, 45)
     (request.out / "routers" / "tiny-task-only" / "router.json").unlink()
     again = run_ablations(request, say=lambda _: None, show_progress=False)
     assert again == ablations
