@@ -9,7 +9,7 @@ import numpy as np
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.records import SCORE_PER_UTILITY, Episode, EpisodeKey, FloatArray, episode_key
+from mtrouter_rl.records import SCORE_PER_UTILITY, Episode, EpisodeKey, EpisodeStatus, FloatArray, Split, episode_key
 
 BUDGET_TOLERANCE_USD = 1e-9
 """Rounding allowed when a sum of costs is compared with the budget; far below the price of one token."""
@@ -28,6 +28,8 @@ class EpisodeMetrics:
         n_switches: Consecutive turns with different models, 0 to T - 1.
         n_errors_before_last: Turns with an error that another turn follows.
         n_stays_after_error: Those of them after which the same model was called again.
+        n_transient_errors: Turns with an error that another turn follows, and before which no error was; see `ErrorBehavior`.
+        n_stays_after_transient: Those of them after which the same model was called again.
         model_turns: Model -> turns for which it was chosen; models never chosen are left out.
     """
 
@@ -39,6 +41,8 @@ class EpisodeMetrics:
     n_switches: int
     n_errors_before_last: int
     n_stays_after_error: int
+    n_transient_errors: int
+    n_stays_after_transient: int
     model_turns: Mapping[str, int]
 
     @property
@@ -50,6 +54,61 @@ class EpisodeMetrics:
     def task(self) -> str:
         """Task name."""
         return self.key[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRecord:
+    """What every number about episodes that were played is worked out from, of one episode.
+
+    Attributes:
+        split: Its split.
+        task: Task name.
+        variation: Index of the task's variation.
+        seed: Seed of the episode.
+        status: Whether it ran to its end.
+        budget_usd: Budget of the episode, USD.
+        cost_usd: Money spent, USD; also of an episode that failed.
+        metrics: What it amounts to; None if it failed.
+    """
+
+    split: Split
+    task: str
+    variation: int
+    seed: int
+    status: EpisodeStatus
+    budget_usd: float
+    cost_usd: float
+    metrics: EpisodeMetrics | None
+
+    @classmethod
+    def of(cls, episode: Episode, reward: RewardCard) -> "EpisodeRecord":
+        """Record of an episode, completed or failed; the return is that of the reward."""
+        return cls(
+            split=episode.split,
+            task=episode.task,
+            variation=episode.variation,
+            seed=episode.seed,
+            status=episode.status,
+            budget_usd=float(episode.budget_usd),
+            cost_usd=float(episode.cost_usd),
+            metrics=episode_metrics(episode, reward) if episode.status == "completed" else None,
+        )
+
+    @property
+    def key(self) -> EpisodeKey:
+        """(task, variation, seed)."""
+        return (self.task, self.variation, self.seed)
+
+    @property
+    def utility(self) -> float:
+        """Utility at the end of an episode that was completed."""
+        assert self.metrics is not None, "a failed episode has no utility"
+        return self.metrics.utility
+
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether it spent more than its budget."""
+        return self.cost_usd > self.budget_usd + BUDGET_TOLERANCE_USD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +148,6 @@ class PolicyMetrics:
         return float(np.mean([getattr(episode, name) for episode in self.episodes]))
 
 
-def is_over_budget(episode: Episode) -> bool:
-    """Whether an episode spent more than its budget."""
-    return episode.cost_usd > episode.budget_usd + BUDGET_TOLERANCE_USD
-
-
 def averaged_trainings(trainings: Sequence[PolicyMetrics], name: str) -> dict[EpisodeKey, float]:
     """Mean over trainings of an attribute of `EpisodeMetrics`, of every episode that all of them completed.
 
@@ -123,6 +177,8 @@ def episode_metrics(episode: Episode, reward: RewardCard) -> EpisodeMetrics:
         )
     followed = list(pairwise(episode.turns))
     errors = [(turn, following) for turn, following in followed if turn.error]
+    after_error = [False, *(bool(turn.error) for turn, _ in followed)]
+    transient = [pair for pair, is_after in zip(followed, after_error, strict=False) if pair[0].error and not is_after]
     return EpisodeMetrics(
         key=episode_key(episode),
         utility=float(episode.utility),
@@ -132,6 +188,8 @@ def episode_metrics(episode: Episode, reward: RewardCard) -> EpisodeMetrics:
         n_switches=sum(turn.model != following.model for turn, following in followed),
         n_errors_before_last=len(errors),
         n_stays_after_error=sum(turn.model == following.model for turn, following in errors),
+        n_transient_errors=len(transient),
+        n_stays_after_transient=sum(turn.model == following.model for turn, following in transient),
         model_turns=dict(Counter(episode.models)),
     )
 
@@ -151,11 +209,17 @@ def policy_metrics(
         ResultsError: If no episode was completed, or two have the same (task, variation, seed).
         UnknownNameError: If a turn's model is not in the pool.
     """
-    _check_keys(episodes, policy=policy)
-    completed = tuple(episode_metrics(episode, reward) for episode in episodes if episode.status == "completed")
+    records = [EpisodeRecord.of(episode, reward) for episode in episodes]
+    return metrics_of_records(records, model_names=model_names, policy=policy)
+
+
+def metrics_of_records(records: Sequence[EpisodeRecord], *, model_names: Sequence[str], policy: str) -> PolicyMetrics:
+    """The same from what is kept of every episode. Raises as `policy_metrics`."""
+    _check_keys(records, policy=policy)
+    completed = tuple(record.metrics for record in records if record.metrics is not None)
     if not completed:
         raise ResultsError(
-            f"policy '{policy}': none of its {len(episodes)} episodes was completed, so it has no score; "
+            f"policy '{policy}': none of its {len(records)} episodes was completed, so it has no score; "
             "look at status_detail of the episodes, repair the cause and run it again, or leave the policy out"
         )
     by_task: dict[str, list[EpisodeMetrics]] = {}
@@ -163,8 +227,8 @@ def policy_metrics(
         by_task.setdefault(metrics.task, []).append(metrics)
     return PolicyMetrics(
         episodes=completed,
-        n_failed=len(episodes) - len(completed),
-        budget_violations=sum(is_over_budget(episode) for episode in episodes),
+        n_failed=len(records) - len(completed),
+        budget_violations=sum(record.is_over_budget for record in records),
         stay_after_error=stay_after_error(completed),
         model_share=model_share(completed, model_names),
         model_share_by_task={task: model_share(by_task[task], model_names) for task in sorted(by_task)},
@@ -243,8 +307,8 @@ def cumulative_by_turn(episodes: Sequence[Episode]) -> tuple[FloatArray, FloatAr
     return SCORE_PER_UTILITY * gains.cumsum(axis=1).mean(axis=0), costs.cumsum(axis=1).mean(axis=0)
 
 
-def _check_keys(episodes: Sequence[Episode], *, policy: str) -> None:
-    repeated = sorted(key for key, count in Counter(map(episode_key, episodes)).items() if count > 1)
+def _check_keys(records: Sequence[EpisodeRecord], *, policy: str) -> None:
+    repeated = sorted(key for key, count in Counter(record.key for record in records).items() if count > 1)
     if repeated:
         raise ResultsError(
             f"policy '{policy}': {len(repeated)} (task, variation, seed) appear more than once, such as {repeated[0]}; "

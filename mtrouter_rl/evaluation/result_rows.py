@@ -1,13 +1,13 @@
 """Rows of a results file from episodes: means, intervals, paired differences, and what depends on other rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
+from mtrouter_rl.evaluation.metrics import EpisodeRecord, PolicyMetrics, metrics_of_records
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
-from mtrouter_rl.records import Episode, EpisodeKey, Split, episode_key
+from mtrouter_rl.records import Episode, EpisodeKey, Split
 from mtrouter_rl.statistics.cluster_bootstrap import BootstrapMeans, episode_means, paired_differences
 from mtrouter_rl.statistics.estimate import bounded
 from mtrouter_rl.statistics.hull import CostScore, hull_gain
@@ -68,17 +68,45 @@ def build_rows(
         ResultsError: If an episode is of another split, a key repeats, or a policy completed no episode.
         InvalidConfigError: If a learned router and a baseline did not run the same episodes (names them).
     """
-    for name in comparison.roles.names:
-        if name not in episodes:
-            raise unknown_name("policy in roles", name, episodes, fix="Name only policies whose episodes are given")
+    return rows_of_records(records_of(episodes, comparison), comparison, seed=seed)
+
+
+def records_of(
+    episodes: Mapping[str, Sequence[Episode]], comparison: Comparison
+) -> dict[str, tuple[EpisodeRecord, ...]]:
+    """What is kept of the episodes of every policy of a split.
+
+    Raises:
+        ResultsError: If an episode is of another split.
+    """
     _check_split(episodes, comparison.split)
-    metrics = {
-        policy: policy_metrics(logged, comparison.reward, model_names=comparison.model_names, policy=policy)
+    return {
+        policy: tuple(EpisodeRecord.of(episode, comparison.reward) for episode in logged)
         for policy, logged in episodes.items()
     }
-    keys = {policy: frozenset(map(episode_key, logged)) for policy, logged in episodes.items()}
+
+
+def rows_of_records(
+    records: Mapping[str, Sequence[EpisodeRecord]],
+    comparison: Comparison,
+    *,
+    seed: int,
+    only: Collection[str] | None = None,
+) -> tuple[ResultRow, ...]:
+    """The same as `build_rows` from what is kept of every episode; the returns are those of the records. Raises likewise.
+
+    With `only`, the rows of these policies alone.
+    """
+    for name in comparison.roles.names:
+        if name not in records:
+            raise unknown_name("policy in roles", name, records, fix="Name only policies whose episodes are given")
+    metrics = {
+        policy: metrics_of_records(kept, model_names=comparison.model_names, policy=policy)
+        for policy, kept in records.items()
+    }
+    keys = {policy: frozenset(record.key for record in kept) for policy, kept in records.items()}
     rows = []
-    for policy in episodes:
+    for policy in records if only is None else only:
         row = _row(policy, metrics[policy], comparison, seed=seed)
         if policy in comparison.roles.learned:
             rivals = [name for name in comparison.roles.baselines if name != policy]
@@ -87,7 +115,7 @@ def build_rows(
             }
             row = row.model_copy(update={"paired": paired})
         rows.append(row)
-    return _with_references(rows, comparison.roles)
+    return with_references(rows, comparison.roles)
 
 
 def update_rows(results: Results, rows: Iterable[ResultRow], *, roles: PolicyRoles | None = None) -> Results:
@@ -106,7 +134,7 @@ def update_rows(results: Results, rows: Iterable[ResultRow], *, roles: PolicyRol
     """
     merged_roles = results.roles.merge(roles) if roles else results.roles
     merged = {row.key: row for row in (*results.rows, *rows)}
-    return results.replaced(roles=merged_roles, rows=_with_references(merged.values(), merged_roles))
+    return results.replaced(roles=merged_roles, rows=with_references(merged.values(), merged_roles))
 
 
 def merge(first: Results, second: Results) -> Results:
@@ -200,7 +228,7 @@ def paired_difference_of(found: BootstrapMeans) -> PairedDifference:
     )
 
 
-def _with_references(rows: Iterable[ResultRow], roles: PolicyRoles) -> tuple[ResultRow, ...]:
+def with_references(rows: Iterable[ResultRow], roles: PolicyRoles) -> tuple[ResultRow, ...]:
     """Rows with what depends on other rows: hull gain, savings and adjusted p-values."""
     known = tuple(rows)
     return adjust_p_values(

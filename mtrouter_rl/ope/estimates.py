@@ -198,11 +198,11 @@ def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstima
         values=values,
         seed=run.request.seed,
         estimators=run.request.estimators,
-        n_resamples=run.request.n_resamples,
+        n_resamples=run.n_resamples,
     )
     if "dm" in estimates and fitted is not None:
         gaps = _with_return(fitted.gaps[:, fitted.names.index(name)], reward)
-        noise = training_noise(gaps, n_resamples=run.request.n_resamples, seed=run.request.seed)
+        noise = training_noise(gaps, n_resamples=run.n_resamples, seed=run.request.seed)
         estimates["dm"] = replace(estimates["dm"], draws=estimates["dm"].draws + noise)
     has_weights = run.log.propensities is not None
     diagnosis = diagnose(run.log, probabilities, behavior=run.behavior) if has_weights else None

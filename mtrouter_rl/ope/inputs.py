@@ -1,5 +1,6 @@
 """What off-policy evaluation starts from: a log, its behaviour policy, and what every router would do at its turns."""
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from mtrouter_rl.ope.sequential import ESTIMATORS, Estimator, TurnLog, check_pro
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import BoolArray, Episode, FloatArray, Observation
 from mtrouter_rl.registry import DEFAULT_ENCODER
-from mtrouter_rl.statistics.resamples import N_RESAMPLES
+from mtrouter_rl.statistics.resamples import N_RESAMPLES, enough_resamples
 from mtrouter_rl.transitions.arrays import Transitions, make_transitions
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class OpeRequest:
         fqe: Network and training of the fitted values.
         truth: A results.json with closed-loop rows of the same policies; None if there is none.
         truth_split: Which split of it.
-        n_resamples: Bootstrap resamples.
+        n_resamples: Bootstrap resamples, at least; see `OpeLog.n_resamples`.
     """
 
     routers: tuple[str, ...]
@@ -99,6 +100,11 @@ class OpeLog:
     def names(self) -> tuple[str, ...]:
         """Policies that are estimated."""
         return tuple(name for name in self.probabilities if name not in self.turned_away)
+
+    @property
+    def n_resamples(self) -> int:
+        """Bootstrap resamples: more than were asked for, where so many differences could not pass Holm's correction else."""
+        return enough_resamples(math.comb(len(self.names), 2), at_least=self.request.n_resamples)
 
 
 def log_setting(

@@ -14,12 +14,13 @@ Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sec
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.records import SCORE_PER_UTILITY, Episode, FloatArray
+from mtrouter_rl.records import SCORE_PER_UTILITY, EpisodeStatus, FloatArray
 from mtrouter_rl.statistics.cluster_bootstrap import bootstrap_means
 from mtrouter_rl.statistics.estimate import Estimate, percentile_ends
 from mtrouter_rl.statistics.resamples import N_RESAMPLES, all_counts, check_resamples
@@ -28,6 +29,34 @@ Cluster = tuple[str, int]
 """(task, variation)."""
 _WIDTH = 8
 """Columns of the products of `_by_draw`."""
+
+
+class Played(Protocol):
+    """An episode, or what is kept of it."""
+
+    @property
+    def task(self) -> str:
+        """Task name."""
+
+    @property
+    def variation(self) -> int:
+        """Index of the task's variation."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the episode."""
+
+    @property
+    def status(self) -> EpisodeStatus:
+        """Whether it ran to its end; if not, its utility is not asked for."""
+
+    @property
+    def utility(self) -> float:
+        """Utility at the end."""
+
+    @property
+    def cost_usd(self) -> float:
+        """Money spent, USD."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +80,7 @@ class PairedMeans:
     left_out: tuple[Cluster, ...]
 
     @classmethod
-    def of(cls, episodes: Mapping[str, Sequence[Episode]]) -> "PairedMeans":
+    def of(cls, episodes: Mapping[str, Sequence[Played]]) -> "PairedMeans":
         """Means of policies that ran the same (task, variation), each with any number of seeds.
 
         Args:
@@ -220,7 +249,7 @@ def _by_draw(weights: FloatArray, scores: FloatArray, costs_usd: FloatArray) -> 
     return np.stack(means)
 
 
-def _by_cluster(policy: str, episodes: Sequence[Episode]) -> dict[Cluster, list[tuple[float, float]]]:
+def _by_cluster(policy: str, episodes: Sequence[Played]) -> dict[Cluster, list[tuple[float, float]]]:
     """Cluster -> (score, cost) of its completed episodes; empty where all failed."""
     if not episodes:
         raise ResultsError(f"policy '{policy}': has no episode; run it, or leave it out")
@@ -230,8 +259,8 @@ def _by_cluster(policy: str, episodes: Sequence[Episode]) -> dict[Cluster, list[
         key = (one.task, one.variation, one.seed)
         if key in seen:
             raise ResultsError(
-                f"policy '{policy}', episode '{one.episode_id}': (task, variation, seed) {key} appears more than once, must "
-                "be unique; give every episode its own seed, and the episodes of one split at a time"
+                f"policy '{policy}': (task, variation, seed) {key} appears more than once, must be unique; give every episode "
+                "its own seed, and the episodes of one split at a time"
             )
         seen.add(key)
         results = found.setdefault((one.task, one.variation), [])

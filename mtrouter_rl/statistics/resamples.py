@@ -14,6 +14,7 @@ interval also holds the spread between tasks: it is wider, and speaks of tasks l
 Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8 (clusters).
 """
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,7 @@ from mtrouter_rl.records import FloatArray, IntArray
 
 N_RESAMPLES = 4000
 _LEAST_RESAMPLES = 100
+_LEVEL = 0.05
 _STREAM = 7
 """Keeps the draws apart from others of the same seed."""
 _BLOCK = 200
@@ -57,6 +59,24 @@ def check_resamples(n_resamples: int) -> None:
         raise InvalidConfigError(
             f"n_resamples is {n_resamples}, must be at least {_LEAST_RESAMPLES}: a 95% interval needs draws beyond its ends"
         )
+
+
+def enough_resamples(n_comparisons: int, *, at_least: int = N_RESAMPLES) -> int:
+    """Resamples with which Holm's correction over so many comparisons can find something at 5%.
+
+    The least p-value of n resamples is 2 / (n + 1). Times the number of comparisons it has to stay below 5%, or nothing could
+    pass, whatever the data say.
+
+    Args:
+        n_comparisons: P-values that are corrected together.
+        at_least: Resamples that are drawn anyway; the result is a multiple of it.
+
+    Example:
+        >>> enough_resamples(100), enough_resamples(276)
+        (4000, 12000)
+    """
+    n_needed = 2 * n_comparisons / _LEVEL
+    return at_least * max(1, math.ceil(n_needed / at_least))
 
 
 def resample_counts(n_clusters: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> Iterator[FloatArray]:

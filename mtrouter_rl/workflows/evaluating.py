@@ -19,7 +19,8 @@ from mtrouter_rl.evaluation.closed_loop import (
     unseen_env_notes,
 )
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef
-from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
+from mtrouter_rl.evaluation.kept_episodes import keep
+from mtrouter_rl.evaluation.result_rows import Comparison, records_of, rows_of_records, update_rows
 from mtrouter_rl.evaluation.results import PolicyRoles, Results, header
 from mtrouter_rl.records import Split
 from mtrouter_rl.rollout import RolloutPool
@@ -97,7 +98,8 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
         roles=roles,
         cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
     )
-    rows = build_rows(episodes, comparison, seed=request.seed)
+    records = records_of(episodes, comparison)
+    rows = rows_of_records(records, comparison, seed=request.seed)
     logs = sorted({dataset_id for one in contestants for dataset_id in one.dataset_ids})
     so_far = _results_so_far(config, request, dataset_id=", ".join(logs) or None)
     notes = dict.fromkeys(
@@ -111,6 +113,13 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
     so_far = so_far.model_copy(update={"notes": tuple(notes)})
     results = update_rows(so_far, rows, roles=roles)
     results.save(request.out / RESULTS_FILE)
+    keep(
+        request.out,
+        records,
+        split=request.split,
+        model_names=config.pool.model_names,
+        rows=[(row.split, row.policy) for row in results.rows],
+    )
     update_behavior(
         request.out,
         episodes,

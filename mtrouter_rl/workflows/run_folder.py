@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mtrouter_rl import __version__
-from mtrouter_rl.datasets.info import INFO_FILE
+from mtrouter_rl.datasets.info import INFO_FILE, read_info
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
@@ -53,6 +53,12 @@ def describe(config: EnvConfig) -> dict[str, JsonValue]:
         "limits": asdict(config.limits),
         "cards": fingerprint_cards(config),
     }
+
+
+def model_names_of_run(folder: Path) -> tuple[str, ...]:
+    """Names of the pool's models, in pool order, of the episodes that an evaluation kept; empty if it kept none."""
+    path = next(iter(sorted((folder / EPISODES_FOLDER).glob(f"*/*/{INFO_FILE}"))), None)
+    return () if path is None else tuple(model.name for model in read_info(path.parent).models)
 
 
 def episodes_of_run(folder: Path) -> dict[Split, dict[str, tuple[Episode, ...]]]:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.errors import ResultsError, UnknownNameError
+from mtrouter_rl.evaluation.behavior_errors import error_behavior
 from mtrouter_rl.evaluation.metrics import (
     cumulative_by_turn,
     episode_metrics,
@@ -50,7 +51,17 @@ def test_one_episode_worked_by_hand():
     assert metrics.return_ == pytest.approx(0.7 - 0.5 * 0.9 / 2.0)
     assert (metrics.n_turns, metrics.n_switches) == (4, 2)
     assert (metrics.n_errors_before_last, metrics.n_stays_after_error) == (2, 1)
+    assert (metrics.n_transient_errors, metrics.n_stays_after_transient) == (2, 1)
     assert metrics.model_turns == {"tiny": 3, "big": 1}
+
+
+def test_transient_errors_are_those_of_the_behaviour_file():
+    errors = ["", "a", "b", "", "c", "d", "e", "", "f"]
+    models = ["tiny", "tiny", "tiny", "big", "big", "tiny", "tiny", "tiny", "big"]
+    episode = make_episode([make_turn(model, error=error) for model, error in zip(models, errors, strict=True)])
+    metrics, found = episode_metrics(episode, REWARD), error_behavior([episode])
+    assert metrics.n_transient_errors == found.n_transient == 2
+    assert metrics.n_stays_after_transient == found.stay_after_transient * found.n_transient == 1
 
 
 def test_an_episode_without_turns_counts_as_zero():

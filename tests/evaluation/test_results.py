@@ -261,9 +261,9 @@ def test_p_values_come_from_the_draws_of_the_interval_and_are_adjusted_within_th
         assert (one.return_.is_above_zero or one.return_.is_below_zero) == (one.p_value < 0.05)
 
 
-@pytest.mark.parametrize(("n_clusters", "p_value"), [(2, 0.5), (6, 2.0**-5), (12, 2 / 201)])
+@pytest.mark.parametrize(("n_clusters", "p_value"), [(2, 0.5), (6, 2.0**-5), (12, 2.0**-11), (24, 2 / 100_001)])
 def test_few_clusters_are_no_certainty(n_clusters, p_value):
-    """All resamples lie above 0, which of two pairs a coin would do every other time; 200 resamples tell 2 / 201 at best."""
+    """All resamples lie above 0, which of two pairs a coin would do every other time; 100,000 tell 2 / 100,001 at best."""
     episodes = {
         "big": hand_episodes("big", cost_usd=0.1, gains=[0.5 + 0.01 * number for number in range(n_clusters)]),
         "tiny": hand_episodes("tiny", cost_usd=0.1, gains=[0.1] * n_clusters),

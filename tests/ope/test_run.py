@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from mtrouter_rl.evaluation.results import PolicyRoles
 from mtrouter_rl.ope import inputs as ope_log
 from mtrouter_rl.ope.estimates import training_noise
 from mtrouter_rl.ope.fqe import FqeParameters
-from mtrouter_rl.ope.inputs import OpeRequest, log_setting, switch_share
+from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, log_setting, switch_share
 from mtrouter_rl.ope.record import load_report
 from mtrouter_rl.ope.run import run_ope
 from mtrouter_rl.ope.sequential import ESTIMATORS, TurnLog, Values, check_probabilities, diagnose, estimate
@@ -129,6 +130,16 @@ def test_differences_are_corrected_for_their_number(report):
         values = [by_name(report)[name].estimates[one.estimator]["return"].value for name in (one.policy, one.other)]
         assert one.difference.value == pytest.approx(values[0] - values[1])
         assert one.difference.low <= one.difference.high
+
+
+def test_many_policies_get_as_many_resamples_as_their_differences_need(corridor_log):
+    request = make_request(corridor_log, ("uniform",))
+    few, many = (
+        SimpleNamespace(names=tuple(map(str, range(number))), request=replace(request, n_resamples=4000))
+        for number in (14, 24)
+    )
+    assert OpeLog.n_resamples.fget(few) == 4000
+    assert OpeLog.n_resamples.fget(many) == 12_000
 
 
 def test_a_log_on_disk_gives_the_report_of_the_log_in_memory(corridor_log, tmp_path, monkeypatch):

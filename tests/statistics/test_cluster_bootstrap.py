@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.statistics import cluster_bootstrap
 from mtrouter_rl.statistics.cluster_bootstrap import (
+    N_TEST_RESAMPLES,
+    RETEST_BELOW,
     bootstrap_means,
     episode_means,
     mean_estimate,
     paired_differences,
 )
 from mtrouter_rl.statistics.estimate import Estimate, studentized_ends
+from mtrouter_rl.statistics.rank_agreement import bootstrap_p_value, holm
 
 
 def drawn(rng, *, n_clusters=40, n_seeds=3, between=1.0, within=0.5, mean=2.0):
@@ -183,3 +187,38 @@ def test_many_resamples_are_fast():
 def test_bad_input(values, clusters, settings, message):
     with pytest.raises(InvalidConfigError, match=message):
         bootstrap_means([values], clusters, seed=0, **settings)
+
+
+def test_a_clear_difference_passes_holms_correction_over_a_thousand_comparisons():
+    """With the draws of the interval alone its p-value would be 2 / 4001, which a hundred comparisons raise above 5%."""
+    values = drawn(np.random.default_rng(3), mean=2.0)
+    p_value = episode_means([values], seed=0).p_value()
+    assert p_value == 2 / (N_TEST_RESAMPLES + 1)
+    assert holm([p_value, *[1.0] * 2499])[0] < 0.05 < holm([2 / 4001, *[1.0] * 131])[0]
+
+
+def test_a_small_p_value_is_that_of_more_draws_of_the_same_kind():
+    found = episode_means([drawn(np.random.default_rng(5), mean=0.9)], seed=0)
+    rough = bootstrap_p_value(found.draws[:, 0])
+    assert rough < RETEST_BELOW
+    assert 0 < found.p_value() < RETEST_BELOW
+    assert found.p_value() != rough
+    more = found.more_draws(0)
+    assert len(more) == N_TEST_RESAMPLES
+    assert (more[: len(found.draws)] == found.draws[:, 0]).all()
+    assert found.p_value() == bootstrap_p_value(more)
+
+
+def test_other_p_values_are_those_of_the_interval(monkeypatch):
+    found = episode_means([drawn(np.random.default_rng(6), mean=0.1)], seed=0)
+    monkeypatch.setattr(cluster_bootstrap, "_more_draws", None)
+    assert found.p_value() == bootstrap_p_value(found.draws[:, 0]) > RETEST_BELOW
+
+
+def test_no_false_certainty_from_more_draws():
+    """Of differences that are none, few have a small p-value: about as many as it says."""
+    rng = np.random.default_rng(7)
+    values = rng.normal(size=(400, 30))
+    p_values = [bootstrap_means([one], range(30), seed=0, n_resamples=400).p_value() for one in values]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.08
+    assert np.mean(np.array(p_values) < 0.001) < 0.01

@@ -117,7 +117,7 @@ def test_a_mean_is_that_of_the_results_file_where_seeds_are_even():
             {"a": flat(1, 1), "b": flat(1, 1, n_variations=3)},
             r"policy 'b': has no episode of 1 .* such as \('boil', 3\)",
         ),
-        ({"a": flat(1, 1) * 2}, r"policy 'a', episode 'boil-0-0': .* appears more than once"),
+        ({"a": flat(1, 1) * 2}, r"policy 'a': .*\('boil', 0, 0\) appears more than once"),
         ({"a": []}, "policy 'a': has no episode; run it, or leave it out"),
         ({"a": flat(1, 1, status="failed")}, "in none of which each completed"),
     ],

@@ -3,7 +3,13 @@ import pytest
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.statistics import resamples
-from mtrouter_rl.statistics.resamples import all_counts, check_resamples, cluster_numbers, resample_counts
+from mtrouter_rl.statistics.resamples import (
+    all_counts,
+    check_resamples,
+    cluster_numbers,
+    enough_resamples,
+    resample_counts,
+)
 
 
 def test_clusters_are_numbered_by_their_order_and_not_by_that_of_the_episodes():
@@ -54,3 +60,11 @@ def test_too_few_resamples():
     check_resamples(100)
     with pytest.raises(InvalidConfigError, match="n_resamples is 99, must be at least 100"):
         check_resamples(99)
+
+
+@pytest.mark.parametrize("n_comparisons", [0, 1, 99, 100, 101, 276, 2500])
+def test_holms_correction_can_find_something_however_many_comparisons_there_are(n_comparisons):
+    n_resamples = enough_resamples(n_comparisons)
+    assert n_comparisons * 2 / (n_resamples + 1) < 0.05
+    assert n_resamples % 4000 == 0
+    assert (n_resamples == 4000) == (n_comparisons <= 100)

@@ -7,8 +7,9 @@ from mtrouter_rl.options.environment import environment, environment_config
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.studies.ablations.groups import groups_of
     from mtrouter_rl.studies.ablations.record import ABLATIONS_FILE
-    from mtrouter_rl.studies.ablations.run import PLOTS_FOLDER, AblationRequest, groups_of, run_ablations
+    from mtrouter_rl.studies.ablations.run import PLOTS_FOLDER, AblationRequest, run_ablations
     from mtrouter_rl.workflows import RESULTS_FILE
 
     config = environment_config(args)
@@ -42,6 +43,7 @@ COMMAND = Command(
         "  factors         factored-q without one of its parts: what is due, who is stuck, that models are stuck\n"
         "                  together, what they lose and gain beside a useful turn\n"
         "  encoder         the other text encoders of the package\n"
+        "  target          return-to-go, return-and-penalties, this-turn: other targets than planning, all else equal\n"
         "  log-size        smaller logs, each inside every larger one; --compare adds a second agent\n\n"
         "Everything is kept under OUT: run the same command again after a kill, or with more variants, trainings or "
         "another split, and it only does what is missing. See docs/ablations.md."

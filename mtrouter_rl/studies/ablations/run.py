@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from mtrouter_rl import __version__
-from mtrouter_rl.agents.factored.factors import PARTS
+from mtrouter_rl.agents.parameters import CardAlgorithm
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.datasets.info import read_info
@@ -22,8 +22,9 @@ from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyE
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
 from mtrouter_rl.files import slug
 from mtrouter_rl.records import Frozen, JsonValue, Split
-from mtrouter_rl.registry import DEFAULT_ENCODER, ENCODERS
+from mtrouter_rl.registry import ALGORITHMS, DEFAULT_ENCODER, ENCODERS
 from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.studies.ablations.groups import CHANGES, ENCODER, GROUPS, GROUPS_OF_JOINT, TARGET, TARGETS
 from mtrouter_rl.studies.ablations.record import (
     FULL,
     LOG_SIZE,
@@ -49,38 +50,9 @@ from mtrouter_rl.workflows import (
 from mtrouter_rl.workflows.quick_study import CACHE_FOLDER, ROUTERS_FOLDER, Clock, train_side_by_side
 from mtrouter_rl.workflows.run_folder import read_setting
 
-ENCODER = "encoder"
 LOGS_FOLDER = "logs"
 PLOTS_FOLDER = "plots"
 PERCENTS = (10, 25, 50)
-
-_CHANGES: dict[str, dict[str, dict[str, JsonValue]]] = {
-    "embeddings": {"history-only": {"model_embedding": "none"}, "model-only": {"history_inputs": []}},
-    "context": {
-        "task-only": {"history_inputs": ["task"]},
-        "last-turn": {"history_inputs": ["task", "last_observation", "last_action", "progress", "last_turn"]},
-    },
-    "model-features": {
-        "metadata-only": {"model_embedding": "metadata"},
-        "residual-only": {"model_embedding": "residual"},
-    },
-    "factors": {f"no-{part}": {"parts": [one for one in PARTS if one != part]} for part in PARTS},
-}
-"""Group -> variant -> parameters of the agent card that make it."""
-
-GROUPS = (*_CHANGES, ENCODER, LOG_SIZE)
-"""What can be ablated."""
-GROUPS_OF_JOINT = tuple(group for group in GROUPS if group != "factors")
-"""What can be ablated of an agent with a joint Q-function."""
-
-
-def groups_of(agent: str, env: EnvConfig) -> tuple[str, ...]:
-    """What can be ablated of an agent: groups of parameters that its card has, the encoder and the log's size."""
-    algorithm = load_algorithm(load_agent(agent, env.card))
-    known = set(getattr(type(algorithm), "parameters_model", Frozen).model_fields)
-    return tuple(
-        group for group in GROUPS if all(known.issuperset(change) for change in _CHANGES.get(group, {}).values())
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +65,7 @@ class Variant:
         agent: Agent card, name or path.
         encoder: Registered name of the text encoder.
         changes: Parameters of the card that are changed, with their values.
+        algorithm: What it is trained by instead of the card's algorithm; None changes nothing.
         log_percent: Share of the log that it learns from.
     """
 
@@ -101,6 +74,7 @@ class Variant:
     agent: str
     encoder: str
     changes: Mapping[str, JsonValue] = field(default_factory=dict)
+    algorithm: str | None = None
     log_percent: int = WHOLE_LOG
 
     def card(self, env: EnvConfig) -> AgentCard:
@@ -108,7 +82,12 @@ class Variant:
         card = load_agent(self.agent, env.card)
         is_whole = not self.changes and self.group in (None, LOG_SIZE) and self.log_percent == WHOLE_LOG
         name = card.name if is_whole else f"{card.name}-{self.name}"
-        return card.model_copy(update={"name": name, "parameters": {**card.parameters, **self.changes}})
+        if self.algorithm is None:
+            return card.model_copy(update={"name": name, "parameters": {**card.parameters, **self.changes}})
+        known = cast(type[CardAlgorithm[Frozen]], ALGORITHMS.load(self.algorithm)).parameters_model.model_fields
+        kept = {key: value for key, value in card.parameters.items() if key in known}
+        changed = {"name": name, "algorithm": self.algorithm, "parameters": {**kept, **self.changes}}
+        return card.model_copy(update=changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +153,7 @@ class AblationRequest:
     def variants(self) -> tuple[Variant, ...]:
         """Everything that is trained, the full router first, then by group."""
         made = [Variant(name=FULL, group=None, agent=self.agent, encoder=self.encoder)]
-        for group, variants in _CHANGES.items():
+        for group, variants in CHANGES.items():
             if group in self.which:
                 made += [
                     Variant(name=name, group=group, agent=self.agent, encoder=self.encoder, changes=changes)
@@ -184,6 +163,18 @@ class AblationRequest:
             # Plug-ins may ask for money or a network, so only those of the package are tried unasked.
             others = [name for name in ENCODERS.builtin if name != self.encoder]
             made += [Variant(name=f"encoder-{name}", group=ENCODER, agent=self.agent, encoder=name) for name in others]
+        if TARGET in self.which:
+            made += [
+                Variant(
+                    name=name,
+                    group=TARGET,
+                    agent=self.agent,
+                    encoder=self.encoder,
+                    algorithm=algorithm,
+                    changes=changes,
+                )
+                for name, (algorithm, changes) in TARGETS.items()
+            ]
         if LOG_SIZE in self.which:
             agents = [self.agent] if self.compared is None else [self.agent, self.compared]
             made += [
@@ -326,7 +317,7 @@ def _check(request: AblationRequest) -> None:
             )
     full = load_algorithm(load_agent(request.agent, request.config.card))
     for variant in request.variants:
-        if variant.changes:
+        if variant.changes or variant.algorithm:
             _check_changes(request, variant, getattr(full, "parameters", None))
 
 
@@ -396,7 +387,7 @@ def _compare(request: AblationRequest, trials: Sequence[Trial]) -> Ablations:
                 variant=variant.name,
                 group=variant.group,
                 agent=load_agent(variant.agent).name,
-                changes=dict(variant.changes),
+                changes={**({"algorithm": variant.algorithm} if variant.algorithm else {}), **variant.changes},
                 encoder=variant.encoder,
                 log_percent=variant.log_percent,
                 n_logged_episodes=n_whole if is_whole else read_info(own[0].dataset).n_episodes_planned,

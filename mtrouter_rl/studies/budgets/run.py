@@ -7,6 +7,7 @@ from pathlib import Path
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.closed_loop import Contestant
+from mtrouter_rl.evaluation.kept_episodes import EPISODES_FILE, KeptEpisodes
 from mtrouter_rl.evaluation.result_rows import update_rows
 from mtrouter_rl.evaluation.results import Results, header
 from mtrouter_rl.records import Episode
@@ -74,6 +75,8 @@ def evaluate_budgets(
     _check_there(merged, config, path)
     contestants = [Contestant.of(text, config, cache=request.cache) for text in request.routers]
     outcomes: list[BudgetOutcome] = []
+    kept_path = request.out / EPISODES_FILE
+    kept = KeptEpisodes.load(kept_path) if merged is not None and kept_path.is_file() else None
     for budget_usd in budgets_usd:
         limits = replace(config.limits, budget_usd=budget_usd)
         folder = request.out / BUDGETS_FOLDER / _folder(budget_usd)
@@ -83,10 +86,14 @@ def evaluate_budgets(
         rows = [row for row in found.rows if row.split == request.split and row.policy in names]
         priced = [row.model_copy(update={"budget_usd": budget_usd}) for row in rows]
         merged = update_rows(merged or _empty(found, config), priced, roles=found.roles)
+        of_budget = KeptEpisodes.load(folder / EPISODES_FILE).only((row.split, row.policy) for row in rows)
+        kept = of_budget if kept is None else kept.joined(of_budget)
         episodes = episodes_of_run(folder)[request.split]
         outcomes += [BudgetOutcome.of(row, _episodes_of(row.policy, contestants, episodes)) for row in priced]
     assert merged is not None
+    assert kept is not None
     merged.save(path)
+    kept.save(kept_path)
     made = BudgetSweep(
         **header(config),
         split=request.split,

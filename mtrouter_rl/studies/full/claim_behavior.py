@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mtrouter_rl.evaluation.behavior_errors import error_behavior
-from mtrouter_rl.evaluation.metrics import episode_metrics
-from mtrouter_rl.records import Episode, FloatArray
+from mtrouter_rl.evaluation.metrics import EpisodeMetrics
+from mtrouter_rl.records import FloatArray
 from mtrouter_rl.reporting.verdict import ALPHA
 from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.full.claim_evidence import ABOVE_ZERO, Evidence
@@ -26,8 +25,8 @@ def fewer_switches(evidence: Evidence) -> Claim:
         return not_measured(key, text, "switches", goal=ABOVE_ZERO, why=_OTHERS)
 
     def switches(policy: str) -> FloatArray:
-        def mean(episodes: Sequence[Episode]) -> float:
-            return float(np.mean([episode_metrics(one, evidence.reward).n_switches for one in episodes]))
+        def mean(episodes: Sequence[EpisodeMetrics]) -> float:
+            return float(np.mean([one.n_switches for one in episodes]))
 
         return _by_cluster(evidence, policy, mean)
 
@@ -55,14 +54,8 @@ def stays_after_transient_errors(evidence: Evidence) -> Claim:
         return not_measured(key, text, "share", goal=ABOVE_ZERO, why=_OTHERS)
 
     def shares(policy: str) -> FloatArray:
-        def n_stays(episodes: Sequence[Episode]) -> float:
-            found = error_behavior(episodes)
-            return found.n_transient * (found.stay_after_transient or 0.0)
-
-        stays = evidence.resamples.mean(_by_cluster(evidence, policy, n_stays))
-        errors = evidence.resamples.mean(
-            _by_cluster(evidence, policy, lambda episodes: float(error_behavior(episodes).n_transient))
-        )
+        stays = evidence.resamples.mean(_by_cluster(evidence, policy, _sum_of("n_stays_after_transient")))
+        errors = evidence.resamples.mean(_by_cluster(evidence, policy, _sum_of("n_transient_errors")))
         return np.asarray(np.divide(stays, errors, out=np.full_like(errors, np.nan), where=errors > 0))
 
     own = shares(roles.default)
@@ -101,12 +94,16 @@ def models_by_skill(evidence: Evidence) -> Claim:
     return claim
 
 
-def _by_cluster(evidence: Evidence, policy: str, measure: Callable[[Sequence[Episode]], float]) -> FloatArray:
+def _sum_of(name: str) -> Callable[[Sequence[EpisodeMetrics]], float]:
+    return lambda episodes: float(sum(getattr(one, name) for one in episodes))
+
+
+def _by_cluster(evidence: Evidence, policy: str, measure: Callable[[Sequence[EpisodeMetrics]], float]) -> FloatArray:
     """A number of the completed episodes of every cluster, shape (C,)."""
     clusters = evidence.resamples.means.clusters
-    found: dict[tuple[str, int], list[Episode]] = {cluster: [] for cluster in clusters}
+    found: dict[tuple[str, int], list[EpisodeMetrics]] = {cluster: [] for cluster in clusters}
     for one in evidence.episodes[policy]:
         cluster = (one.task, one.variation)
-        if one.status == "completed" and cluster in found:
-            found[cluster].append(one)
+        if one.metrics is not None and cluster in found:
+            found[cluster].append(one.metrics)
     return np.array([measure(found[cluster]) for cluster in clusters])

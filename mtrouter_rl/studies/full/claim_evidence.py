@@ -8,6 +8,7 @@ import numpy as np
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.evaluation.frontier_comparison import Frontier, hulls_of
+from mtrouter_rl.evaluation.metrics import EpisodeRecord
 from mtrouter_rl.records import Episode, FloatArray, Split
 from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.mutual_information import MutualInformation
@@ -27,7 +28,7 @@ class Evidence:
         roles: Which policies they are about.
         targets: The numbers that they are held against.
         reward: Default cost weight, and cost unit.
-        episodes: Policy -> its episodes.
+        episodes: Policy -> what is kept of its episodes.
         resamples: Means of all policies, in every resample.
         training: How long trainings took; None if nobody knows.
         skill: What the default router's choice of model and the skill due tell of each other, as `behavior.json` holds it; None
@@ -38,7 +39,7 @@ class Evidence:
     roles: ClaimRoles
     targets: ClaimTargets
     reward: RewardCard
-    episodes: Mapping[str, Sequence[Episode]]
+    episodes: Mapping[str, Sequence[EpisodeRecord]]
     resamples: Resamples
     training: TrainingTimes | None = None
     skill: MutualInformation | None = None
@@ -46,7 +47,7 @@ class Evidence:
     @classmethod
     def of(
         cls,
-        episodes: Mapping[str, Sequence[Episode]],
+        episodes: Mapping[str, Sequence[Episode | EpisodeRecord]],
         *,
         roles: ClaimRoles,
         reward: RewardCard,
@@ -57,7 +58,7 @@ class Evidence:
         """Check episodes of one split against the roles, and draw the resamples; policies without a role are left out.
 
         Args:
-            episodes: Policy -> its episodes, completed and failed, all on the same (task, variation).
+            episodes: Policy -> its episodes, completed and failed, all on the same (task, variation), or what is kept of them.
             roles: Which policies the claims are about.
             reward: Default cost weight, and cost unit.
             seed: Seed of the resamples.
@@ -72,7 +73,7 @@ class Evidence:
         for name in roles.names:
             if name not in episodes:
                 raise unknown_name("policy in roles", name, episodes, fix="Name only policies whose episodes are given")
-        named = {name: episodes[name] for name in roles.names}
+        named = {name: tuple(_record(one, reward) for one in episodes[name]) for name in roles.names}
         splits = sorted({one.split for logged in named.values() for one in logged})
         if len(splits) > 1:
             raise ResultsError(f"episodes are of the splits {splits}, must be of one; give one split at a time")
@@ -115,3 +116,7 @@ class Evidence:
     def return_difference(self, policy: str, other: str) -> Estimate:
         """A policy's mean return at the default cost weight minus another's."""
         return self.resamples.return_difference(policy, other, self.reward)
+
+
+def _record(episode: Episode | EpisodeRecord, reward: RewardCard) -> EpisodeRecord:
+    return episode if isinstance(episode, EpisodeRecord) else EpisodeRecord.of(episode, reward)

@@ -1,29 +1,22 @@
 """What a full study shows: its episodes, and which policies play which part in which claim."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtrouter_rl.cards.policy import name_at, single_policy
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.evaluation.behavior_file import BEHAVIOR_FILE, Behavior
+from mtrouter_rl.evaluation.metrics import EpisodeRecord
 from mtrouter_rl.evaluation.results import HIDDEN_REFERENCE, header
 from mtrouter_rl.records import Episode, Split
 from mtrouter_rl.reporting.plot_style import DPI
 from mtrouter_rl.statistics.mutual_information import MutualInformation
 from mtrouter_rl.studies.full.claim_evidence import Evidence
-from mtrouter_rl.studies.full.claim_rules import (
-    CLAIM_RULES,
-    as_good_for_less,
-    cheaper_and_better,
-    gain_over_hull,
-    headroom_closed,
-    interval_half_widths,
-)
-from mtrouter_rl.studies.full.claims import Claim, ClaimRoles, Claims, SplitClaims, TrainingTimes
+from mtrouter_rl.studies.full.claims import Claim, ClaimRoles, Claims, TrainingTimes
 from mtrouter_rl.studies.full.equal_cost_plot import FrontierPlot, frontiers_figure
 from mtrouter_rl.studies.full.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.studies.full.report import save_claims
+from mtrouter_rl.studies.full.split_judge import SplitJudge
 from mtrouter_rl.workflows import episodes_of_run, training_seconds
 from mtrouter_rl.workflows.quick_study import AGENT_SETS, ROUTERS_FOLDER, STRONGEST
 
@@ -35,11 +28,6 @@ CURVE_WEIGHTS = (*WEIGHTS, 10.0, 40.0)
 STICKY = "sticky:0.3"
 QUARTER = f"{FITTED}-log-25"
 PLOTS_FOLDER = "plots"
-
-_OF_CHOSEN_POINTS = (cheaper_and_better, as_good_for_less, gain_over_hull)
-_ON_EVERY_VARIATION = (*_OF_CHOSEN_POINTS, headroom_closed, interval_half_widths)
-_CHOSEN = "What is judged was chosen on validation: {}; the cheapest single model may be mixed in."
-_FEWER = "On the {} of {} (task, variation) that every policy was run on."
 
 Episodes = Mapping[str, Sequence[Episode]]
 
@@ -73,7 +61,10 @@ def judge(
     for split, played in episodes_of_run(out).items():
         of_quarter = {name: kept for name, kept in quarters.get(split, {}).items() if name == QUARTER}
         together = {**played, **of_quarter}
-        found = _SplitJudge(out, config, agents=agents, split=split, episodes=together, seed=seed).claims()
+        part = _Part(out, config, agents=agents, split=split, episodes=together, seed=seed)
+        judging = part.judge()
+        found = judging.claims()
+        part.draw(judging.curve)
         more = tuple(of_test) if split == "test" else ()
         splits.append(found.model_copy(update={"claims": (*found.claims, *more)}))
     made = Claims(
@@ -88,8 +79,8 @@ def judge(
     return made
 
 
-class _SplitJudge:
-    """The claims of one split."""
+class _Part:
+    """One split of a study: who plays which part, and what is known beside the episodes."""
 
     def __init__(
         self, out: Path, config: EnvConfig, *, agents: Sequence[str], split: Split, episodes: Episodes, seed: int
@@ -100,63 +91,22 @@ class _SplitJudge:
         self._split = split
         self._episodes = episodes
         self._seed = seed
-        self._points = FrontierPoints.load(out / POINTS_FILE)
 
-    def claims(self) -> SplitClaims:
-        """All claims, on every variation where all that they are about was run on each, else on those of all policies."""
-        curve = self._evidence(self._roles(), on_common=True)
-        chosen = self._evidence(self._key_roles(), on_common=False)
-        curve = replace(curve, training=self._training_times(), skill=self._skill())
-        self._draw(curve)
-        return SplitClaims(
+    def judge(self) -> SplitJudge:
+        """Who judges it."""
+        records = {
+            name: tuple(EpisodeRecord.of(one, self._config.reward) for one in logged)
+            for name, logged in self._episodes.items()
+        }
+        return SplitJudge(
             split=self._split,
-            n_clusters=len(chosen.resamples.means.clusters),
-            n_left_out=len(chosen.resamples.means.left_out),
-            n_resamples=curve.resamples.n_resamples,
-            roles=curve.roles,
-            targets=curve.targets,
-            claims=tuple(self._claim(rule, curve=curve, chosen=chosen) for rule in CLAIM_RULES),
-        )
-
-    def _claim(self, rule: Callable[[Evidence], Claim], *, curve: Evidence, chosen: Evidence) -> Claim:
-        policies = self._chosen_for(rule)
-        if rule in _OF_CHOSEN_POINTS:
-            chosen = replace(chosen, roles=chosen.roles.model_copy(update={"frontier": policies}))
-        claim = rule(chosen if rule in _ON_EVERY_VARIATION else curve)
-        notes = list(claim.notes)
-        if rule in _OF_CHOSEN_POINTS:
-            notes.append(_CHOSEN.format(", ".join(policies)))
-        n_clusters, n_all = (len(one.resamples.means.clusters) for one in (curve, chosen))
-        if rule not in _ON_EVERY_VARIATION and n_clusters < n_all:
-            notes.append(_FEWER.format(n_clusters, n_all))
-        return claim.model_copy(update={"notes": tuple(notes)})
-
-    def _chosen_for(self, rule: Callable[[Evidence], Claim]) -> tuple[str, ...]:
-        """The points that were chosen on validation for a claim."""
-        if rule is cheaper_and_better:
-            return (self._points.policy("beat" if self._split == "test" else "beat-ood"),)
-        return (self._points.policy("keep"),) if rule is as_good_for_less else self._points.policies
-
-    def _evidence(self, roles: ClaimRoles, *, on_common: bool) -> Evidence:
-        named = {name: self._episodes[name] for name in roles.names}
-        if on_common:
-            common = set.intersection(*map(self._ran, named))
-            named = {
-                name: [one for one in logged if (one.task, one.variation) in common] for name, logged in named.items()
-            }
-        return Evidence.of(named, roles=roles, reward=self._config.reward, seed=self._seed)
-
-    def _key_roles(self) -> ClaimRoles:
-        """Roles of what was run on every variation."""
-        return ClaimRoles(
-            frontier=self._points.policies,
-            default=FITTED,
-            strongest=STRONGEST,
-            single_models=self._singles,
-            monte_carlo=(ESTIMATOR,),
-            monte_carlo_default=ESTIMATOR,
-            references=(HIDDEN_REFERENCE,),
-            reference_default=HIDDEN_REFERENCE,
+            records=records,
+            points=FrontierPoints.load(self._out / POINTS_FILE),
+            roles=self._roles(),
+            reward=self._config.reward,
+            seed=self._seed,
+            training=self._training_times(),
+            skill=self._skill(),
         )
 
     def _roles(self) -> ClaimRoles:
@@ -183,10 +133,6 @@ class _SplitJudge:
     def _singles(self) -> tuple[str, ...]:
         return tuple(single_policy(name) for name in self._config.pool.model_names)
 
-    def _ran(self, policy: str) -> set[tuple[str, int]]:
-        """The (task, variation) that a policy was run on."""
-        return {(one.task, one.variation) for one in self._episodes[policy]}
-
     def _by_weight(self, agent: str) -> tuple[str, ...]:
         """Routers of an agent that were trained for one weight each, in the order of `WEIGHTS`."""
         own = self._config.cost_weight
@@ -204,7 +150,8 @@ class _SplitJudge:
         row = Behavior.load(self._out / BEHAVIOR_FILE).row(FITTED, self._split)
         return None if row is None else row.mutual_information.skill
 
-    def _draw(self, evidence: Evidence) -> None:
+    def draw(self, evidence: Evidence) -> None:
+        """Draw the frontiers of score against cost."""
         roles = evidence.roles
         plot = FrontierPlot(
             env=self._config.card.name,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from mtrouter_rl.evaluation.closed_loop import Contestant
-from mtrouter_rl.evaluation.result_rows import Comparison, build_rows, update_rows
+from mtrouter_rl.evaluation.kept_episodes import keep
+from mtrouter_rl.evaluation.result_rows import Comparison, records_of, rows_of_records, update_rows
 from mtrouter_rl.evaluation.results import PolicyRoles, Results
 from mtrouter_rl.records import Episode, Split
 from mtrouter_rl.studies.full.claims_of_main import FITTED
@@ -32,8 +33,17 @@ def compare_all(request: FullStudyRequest, texts: Sequence[str], split: Split) -
         cost_weights={one.name: one.cost_weight for one in contestants if one.cost_weight is not None},
         on_common=True,
     )
-    rows = build_rows(episodes, comparison, seed=request.seed)
-    _without_far_comparisons(update_rows(results, rows, roles=roles), episodes, split).save(request.out / RESULTS_FILE)
+    records = records_of(episodes, comparison)
+    rows = rows_of_records(records, comparison, seed=request.seed)
+    made = _without_far_comparisons(update_rows(results, rows, roles=roles), episodes, split)
+    made.save(request.out / RESULTS_FILE)
+    keep(
+        request.out,
+        records,
+        split=split,
+        model_names=results.model_names,
+        rows=[(row.split, row.policy) for row in made.rows],
+    )
 
 
 def _compared(roles: PolicyRoles, *, key: set[str]) -> PolicyRoles:

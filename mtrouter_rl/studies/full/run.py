@@ -23,7 +23,8 @@ from mtrouter_rl.protocols import PricedRouter
 from mtrouter_rl.records import Split
 from mtrouter_rl.registry import ENCODERS
 from mtrouter_rl.rollout import RolloutPool
-from mtrouter_rl.studies.ablations.run import ENCODER, GROUPS, AblationRequest, run_ablations
+from mtrouter_rl.studies.ablations.groups import ENCODER, GROUPS_OF_JOINT, TARGET
+from mtrouter_rl.studies.ablations.run import AblationRequest, run_ablations
 from mtrouter_rl.studies.budgets.run import evaluate_budgets
 from mtrouter_rl.studies.full.claims_of_main import (
     CURVE_WEIGHTS,
@@ -339,7 +340,7 @@ class _FullStudy:
             dataset=request.dataset,
             out=request.out / ABLATIONS_FOLDER,
             agent=FITTED,
-            which=tuple(group for group in GROUPS if group != ENCODER or has_encoders),
+            which=tuple(group for group in GROUPS_OF_JOINT if group != TARGET and (group != ENCODER or has_encoders)),
             compared=ESTIMATOR,
             n_seeds=request.size.n_ablation_seeds,
             seed=request.seed,

@@ -39,6 +39,8 @@ def metrics(returns):
             n_switches=0,
             n_errors_before_last=0,
             n_stays_after_error=0,
+            n_transient_errors=0,
+            n_stays_after_transient=0,
             model_turns={},
         )
         for key, value in zip(KEYS, returns, strict=True)

@@ -16,8 +16,9 @@ from mtrouter_rl.embeddings.history_sources import observations_of
 from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError, UnknownNameError
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.rollout import RolloutPool
+from mtrouter_rl.studies.ablations.groups import GROUPS_OF_JOINT, groups_of
 from mtrouter_rl.studies.ablations.record import Ablations
-from mtrouter_rl.studies.ablations.run import GROUPS_OF_JOINT, AblationRequest, groups_of, run_ablations
+from mtrouter_rl.studies.ablations.run import AblationRequest, run_ablations
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
 from mtrouter_rl.workflows import CollectRequest, TrainRequest, collect_dataset, load_agent, train_router
 
@@ -197,8 +198,9 @@ def test_every_variant_is_compared_with_the_full_router(finished):
     request, ablations = finished
     names = [(row.trained.agent, row.trained.variant) for row in ablations.rows]
     components = ["full", "history-only", "model-only", "task-only", "last-turn", "metadata-only", "residual-only"]
-    assert names[:7] == [("tiny", name) for name in components]
-    assert names[7:] == [
+    components += ["return-to-go", "return-and-penalties", "this-turn"]
+    assert names[:10] == [("tiny", name) for name in components]
+    assert names[10:] == [
         *(("tiny", f"log-{percent}") for percent in (10, 50)),
         *(("tiny-mc", f"log-{percent}") for percent in (10, 50, 100)),
     ]
@@ -246,7 +248,7 @@ def test_a_second_run_does_only_what_is_missing(finished):
     request, ablations = finished
     files = {path: path.stat().st_mtime_ns for path in sorted(request.out.glob("routers/*/router.json"))}
     episodes = {path: path.stat().st_mtime_ns for path in sorted(request.out.glob("episodes/**/*.parquet"))}
-    assert (len(files), len(episodes)) == (12, 36)
+    assert (len(files), len(episodes)) == (15, 45)
     (request.out / "routers" / "tiny-task-only" / "router.json").unlink()
     again = run_ablations(request, say=lambda _: None, show_progress=False)
     assert again == ablations
@@ -313,6 +315,32 @@ def test_what_cannot_be_ablated_is_refused_before_training(request_of, tmp_path,
 def test_what_can_be_ablated_depends_on_the_agent(corridor_config):
     assert groups_of("fitted-q", corridor_config) == GROUPS_OF_JOINT
     assert groups_of("factored-q", corridor_config) == ("factors", "encoder", "log-size")
+    assert groups_of("monte-carlo-q", corridor_config) == tuple(one for one in GROUPS_OF_JOINT if one != "target")
+
+
+def test_another_target_changes_nothing_else(request_of, tmp_path):
+    request = request_of(tmp_path, agent="fitted-q", which=("target",), compared=None)
+    own = load_agent("fitted-q", request.config.card)
+    cards = {one.name: one.card(request.config) for one in request.variants}
+    assert {name: card.algorithm for name, card in cards.items()} == {
+        "full": "fitted_q",
+        "return-to-go": "monte_carlo_q",
+        "return-and-penalties": "monte_carlo_q",
+        "this-turn": "myopic",
+    }
+    shared = {
+        "n_iterations",
+        "steps_per_iteration",
+        "batch_size",
+        "learning_rate",
+        "schedule",
+        "keep_last",
+        "joint_hidden",
+    }
+    for card in cards.values():
+        assert {name: card.parameters[name] for name in shared} == {name: own.parameters[name] for name in shared}
+        load_algorithm(card)
+    assert cards["return-and-penalties"].parameters["error_severities"] == {"*": "medium"}
 
 
 def test_an_agent_that_is_the_variant_already_is_refused(request_of, tmp_path):

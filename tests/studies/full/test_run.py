@@ -1,6 +1,7 @@
 """The full study on the corridor, small, and killed on the way."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from mtrouter_rl.studies.full.frontier_points import POINTS_FILE, FrontierPoints
 from mtrouter_rl.studies.full.request import PARTS, FullSize, FullStudyRequest, full_size
 from mtrouter_rl.studies.full.run import run_full_study
 from mtrouter_rl.studies.headroom.run import HEADROOM_FILE, Headroom
+from mtrouter_rl.studies.recompute.run import RecomputeRequest, recompute
 from mtrouter_rl.workflows import training_seconds
 from mtrouter_rl.workflows.quick_study import STRONGEST
 
@@ -116,6 +118,33 @@ def test_the_strongest_model_is_compared_though_its_episodes_are_kept_under_anot
     results = Results.load(request.out / "results.json")
     cheapest, single = results.row("cheapest", "test"), results.row("single:small", "test")
     assert cheapest.score_mean == single.score_mean
+
+
+def test_every_file_of_the_study_is_that_of_its_episodes(done):
+    """Of budgets too, where one policy was run under several."""
+    request, _ = done
+    files = ("results.json", "claims.json", "ablations/ablations.json", "budgets/results.json")
+    found = recompute(RecomputeRequest(files=tuple(request.out / name for name in files)))
+    assert {one.file.name: one.verdict for one in found if one.changes} == {}
+    assert all(one.n_numbers > 100 for one in found)
+    results, claims, ablations, budgets = (one.left_out for one in found)
+    assert results == ablations == budgets == ()
+    assert {one.split(" on ")[0] for one in claims} == {
+        *("one-network-time", "models-by-skill", "other-markets", "within-budgets", "told-the-budget"),
+        "quarter-of-the-log",
+    }
+
+
+def test_a_claim_that_was_touched_is_named(done, tmp_path):
+    request, _ = done
+    for name in ("claims.json", POINTS_FILE, "episodes.csv.gz"):
+        shutil.copy(request.out / name, tmp_path / name)
+    data = json.loads((tmp_path / "claims.json").read_text())
+    claim = next(one for one in data["splits"][0]["claims"] if one["key"] == "share-of-headroom")
+    claim["measured"]["low"] = (claim["measured"]["low"] or 0.0) - 0.5
+    (tmp_path / "claims.json").write_text(json.dumps(data))
+    (found,) = recompute(RecomputeRequest(files=(tmp_path / "claims.json",)))
+    assert [one.where for one in found.changes] == [f"share-of-headroom on {data['splits'][0]['split']}: measured.low"]
 
 
 def test_trainings_tell_how_long_they_took(done):
