@@ -6,11 +6,11 @@ import pytest
 
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.ope.record import Difference, Estimated, OpeReport, PolicyReport
+from mtrouter_rl.ope.verdict import verdict_of_estimates
 from mtrouter_rl.workflows.log_advice import (
     advise,
     episodes_for,
     smallest_difference,
-    verdict_of_estimates,
     verdict_of_results,
 )
 from tests.cases.dataset_fixtures import info, make_episode  # noqa: F401
