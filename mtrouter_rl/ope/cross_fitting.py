@@ -6,6 +6,12 @@ from turns that the router had seen, the luck in those turns would count as skil
 chosen on the other folds, so that the luck of the best of several does not count for it. Everything is then put together
 turn by turn, and the estimators, checks and refusals are those of a whole log (`mtrouter_rl.ope.estimates`).
 
+Both policies are judged on the same episodes, so what counts is the difference. By fitted values (DM) it is worked out as
+such: studentised draws of the differences of first states, the spread of the training of the difference, and of what the
+history does not show as much as belongs to the turns at which the two policies disagree: with a share a of their choices in
+common, biases of spread s have a difference of spread s sqrt(2 (1 - a)), as if each turn brought its own. That last step is
+ours, and was not measured. By weighting it is the difference of the two policies' draws, as in `mtrouter-rl ope`.
+
 A policy that is judged so was trained on (K - 1) / K of the log: the router that learned from all of it should be no worse.
 
 Source: cross-fitting, Chernozhukov et al., Double/Debiased Machine Learning (2018); K-fold policy learning and evaluation,
@@ -20,16 +26,28 @@ import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.ope.estimates import COLUMNS, HEADLINES, PolicyEstimates, estimate_policies, fit_values, with_return
+from mtrouter_rl.ope.estimates import (
+    COLUMNS,
+    HEADLINES,
+    PolicyEstimates,
+    estimate_policies,
+    fit_values,
+    training_noise,
+    with_return,
+)
 from mtrouter_rl.ope.fqe import FqeResult, Prediction
 from mtrouter_rl.ope.inputs import OpeLog, find_behavior, turn_away_switching
+from mtrouter_rl.ope.record import Estimated
 from mtrouter_rl.ope.sequential import Estimator, Values, estimate
 from mtrouter_rl.ope.trajectory_arrays import TurnLog
 from mtrouter_rl.records import FloatArray
+from mtrouter_rl.statistics.estimate import studentized_ends
 
 BEST_SINGLE = "the best single model"
 """Name of the policy that calls, in every fold, the single model that is best on the other folds."""
 _FEWEST_RESAMPLES = 100
+_MEMORY_STREAM = 4
+_RETURN = COLUMNS.index("return")
 Say = Callable[[str], None]
 
 
@@ -42,12 +60,16 @@ class Comparison:
         estimates: By policy: the cross-fitted one, `BEST_SINGLE`, and every single model.
         chosen: The single model that was chosen for every fold, by name.
         best: The single model that is best on the whole log by the same estimator.
+        by: The estimator of the difference; None if there is none that may be believed for both.
+        difference: Return of the policy minus that of `BEST_SINGLE`, with its 95% interval; None likewise.
     """
 
     policy: str
     estimates: Mapping[str, PolicyEstimates]
     chosen: tuple[str, ...]
     best: str
+    by: Estimator | None
+    difference: Estimated | None
 
 
 def compare(
@@ -84,8 +106,14 @@ def compare(
     picked, best = choose_singles(run, fitted, folds, by=believed, singles=singles)
     picked = picked if chosen is None else tuple(chosen)
     joined, values = with_best_single(run, fitted, folds, [singles[name] for name in picked])
-    estimates, _ = estimate_policies(joined, values)
-    return Comparison(policy=policy, estimates=estimates, chosen=picked, best=best)
+    estimates, spread = estimate_policies(joined, values)
+    by = common_estimator(estimates[policy], estimates[BEST_SINGLE])
+    difference = None
+    if by == "dm":
+        difference = fitted_difference(joined, values, (policy, BEST_SINGLE), memory=(spread or {}).get("return", 0.0))
+    elif by is not None:
+        difference = _difference(estimates[policy], estimates[BEST_SINGLE], by)
+    return Comparison(policy=policy, estimates=estimates, chosen=picked, best=best, by=by, difference=difference)
 
 
 def fit_by_fold(run: OpeLog, folds: npt.NDArray[np.int64], *, say: Say, show_progress: bool) -> FqeResult:
@@ -165,7 +193,7 @@ def return_of(run: OpeLog, fitted: FqeResult, name: str, members: npt.NDArray[np
     found = estimate(
         part, run.probabilities[name][turns], values=values, seed=0, estimators=(by,), n_resamples=_FEWEST_RESAMPLES
     )
-    return float(found[by].value[COLUMNS.index("return")])
+    return float(found[by].value[_RETURN])
 
 
 def with_best_single(
@@ -197,6 +225,45 @@ def with_best_single(
         residuals=more(fitted.residuals),
     )
     return joined, values
+
+
+def fitted_difference(run: OpeLog, fitted: FqeResult, names: tuple[str, str], *, memory: float) -> Estimated:
+    """Difference of return of two policies by their fitted values; see the module.
+
+    Args:
+        run: The log.
+        fitted: Values of both.
+        names: The one, and the one that it is compared with.
+        memory: What the history does not show, as a standard deviation of the return of a policy.
+    """
+    assert run.log is not None
+    reward, request = run.request.reward, run.request
+    one, other = (fitted.names.index(name) for name in names)
+    values = Values(
+        logged=with_return(fitted.values.logged[:, one] - fitted.values.logged[:, other], reward),
+        states=with_return(fitted.values.states[:, one] - fitted.values.states[:, other], reward),
+    )
+    found = estimate(
+        run.log,
+        run.probabilities[names[0]],
+        values=values,
+        seed=request.seed,
+        estimators=("dm",),
+        n_resamples=request.n_resamples,
+    )["dm"]
+    gaps = with_return(fitted.gaps[:, one] - fitted.gaps[:, other], reward)
+    noise = training_noise(gaps, n_resamples=request.n_resamples, seed=request.seed)
+    agreement = float(np.minimum(run.probabilities[names[0]], run.probabilities[names[1]]).sum(axis=1).mean())
+    normal = np.random.default_rng([_MEMORY_STREAM, request.seed]).normal(size=request.n_resamples)
+    unseen = normal * memory * np.sqrt(2 * max(0.0, 1 - agreement))
+    low, high = studentized_ends((found.draws + noise)[:, _RETURN] + unseen)
+    return Estimated(value=float(found.value[_RETURN]), low=low, high=high)
+
+
+def _difference(one: PolicyEstimates, other: PolicyEstimates, by: Estimator) -> Estimated:
+    mine, theirs = one.estimates[by], other.estimates[by]
+    low, high = studentized_ends(mine.draws[:, _RETURN] - theirs.draws[:, _RETURN])
+    return Estimated(value=float(mine.value[_RETURN] - theirs.value[_RETURN]), low=low, high=high)
 
 
 def common_estimator(one: PolicyEstimates, other: PolicyEstimates) -> Estimator | None:

@@ -7,12 +7,11 @@ from typing import ClassVar, Literal
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.files import SavedRecord
-from mtrouter_rl.ope.cross_fitting import BEST_SINGLE, Comparison, common_estimator
-from mtrouter_rl.ope.estimates import COLUMNS, PolicyEstimates
+from mtrouter_rl.ope.cross_fitting import BEST_SINGLE, Comparison
+from mtrouter_rl.ope.estimates import PolicyEstimates
 from mtrouter_rl.ope.record import Estimated, OpeReport, PolicyReport
 from mtrouter_rl.ope.run_lengths import LONG_RUNS_FIX
 from mtrouter_rl.records import Count
-from mtrouter_rl.statistics.estimate import studentized_ends
 
 VERDICT_FILE = "verdict.json"
 TOLD_DIFFERENCE = 0.05
@@ -143,21 +142,16 @@ def verdict_of_folds(found: Comparison, *, policy: str, n_episodes: int, n_clust
     mine, theirs = found.estimates[found.policy], found.estimates[BEST_SINGLE]
     often = max(found.chosen, key=found.chosen.count)
     baseline = single_policy(often)
-    by = common_estimator(mine, theirs)
     told = {"n_episodes": n_episodes, "n_clusters": n_clusters, "n_folds": len(found.chosen), "chosen": found.chosen}
-    if by is None:
+    if found.difference is None:
         whose, reasons = _refusal(policy, mine, baseline, theirs)
         why = f"{whose} cannot be estimated: {reasons[0]}"
         none = cannot_tell(why, policy=policy, design="folds", baseline=baseline, needs=fixes(reasons))
         return none.model_copy(update=told)
-    column = COLUMNS.index("return")
-    one, other = mine.estimates[by], theirs.estimates[by]
-    low, high = studentized_ends(one.draws[:, column] - other.draws[:, column])
-    difference = Estimated(value=float(one.value[column] - other.value[column]), low=low, high=high)
-    made = judge(policy, baseline, difference, n_episodes=n_episodes, design="folds")
+    made = judge(policy, baseline, found.difference, n_episodes=n_episodes, design="folds")
     others = sorted({single_policy(name) for name in found.chosen} - {baseline})
     text = made.text + (f" ({', '.join(others)} in some folds)" if others else "")
-    return made.model_copy(update={**told, "text": text, "estimator": by})
+    return made.model_copy(update={**told, "text": text, "estimator": found.by})
 
 
 def _refusal(policy: str, mine: PolicyEstimates, baseline: str, theirs: PolicyEstimates) -> tuple[str, tuple[str, ...]]:

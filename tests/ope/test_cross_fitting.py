@@ -10,7 +10,15 @@ from mtrouter_rl.agents.rules.heuristics import single_router
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope import cross_fitting
-from mtrouter_rl.ope.cross_fitting import BEST_SINGLE, choose_singles, compare, fit_by_fold, return_of, with_best_single
+from mtrouter_rl.ope.cross_fitting import (
+    BEST_SINGLE,
+    choose_singles,
+    compare,
+    fit_by_fold,
+    fitted_difference,
+    return_of,
+    with_best_single,
+)
 from mtrouter_rl.ope.fqe import FqeParameters, FqeResult, Prediction, _residuals
 from mtrouter_rl.ope.inputs import OpeRequest, find_behavior, prepare_log
 from mtrouter_rl.ope.verdict import verdict_of_folds
@@ -198,6 +206,35 @@ def test_the_single_model_of_a_fold_is_chosen_on_the_others(prepared, monkeypatc
     assert return_of(run, fitted, "single:middle", folds == 0, by="wpdis") > return_of(
         run, fitted, "single:middle", folds == 1, by="wpdis"
     )
+
+
+def test_the_fitted_difference_holds_episodes_training_and_what_the_history_hides(prepared, exact):
+    """Each of the three by itself, against the other two left out."""
+    actions = best_actions()
+    run, folds = prepared(uniform_log(n_episodes=400), mine=StateRouter(actions))
+    find_behavior(run, say=print)
+    fitted = fit_by_fold(run, folds, say=print, show_progress=False)
+    pair = ("mine", "single:small")
+    truth = policy_value(StateRouter(actions)) - policy_value(StateRouter((0, 0, 0)))
+
+    def half(found):
+        return (found.high - found.low) / 2
+
+    plain = fitted_difference(run, fitted, pair, memory=0.0)
+    assert plain.value == pytest.approx(truth, abs=1e-3), "all episodes begin in one state, and the values are exact"
+    assert half(plain) < 1e-6
+    gaps = np.zeros((8, 4, 2))
+    gaps[:, fitted.names.index("mine"), 0] = 0.4
+    trained = fitted_difference(run, dataclasses.replace(fitted, gaps=gaps), pair, memory=0.0)
+    assert half(trained) == pytest.approx(2.306 * 0.2, rel=0.15), "gap / 2, and Student's t of 8 degrees of freedom"
+    gaps[:, fitted.names.index("single:small"), 0] = 0.4
+    assert half(fitted_difference(run, dataclasses.replace(fitted, gaps=gaps), pair, memory=0.0)) < 1e-6, "both alike"
+    agreement = (run.probabilities["mine"] * run.probabilities["single:small"]).sum(axis=1).mean()
+    hidden = fitted_difference(run, fitted, pair, memory=0.1)
+    assert 0 < agreement < 1
+    assert half(hidden) == pytest.approx(1.96 * 0.1 * np.sqrt(2 * (1 - agreement)), rel=0.15)
+    same = fitted_difference(run, fitted, ("single:small", "single:small"), memory=0.1)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
 def test_the_spread_of_the_training_is_that_of_a_mean_over_folds(prepared, monkeypatch):
