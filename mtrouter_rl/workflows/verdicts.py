@@ -30,7 +30,6 @@ from mtrouter_rl.ope.verdict import VERDICT_FILE, Verdict, cannot_tell, load_ver
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import FloatArray, JsonValue, Observation
 from mtrouter_rl.rollout import RolloutPool
-from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.workflows.log_advice import needs_of
 from mtrouter_rl.workflows.training import (
     TrainRequest,
@@ -64,7 +63,7 @@ class VerdictRequest:
     is_safe: bool = False
     caution: float = CAUTION
     fqe: FqeParameters = field(default_factory=lambda: FqeParameters(n_repeats=1))
-    n_resamples: int = N_RESAMPLES
+    n_resamples: int = OpeRequest.n_resamples
 
     @property
     def folds(self) -> Folds:
