@@ -85,7 +85,6 @@ class VerdictRequest:
                 seed=self.train.seed + 1 + fold,
                 left_out=LeftOut(fold=fold, **self.folds.model_dump()),
                 evaluate_every=None,
-                validation_folder=self.train.validation_folder or self.learned.out / "validation",
             )
             for fold, place in enumerate(self._places[1:])
         )
@@ -155,10 +154,15 @@ def _safe_identity(request: VerdictRequest) -> dict[str, JsonValue]:
 
 def _why_no_verdict(request: VerdictRequest) -> str | None:
     """Why nothing can be said before anything is trained; None if there may be a verdict."""
-    agent, logs = request.train.agent.name, request.train.logs
-    if not load_algorithm(request.train.agent).needs_dataset:
+    agent, logs, algorithm = request.train.agent.name, request.train.logs, load_algorithm(request.train.agent)
+    if not algorithm.needs_dataset:
         return (
             f"agent '{agent}' learns nothing from a log; 'mtrouter-rl evaluate' or 'ope' compares it with single models"
+        )
+    if algorithm.needs_validation:
+        return (
+            f"agent '{agent}' is trained with runs of every model, and would need them again for every part; "
+            "'mtrouter-rl evaluate' compares it with single models"
         )
     if len(logs) != 1:
         return f"{agent} learns from {len(logs)} logs, and is compared on one alone; run 'mtrouter-rl ope' on each"

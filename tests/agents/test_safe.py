@@ -64,6 +64,15 @@ def test_the_error_is_the_jackknife_of_groups():
     assert seen.typical_error(1) == 0.0, "the policy calls the baseline, so there is nothing to be wrong about"
 
 
+@pytest.mark.parametrize(("caution", "most"), [(0.0, 0.170), (1.0, 0.033), (2.0, 0.0033)])
+def test_what_caution_bounds_is_what_the_module_says(caution, most):
+    """Mean loss of following a model that is worse by d errors, at its largest over d."""
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=400_000)
+    losses = [d * (seen - d > caution).mean() for d in np.linspace(0.05, 2.0, 40)]
+    assert max(losses) == pytest.approx(most, rel=0.1)
+
+
 def test_it_follows_where_the_advantage_is_beyond_its_error():
     assert called(router(0.0)) == [1, 1, 0]
     assert called(router(0.1)) == [1, 0, 0], "errors of 0.115 / sqrt 2: 0.5 is above two of them, 0.1 is not"

@@ -201,6 +201,17 @@ def test_without_a_log_to_learn_from_there_is_no_verdict_and_it_says_why(trainin
         run(ask(dataclasses.replace(rule, out=rule.out / "x"), is_safe=True))
 
 
+def test_an_agent_that_runs_models_to_train_is_not_trained_again_and_again(training, corridor_config):
+    """Each training would run them once more, and real models cost money."""
+    cascade = load_agent("cascade")
+    few = cascade.model_copy(update={"parameters": cascade.parameters | {"alpha": 0.5}})
+    with RolloutPool(corridor_config, n_workers=1) as pool:
+        request = ask(dataclasses.replace(training, agent=few))
+        verdict = train_with_verdict(request, say=lambda _: None, pool=pool, show_progress=False)
+    assert "agent 'cascade' is trained with runs of every model" in verdict.text
+    assert not (training.out / "folds").exists()
+
+
 @pytest.fixture
 def part(tmp_path, corridor_log):
     """Writes some episodes of the log as a log of its own."""
