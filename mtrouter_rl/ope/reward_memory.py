@@ -7,9 +7,10 @@ A simulated or real model that is stuck at a step stays stuck there, so what it 
 it did before.
 
 Gains are rare, and between two of them the log says nothing of whether a turn helped. So turns are sorted into kinds, by
-the first word of the action, whether it was an error, and whether observation and action had been seen in the episode before.
-The *usefulness* of a kind is what episodes gained within the next few turns after it, above what they gain on average in that
-task at that time, in standard deviations over turns. It is a mean over the whole log, shrunk towards 0 for rare kinds.
+the word of the action (its tool, command or first word), whether it was an error, and whether observation and action had
+been seen in the episode before. The *usefulness* of a kind is what episodes gained within the next few turns after it, above
+what they gain on average in that task at that time, in standard deviations over turns. It is a mean over the whole log,
+shrunk towards 0 for rare kinds.
 
 Otherwise the features are functions of the episode before the turn, never of what comes after it.
 """
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.embeddings.action_word import action_word
 from mtrouter_rl.records import Episode
 
 Float32Array = npt.NDArray[np.float32]
@@ -68,7 +70,7 @@ _MOST_CALLS_SCALE = 5.0
 _TURNS_SINCE_CALL_CAP = 10
 _PRIOR_GAINS, _PRIOR_CALLS = 1.0, 4.0
 _USEFULNESS_CAP = 3.0
-_N_FIRST_WORDS = 30
+_N_WORDS = 30
 _HORIZON = 6
 """Turns, the present one included, whose gains tell whether a turn was useful."""
 _TURNS_PER_BUCKET = 5
@@ -121,14 +123,14 @@ def reward_memory(episodes: Sequence[Episode], model_names: Sequence[str]) -> Re
 
 def turn_kinds(episodes: Sequence[Episode]) -> list[list[Kind]]:
     """Kind of every turn of every episode."""
-    counts = Counter(_first_word(turn.action_text) for episode in episodes for turn in episode.turns)
-    common = {word for word, _ in counts.most_common(_N_FIRST_WORDS)}
+    counts = Counter(action_word(turn.action_text) for episode in episodes for turn in episode.turns)
+    common = {word for word, _ in counts.most_common(_N_WORDS)}
     kinds = []
     for episode in episodes:
         seen, acted = {episode.first_observation}, set[str]()
         of_episode: list[Kind] = []
         for turn in episode.turns:
-            word = _first_word(turn.action_text)
+            word = action_word(turn.action_text)
             of_episode.append(
                 (
                     word if word in common else "",
@@ -141,10 +143,6 @@ def turn_kinds(episodes: Sequence[Episode]) -> list[list[Kind]]:
             acted.add(turn.action_text)
         kinds.append(of_episode)
     return kinds
-
-
-def _first_word(text: str) -> str:
-    return next(iter(text.split(maxsplit=1)), "")
 
 
 def usefulness(episodes: Sequence[Episode], kinds: Sequence[Sequence[Kind]]) -> list[list[float]]:

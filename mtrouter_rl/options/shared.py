@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mtrouter_rl.options.command import Option, switch
 from mtrouter_rl.registry import DEFAULT_ENCODER
+from mtrouter_rl.workers.executors import parse_workers
 
 SPLITS = ("train", "validation", "test", "ood")
 
@@ -74,7 +75,13 @@ def seed(of: str, *, default: int | None = 0) -> Option:
 
 def workers(detail: str = "") -> Option:
     """`--workers`."""
-    return Option("--workers", f"worker processes{detail}", int, default=2)
+    return Option(
+        "--workers",
+        f"worker processes{detail}; or 'ray', 'ray:ADDRESS': a Ray cluster (docs/past-one-machine.md)",
+        parse_workers,
+        "N|ray",
+        default=2,
+    )
 
 
 def encoder(detail: str = "") -> Option:

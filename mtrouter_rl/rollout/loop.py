@@ -4,9 +4,7 @@ An episode depends on its specification and on the router alone: not on the work
 """
 
 import concurrent.futures
-import multiprocessing
-import os
-import threading
+import multiprocessing.util
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,15 @@ from mtrouter_rl.envs.routing import MONEY_TOLERANCE_USD, RoutingEnv
 from mtrouter_rl.errors import BackendError, InvalidConfigError, SimulatorError
 from mtrouter_rl.protocols import HiddenStatePolicy, PaidDecision, PaidRouter, Router
 from mtrouter_rl.records import Episode, EpisodeSpec, FloatArray, JsonValue, Observation, TracedEpisode, Turn
+from mtrouter_rl.workers.executors import (
+    Cluster,
+    Workers,
+    check_workers,
+    end_with_parent,
+    result_of,
+    start_executor,
+    submitted,
+)
 
 _ROUTER_STREAM = 2
 _PROPENSITY_TOLERANCE = 1e-6
@@ -197,21 +204,6 @@ def _start_worker(config: EnvConfig) -> None:
     multiprocessing.util.Finalize(None, _worker.close, exitpriority=10)
 
 
-def end_with_parent() -> None:
-    """To be called in a worker process: it ends when its parent does.
-
-    Without it, the workers of a command that was killed would go on for nobody, and write beside those of the next one.
-    """
-    threading.Thread(target=_end_after_parent, name="end-with-parent", daemon=True).start()
-
-
-def _end_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _run_in_worker(factory: RouterFactory, specs: Sequence[EpisodeSpec]) -> list[TracedEpisode]:
     if _worker is None:
         raise InvalidConfigError("this process is no rollout worker; use RolloutPool")
@@ -234,23 +226,27 @@ class RolloutJob:
 
 
 class RolloutPool:
-    """Worker processes, each with an environment (and its simulator) of its own. With one worker: this process.
+    """Workers, each with an environment (and its simulator) of its own: processes, a cluster, or with one worker this process.
 
     Use as a context manager; leaving it closes the environments.
     """
 
-    def __init__(self, config: EnvConfig, *, n_workers: int) -> None:
+    def __init__(self, config: EnvConfig, *, n_workers: Workers) -> None:
         """Create the pool; nothing is started before the first job.
 
         Raises:
-            InvalidConfigError: If n_workers is below 1.
+            InvalidConfigError: If n_workers is below 1, or a cluster is to call models that cost money.
         """
-        if n_workers < 1:
-            raise InvalidConfigError(f"workers is {n_workers}, must be at least 1")
+        check_workers(n_workers)
+        if isinstance(n_workers, Cluster) and config.pool.backend.kind != "simulated":
+            raise InvalidConfigError(
+                f"workers is '{n_workers}', but pool '{config.pool.name}' calls real models, and what they cost is kept in a "
+                "ledger on this machine; take a number of --workers"
+            )
         self.config = config
         self._n_workers = n_workers
         self._local: _Worker | None = None
-        self._executor: concurrent.futures.ProcessPoolExecutor | None = None
+        self._executor: concurrent.futures.Executor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -287,32 +283,18 @@ class RolloutPool:
             yield job, self._local.run(job.factory, job.specs)
 
     def _run_in_processes(self, jobs: Sequence[RolloutJob]) -> Iterator[tuple[RolloutJob, list[TracedEpisode]]]:
-        executor = self._start_executor()
+        if self._executor is None:
+            self._executor = start_executor(self._n_workers, initializer=_start_worker, arguments=(self.config,))
         pending: dict[concurrent.futures.Future[list[TracedEpisode]], RolloutJob] = {}
         try:
             for job in jobs:
-                pending[executor.submit(_run_in_worker, job.factory, job.specs)] = job
+                pending[submitted(self._executor, _run_in_worker, job.factory, job.specs)] = job
             for future in concurrent.futures.as_completed(pending):
-                yield pending[future], future.result()
-        except concurrent.futures.process.BrokenProcessPool as error:
-            self._executor = None  # it takes no more jobs: the next run starts fresh workers
-            raise SimulatorError(
-                "a rollout worker process died (killed, or out of memory); finished shards are kept: run the same command "
-                "again to go on, with fewer --workers if memory was short"
-            ) from error
+                yield pending[future], result_of(future)
+        except SimulatorError:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None  # it may take no more jobs: the next run starts fresh workers
+            raise
         finally:
             for future in pending:
                 future.cancel()
-
-    def _start_executor(self) -> concurrent.futures.ProcessPoolExecutor:
-        if self._executor is None:
-            # One thread per worker: more threads than free cores are many times slower.
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-                os.environ.setdefault(name, "1")
-            self._executor = concurrent.futures.ProcessPoolExecutor(
-                max_workers=self._n_workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(self.config,),
-            )
-        return self._executor

@@ -1,9 +1,6 @@
 """The main job: collect, choose the strongest model, train, evaluate, report; every finished step is kept."""
 
-import concurrent.futures
 import logging
-import multiprocessing
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +19,7 @@ from mtrouter_rl.records import Frozen, JsonValue, PositiveInt, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.rollout.collection import fingerprint_cards
-from mtrouter_rl.rollout.loop import end_with_parent
+from mtrouter_rl.workers.executors import Workers, end_with_parent, result_of, start_executor, submitted
 from mtrouter_rl.workflows import (
     RESULTS_FILE,
     VALIDATION_FOLDER,
@@ -155,7 +152,7 @@ class StudyRequest:
     out: Path
     size: StudySize
     seed: int
-    n_workers: int
+    n_workers: Workers
     agents: tuple[str, ...] = _DEFAULT
     encoder: str = DEFAULT_ENCODER
     collects: bool = False
@@ -305,7 +302,7 @@ def _train_all(request: StudyRequest, pool: RolloutPool, *, show_progress: bool)
     train_side_by_side(trainings, n_workers=request.n_workers, show_progress=show_progress)
 
 
-def train_side_by_side(trainings: Sequence[TrainRequest], *, n_workers: int, show_progress: bool) -> None:
+def train_side_by_side(trainings: Sequence[TrainRequest], *, n_workers: Workers, show_progress: bool) -> None:
     """Train in several processes, or one after the other in this one.
 
     Their logs are to be encoded before: each process would encode what it lacks for itself.
@@ -319,16 +316,13 @@ def train_side_by_side(trainings: Sequence[TrainRequest], *, n_workers: int, sho
         for training in trainings:
             _train_one(training, show_progress)
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with concurrent.futures.ProcessPoolExecutor(
-        max_workers=n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
-    ) as executor:
+    with start_executor(n_workers, initializer=end_with_parent) as executor:
         futures = [
-            executor.submit(_train_one, training, show_progress and index == 0)
+            submitted(executor, _train_one, training, show_progress and index == 0)
             for index, training in enumerate(trainings)
         ]
         for future in futures:
-            future.result()
+            result_of(future)
 
 
 class Clock:

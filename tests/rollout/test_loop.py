@@ -270,7 +270,7 @@ def test_a_killed_worker_is_a_clear_error_and_the_pool_can_go_on(config):
         assert len(children) == 2
         os.kill(children[0].pid, signal.SIGKILL)
         with pytest.raises(
-            SimulatorError, match=r"rollout worker process died \(killed, or out of memory\).*--workers"
+            SimulatorError, match=r"worker process died \(killed, or out of memory\).*--workers"
         ):
             list(running)
         ((_, episodes),) = pool.run(jobs[:1])  # fresh workers
@@ -352,7 +352,7 @@ def test_collection_that_is_interrupted_goes_on(config, tmp_path):
         def run(self, jobs):
             for n_done, result in enumerate(super().run(jobs)):
                 if n_done == 7:
-                    raise SimulatorError("a rollout worker process died")
+                    raise SimulatorError("a worker process died")
                 yield result
 
     with Interrupted(config, n_workers=1) as pool, pytest.raises(SimulatorError, match="worker process died"):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mtrouter_rl.agents.base import NullSink, TrainingContext
-from mtrouter_rl.agents.factored.factors import Factors, LoggedTurns, fit_factors
+from mtrouter_rl.agents.factored.factors import PARTS, Factors, LoggedTurns, Part, fit_factors
 from mtrouter_rl.agents.factored.kinds import ActionKinds
 from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
@@ -40,10 +40,12 @@ class FactoredQParameters(NetworkParameters, LoopParameters):
     Attributes:
         n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
         logit_penalty: Weight of the mean squared logit in their loss.
+        parts: What is learned, of `factors.PARTS`; to leave something out shows what it is worth (`lab ablate`).
     """
 
     n_folds: Annotated[int, Field(ge=2)] = 3
     logit_penalty: NonNegative = 0.001
+    parts: tuple[Part, ...] = PARTS
 
 
 class FactoredQ(CardAlgorithm[FactoredQParameters]):
@@ -87,9 +89,8 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         dataset, features = require_data(context, self.card)
         transitions = lay_out_logs(context, self.card, gamma=1.0)
         log = LogColumns.of_episodes(dataset.completed)
-        kinds = ActionKinds.of_words(
-            word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error
-        )
+        words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
+        kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())
         n_models = transitions.n_models
         hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
         layout = HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden})
@@ -108,13 +109,20 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         with one_thread():
             due = _judged(judges, settings, transitions, folds)
             tokens = CallTokens.of_log(log, transitions.actions, n_models=n_models)
-            factors = _fitted(context, transitions, log, due=due, folds=folds, kinds=kinds, tokens=tokens)
+            factors = _fitted(
+                *(context, transitions, log),
+                due=due,
+                folds=folds,
+                kinds=kinds,
+                tokens=tokens,
+                parts=self.parameters.parts,
+            )
         return FactoredRouter.of(
             FactoredRouter(
                 name=self.card.name,
                 model_names=context.pool.model_names,
                 features=features,
-                settings=settings.model_copy(update={"prior": factors.prior, "use_value": factors.use_value}),
+                settings=settings.model_copy(update=_learned(factors)),
                 weights=as_weights(stack_weights(network), factors, tokens),
                 provenance=provenance(context, self.card, self.parameters),
             ),
@@ -165,6 +173,16 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         return networks
 
 
+def _learned(factors: Factors) -> dict[str, float]:
+    """The settings that are single numbers, as they were learned."""
+    stuckness = factors.stuckness
+    return {
+        "prior": float(stuckness.prior),
+        "together": float(stuckness.together),
+        "use_value": factors.use_value,
+    }
+
+
 def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":
     raise NotImplementedError("a training without evaluation asks for no router")
 
@@ -210,6 +228,7 @@ def _fitted(
     folds: npt.NDArray[np.int64],
     kinds: ActionKinds,
     tokens: CallTokens,
+    parts: Sequence[Part],
 ) -> Factors:
     """The factors of a log."""
     numbers = {task: number for number, task in enumerate(sorted(set(columns.tasks)))}
@@ -226,4 +245,4 @@ def _fitted(
         tasks=np.array([numbers[task] for task in columns.tasks])[transitions.episodes],
     )
     costs = context.reward.weighted(tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), context.pool))
-    return fit_factors(log, costs, seed=context.seed)
+    return fit_factors(log, costs, seed=context.seed, parts=parts)

@@ -1,19 +1,27 @@
 """Fits all factors of the router to a log: numbers in, numbers out, no text and no network."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.agents.factored.kinds import agreement
 from mtrouter_rl.agents.factored.shrinkage import EffectTable, SuccessTable, effect_table, ridge, success_table
-from mtrouter_rl.agents.factored.stuck import chances_of_log, likeliest_prior, unstuck
+from mtrouter_rl.agents.factored.stuck import PRIORS, TOGETHER, Stuckness, chances_of_log, likeliest
 from mtrouter_rl.records import FloatArray
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+Part = Literal["due", "stuck", "together", "effects"]
+PARTS: tuple[Part, ...] = ("due", "stuck", "together", "effects")
+"""What can be left out: what is due, who is stuck, that models are stuck together, what models lose and gain beside that."""
+
+_NEVER = 1e-9
 _PENALTY = 1.0
+_WORTH_SD_SHARE = 0.5
 _VALUE_TREES, _VALUE_LEARNING_RATE, _VALUE_LEAVES, _VALUE_LEAF_PENALTY = 200, 0.05, 31, 10.0
 _MOST_ROWS_PER_LEAF, _ROWS_PER_LEAF_SHARE, _FEWEST_ROWS_PER_LEAF = 100, 200, 5
 
@@ -72,7 +80,7 @@ class Factors:
     Attributes:
         success: How often models do what is due.
         effects: What they change beside that: losses that they run into, and gains.
-        prior: Prior probability of being stuck.
+        stuckness: How models get stuck.
         use_value: What one useful turn is worth, in units of utility.
         level: Value of a history under the logging policy: ridge regression on `level_columns`, shape (K + 3,).
         shares: See `LoggedTurns.shares`.
@@ -80,7 +88,7 @@ class Factors:
 
     success: SuccessTable
     effects: EffectTable
-    prior: float
+    stuckness: Stuckness
     use_value: float
     level: FloatArray
     shares: FloatArray
@@ -93,7 +101,7 @@ class Factors:
             stuck: Probability of every model to be stuck, shape (B, M).
             costs: Expected cost of a call in units of utility, shape (B, M).
         """
-        use = unstuck(self.success(due), self.prior) * (1 - stuck)
+        use = self.stuckness.unstuck(self.success(due)) * (1 - stuck)
         advantages: FloatArray = self.use_value * use + self.effects(due) - costs
         return advantages
 
@@ -110,17 +118,18 @@ def level_columns(due: FloatArray, stuck: FloatArray, turns: FloatArray) -> Floa
     return np.column_stack([due, stuck.mean(axis=1), np.log1p(turns), np.ones(len(due))])
 
 
-def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
+def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int, parts: Collection[Part] = PARTS) -> Factors:
     """Fit one factor after the other.
 
     The long-run outcome of a turn is noisy, and what a model changes in it is small but for rare losses. So the outcome is
-    split: how often a turn is of use is counted, what one useful turn is worth is one number for all models, and what is left
-    over is a table that is shrunk to 0 wherever the log shows nothing.
+    split: how often a turn is of use is counted, what one useful turn is worth is one number for all models (`_worth`), and
+    what is left over is a table that is shrunk to 0 wherever the log shows nothing.
 
     Args:
         log: The turns.
         costs: Expected cost of a call of every model in units of utility, shape (N, M).
         seed: Of the regression of values.
+        parts: What is learned; all else is left out of the router, to see what it is worth.
 
     Source: Athey, Chetty, Imbens and Kang, The Surrogate Index (2019), for the use of short-term outcomes; the effects are
     centred by the probability of the call, as in Robinson, Root-N-Consistent Semiparametric Regression (1988).
@@ -130,9 +139,11 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     use = agreement(log.due, log.kinds, log.is_error)
     success = success_table(log.due, log.actions, use, n_models=n_models)
     expected = success(log.due)
-    prior = likeliest_prior(log.due, log.actions, use, expected, log.starts)
-    stuck = chances_of_log(log.due, log.actions, use, expected, log.starts, prior=prior)
-    expected = unstuck(expected, prior) * (1 - stuck)
+    priors = PRIORS if "stuck" in parts else (_NEVER,)
+    together = TOGETHER if {"stuck", "together"} <= {*parts} else (0.0,)
+    stuckness = likeliest(log.due, log.actions, use, expected, log.starts, priors=priors, together=together)
+    stuck = chances_of_log(log.due, log.actions, use, expected, log.starts, stuckness)
+    expected = stuckness.unstuck(expected) * (1 - stuck)
     values = _values(log, use, stuck, seed=seed)
     following = np.where(log.ends, 0.0, np.append(values[1:], 0.0))
     change = log.gains + following - values
@@ -140,20 +151,58 @@ def fit_factors(log: LoggedTurns, costs: FloatArray, *, seed: int) -> Factors:
     base = np.column_stack([log.due, stuck, np.ones(len(rows))])
     surprise = use - expected[rows, log.actions]
     losses = np.minimum(log.gains, 0.0)
-    weights = ridge(np.column_stack([surprise, losses - losses.mean(), base]), change, _PENALTY)
-    left_over = change - weights[0] * surprise
+    beside = np.column_stack([losses - losses.mean(), base])
+    slope, _ = _slope(surprise, beside, change, log.episodes)
+    left_over = change - slope * surprise
     left_over -= base @ ridge(base, left_over, _PENALTY)
     centred = np.eye(n_models)[log.actions] - _probabilities(log)
     turns = _counted(np.ones(len(rows)), log.starts)
     level = ridge(level_columns(log.due, stuck, turns), _returns(log), _PENALTY)
     return Factors(
         success=success,
-        effects=effect_table(log.due, centred, left_over),
-        prior=prior,
-        use_value=max(float(weights[0]), 0.0),
+        effects=effect_table(log.due, centred, left_over if "effects" in parts else np.zeros(len(rows))),
+        stuckness=stuckness,
+        use_value=_worth(log, surprise, beside, use, values),
         level=level,
         shares=log.shares,
     )
+
+
+def _worth(log: LoggedTurns, surprise: FloatArray, beside: FloatArray, use: FloatArray, values: FloatArray) -> float:
+    """What one useful turn is worth, in units of utility.
+
+    Whole returns tell it without bias and with much noise. Differences of values have little noise, but values of a small log
+    hardly follow the episode, and what they do not follow is missing. So whole returns are used, with the values as baseline,
+    and the estimate is shrunk to the rate at which the log earns utility by useful turns. That rate is what one is worth where
+    turns are scarce. The prior's standard deviation is half of it, so that 0 is not far.
+
+    Args:
+        log: The turns.
+        surprise: Use above what was expected of the model, shape (N,).
+        beside: What else explains the return, shape (N, C).
+        use: Shape (N,).
+        values: Value before every turn, shape (N,).
+
+    Source: Lindley and Smith, Bayes Estimates for the Linear Model (1972), for the shrinkage.
+    """
+    slope, variance = _slope(surprise, beside, _returns(log) + log.costs - values, log.episodes)
+    rate = np.maximum(log.gains, 0.0).sum() / max(use.sum(), 1.0)
+    if rate == 0.0:
+        return max(slope, 0.0)
+    prior_variance = (_WORTH_SD_SHARE * rate) ** 2
+    return max(float((slope * prior_variance + rate * variance) / (prior_variance + variance)), 0.0)
+
+
+def _slope(column: FloatArray, beside: FloatArray, outcomes: FloatArray, episodes: IntArray) -> tuple[float, float]:
+    """Weight of a column in the ridge regression on it and others, and its variance, robust to clusters (episodes).
+
+    Source: Liang and Zeger, Longitudinal Data Analysis Using Generalized Linear Models (1986), for the variance.
+    """
+    columns = np.column_stack([column, beside])
+    weights = ridge(columns, outcomes, _PENALTY)
+    alone = column - beside @ ridge(beside, column, _PENALTY)
+    sums = np.bincount(episodes, weights=alone * (outcomes - columns @ weights))
+    return float(weights[0]), float((sums**2).sum() / max((alone**2).sum(), 1e-12) ** 2)
 
 
 def _probabilities(log: LoggedTurns) -> FloatArray:

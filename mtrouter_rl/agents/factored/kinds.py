@@ -10,17 +10,18 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.embeddings.action_word import action_word
 from mtrouter_rl.records import FloatArray, Frozen
 
 RARE = ""
-"""The kind of all actions whose first word is rare, and of empty ones."""
+"""The kind of all actions whose word is rare, and of empty ones."""
 
 _MOST_KINDS = 30
 _FEWEST_TURNS = 20
 
 
 class ActionKinds(Frozen):
-    """Kinds of action of a log: the first word of their texts.
+    """Kinds of action of a log: the tool, the command or the first word of their texts (see `action_word`).
 
     Attributes:
         words: The word of every kind, `RARE` first; K in all.
@@ -30,7 +31,7 @@ class ActionKinds(Frozen):
 
     @classmethod
     def of_words(cls, words: Iterable[str]) -> "ActionKinds":
-        """Kinds of a log's actions: the 30 most frequent first words, of those with at least 20 turns.
+        """Kinds of a log's actions: the 30 most frequent words, of those with at least 20 turns.
 
         Example:
             >>> ActionKinds.of_words(["go"] * 20 + ["wait"] * 30 + ["sing"]).words
@@ -46,18 +47,13 @@ class ActionKinds(Frozen):
 
     def index(self, text: str) -> int:
         """Number of an action's kind."""
-        word = first_word(text)
+        word = action_word(text)
         return self.words.index(word) if word in self.words else 0
 
     def of_log(self, words: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Numbers of the kinds of actions with these first words, shape (N,)."""
+        """Numbers of the kinds of actions with these words, shape (N,)."""
         numbers = {word: number for number, word in enumerate(self.words)}
         return np.array([numbers.get(word, 0) for word in words], dtype=np.int64)
-
-
-def first_word(text: str) -> str:
-    """The first word of a text; "" if it has none."""
-    return next(iter(text.split(maxsplit=1)), "")
 
 
 def agreement(due: FloatArray, kinds: npt.NDArray[np.int64], is_error: npt.NDArray[np.bool_]) -> FloatArray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.agents.factored.kinds import first_word
+from mtrouter_rl.embeddings.action_word import action_word
 from mtrouter_rl.records import BoolArray, Episode, FloatArray
 
 
@@ -16,7 +16,7 @@ class LogColumns:
     """N turns of the E completed episodes of a log that have any, one after the other.
 
     Attributes:
-        words: First word of every action, length N.
+        words: Word of every action (see `action_word`), length N.
         is_error: Reported as an error, shape (N,).
         tokens: Prompt, output and cached tokens of the call, shape (N, 3).
         warm: Which models held a warm cache, shape (N, M).
@@ -44,7 +44,7 @@ class LogColumns:
             if not episode.turns:
                 continue
             turns = episode.turns
-            words += [sys.intern(first_word(turn.action_text)) for turn in turns]
+            words += [sys.intern(action_word(turn.action_text)) for turn in turns]
             usage = [(turn.usage.n_prompt, turn.usage.n_output, turn.usage.n_cached) for turn in turns]
             parts.append(
                 (

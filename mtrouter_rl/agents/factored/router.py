@@ -16,7 +16,7 @@ from mtrouter_rl.agents.factored.factors import Factors
 from mtrouter_rl.agents.factored.kinds import ActionKinds, agreement
 from mtrouter_rl.agents.factored.prices import CallTokens, size_of
 from mtrouter_rl.agents.factored.shrinkage import EffectTable, SuccessTable
-from mtrouter_rl.agents.factored.stuck import StuckBelief, sharpened
+from mtrouter_rl.agents.factored.stuck import StuckBelief, Stuckness, sharpened
 from mtrouter_rl.agents.parameters import NetworkParameters
 from mtrouter_rl.agents.q.learned_router import LearnedRouter
 from mtrouter_rl.agents.q.networks import ActionClassifier, Ensemble, HistoryLayout, StateDict
@@ -47,6 +47,7 @@ class FactoredSettings(Frozen):
         n_members: How many networks are averaged.
         reward: Weight and unit of the cost.
         prior: Prior probability of being stuck.
+        together: How much of it all models have in common, in [0, 1]; routers that were saved before this was learned have 0.
         use_value: What one useful turn is worth, in units of utility.
     """
 
@@ -56,7 +57,13 @@ class FactoredSettings(Frozen):
     n_members: int
     reward: RewardCard
     prior: float
+    together: float = 0.0
     use_value: float
+
+    @property
+    def stuckness(self) -> Stuckness:
+        """How models get stuck."""
+        return Stuckness.of(self.prior, self.together)
 
     def make_network(self) -> ActionClassifier:
         """One network of this shape; torch's global random state is left as it was."""
@@ -119,7 +126,7 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
         return Factors(
             success=SuccessTable(**{name: arrays[f"success.{name}"] for name in ("level", "kinds", "main", "pairs")}),
             effects=EffectTable(main=arrays["effects.main"], pairs=arrays["effects.pairs"]),
-            prior=self.settings.prior,
+            stuckness=self.settings.stuckness,
             use_value=self.settings.use_value,
             level=arrays["level"],
             shares=arrays["shares"],
@@ -192,7 +199,7 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
             row = next(due)
             if state is None:
                 belief = StuckBelief.start(
-                    n_models=len(self.model_names), n_kinds=len(self.settings.kinds), prior=self.settings.prior
+                    self.settings.stuckness, n_models=len(self.model_names), n_kinds=len(self.settings.kinds)
                 )
             else:
                 belief = self._after(state, turns[turn - 1])

@@ -78,6 +78,11 @@ class SimulationCard(Frozen):
         """Whether a model succeeds at an action with the same probability all through an episode."""
         return self.tired_by_tokens == self.tired_by_others == 0 and self.error_bursts is None
 
+    def stuck_probability(self, model: str, *, task_name: str, variation: int, seed: int) -> float:
+        """Probability that a model is stuck at a sub-goal of an episode."""
+        hardness = EpisodeKey(task_name=task_name, variation=variation, seed=seed).hardness(self.task_spread)
+        return harder(self.models[model].stuck, hardness)
+
     @field_validator("malformed")
     @classmethod
     def _templates_can_be_filled(cls, templates: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from mtrouter_rl.options.environment import environment, environment_config
 
 def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.studies.ablations.record import ABLATIONS_FILE
-    from mtrouter_rl.studies.ablations.run import GROUPS, PLOTS_FOLDER, AblationRequest, run_ablations
+    from mtrouter_rl.studies.ablations.run import PLOTS_FOLDER, AblationRequest, groups_of, run_ablations
     from mtrouter_rl.workflows import RESULTS_FILE
 
+    config = environment_config(args)
     request = AblationRequest(
-        config=environment_config(args),
-        which=GROUPS if args.which is None else tuple(args.which),
+        config=config,
+        which=groups_of(args.agent, config) if args.which is None else tuple(args.which),
         percents=tuple(args.percent),
         **values(args, "dataset", "out", "agent", "split", "per_task", "seed", "encoder"),
         **values(args, compared="compare", n_seeds="seeds", n_trainings="trainings", n_workers="workers"),
@@ -38,6 +39,8 @@ COMMAND = Command(
         "                  model-only: nothing of the history\n"
         "  context         task-only: the task text alone; last-turn: task, last turn, turns and money left\n"
         "  model-features  metadata-only: prices, limits and dates; residual-only: a learned vector per model\n"
+        "  factors         factored-q without one of its parts: what is due, who is stuck, that models are stuck\n"
+        "                  together, what they lose and gain beside a useful turn\n"
         "  encoder         the other text encoders of the package\n"
         "  log-size        smaller logs, each inside every larger one; --compare adds a second agent\n\n"
         "Everything is kept under OUT: run the same command again after a kill, or with more variants, trainings or "
@@ -49,7 +52,9 @@ COMMAND = Command(
         shared.given_dataset("folder of the log", metavar="LOG"),
         shared.out("folder of everything that comes of it"),
         shared.agent(),
-        Option("--which", "groups of variants, see above (default: all)", nargs="+", metavar="GROUP"),
+        Option(
+            "--which", "groups of variants, see above (default: all that the agent has)", nargs="+", metavar="GROUP"
+        ),
         Option("--compare", "a second agent card for log-size, such as monte-carlo-q", metavar="NAME|PATH"),
         Option(
             "--percent", "shares of the log for log-size, beside the whole", int, "P", nargs="*", default=[10, 25, 50]

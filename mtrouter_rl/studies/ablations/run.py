@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from mtrouter_rl import __version__
+from mtrouter_rl.agents.factored.factors import PARTS
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.cards import AgentCard
 from mtrouter_rl.datasets.info import read_info
@@ -20,7 +21,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import CardError, InvalidConfigError, MissingDependencyError, unknown_name
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, policy_metrics
 from mtrouter_rl.files import slug
-from mtrouter_rl.records import JsonValue, Split
+from mtrouter_rl.records import Frozen, JsonValue, Split
 from mtrouter_rl.registry import DEFAULT_ENCODER, ENCODERS
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.ablations.record import (
@@ -33,6 +34,7 @@ from mtrouter_rl.studies.ablations.record import (
     compare_variants,
 )
 from mtrouter_rl.studies.ablations.report import save_ablation_plots
+from mtrouter_rl.workers.executors import Workers, check_workers
 from mtrouter_rl.workflows import (
     CONFIG_FILE,
     EPISODES_FOLDER,
@@ -62,11 +64,23 @@ _CHANGES: dict[str, dict[str, dict[str, JsonValue]]] = {
         "metadata-only": {"model_embedding": "metadata"},
         "residual-only": {"model_embedding": "residual"},
     },
+    "factors": {f"no-{part}": {"parts": [one for one in PARTS if one != part]} for part in PARTS},
 }
 """Group -> variant -> parameters of the agent card that make it."""
 
 GROUPS = (*_CHANGES, ENCODER, LOG_SIZE)
 """What can be ablated."""
+GROUPS_OF_JOINT = tuple(group for group in GROUPS if group != "factors")
+"""What can be ablated of an agent with a joint Q-function."""
+
+
+def groups_of(agent: str, env: EnvConfig) -> tuple[str, ...]:
+    """What can be ablated of an agent: groups of parameters that its card has, the encoder and the log's size."""
+    algorithm = load_algorithm(load_agent(agent, env.card))
+    known = set(getattr(type(algorithm), "parameters_model", Frozen).model_fields)
+    return tuple(
+        group for group in GROUPS if all(known.issuperset(change) for change in _CHANGES.get(group, {}).values())
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +136,7 @@ class AblationRequest:
     dataset: Path
     out: Path
     agent: str = "fitted-q"
-    which: tuple[str, ...] = GROUPS
+    which: tuple[str, ...] = GROUPS_OF_JOINT
     compared: str | None = None
     percents: tuple[int, ...] = PERCENTS
     split: Split = "test"
@@ -130,7 +144,7 @@ class AblationRequest:
     n_trainings: int = 1
     per_task: int | None = None
     seed: int = 0
-    n_workers: int = 2
+    n_workers: Workers = 2
     encoder: str = DEFAULT_ENCODER
 
     def __post_init__(self) -> None:
@@ -140,7 +154,8 @@ class AblationRequest:
                 raise unknown_name("group of ablations", group, GROUPS)
         if not self.which:
             raise InvalidConfigError(f"which is empty, must name at least one of: {', '.join(GROUPS)}")
-        for name in ("n_seeds", "n_trainings", "n_workers"):
+        check_workers(self.n_workers)
+        for name in ("n_seeds", "n_trainings"):
             if getattr(self, name) < 1:
                 raise InvalidConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
         check_percents(self.percents)

@@ -12,6 +12,7 @@ from mtrouter_rl.evaluation.results import Results, header
 from mtrouter_rl.records import Episode
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.budgets.record import BudgetOutcome, BudgetSweep
+from mtrouter_rl.workers.executors import Workers
 from mtrouter_rl.workflows import RESULTS_FILE, EvaluateRequest, describe, episodes_of_run, evaluate_routers
 
 BUDGETS_FOLDER = "budgets"
@@ -50,7 +51,7 @@ def evaluate_budgets(
     request: EvaluateRequest,
     budgets_usd: Sequence[float],
     *,
-    n_workers: int,
+    n_workers: Workers,
     show_progress: bool = True,
 ) -> tuple[Results, BudgetSweep]:
     """Run the policies of a request under every budget, on the same episodes.

@@ -22,6 +22,7 @@ from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.cross_environment.report import PARTS, CrossReport, CrossRouter, compare_in_env
 from mtrouter_rl.transitions.arrays import LogShares
+from mtrouter_rl.workers.executors import Workers
 from mtrouter_rl.workflows import (
     RESULTS_FILE,
     EvaluateRequest,
@@ -76,7 +77,7 @@ class CrossStudyRequest:
     log_shares: LogShares = "equal"
     draws: bool = True
     seed: int = 0
-    n_workers: int = 2
+    n_workers: Workers = 2
     encoder: str = DEFAULT_ENCODER
 
     @classmethod

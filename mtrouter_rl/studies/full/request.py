@@ -12,6 +12,7 @@ from mtrouter_rl.errors import CardError, InvalidConfigError, unknown_name
 from mtrouter_rl.records import Frozen, JsonValue
 from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.studies.full.claims_of_main import ESTIMATOR, FITTED
+from mtrouter_rl.workers.executors import Workers
 from mtrouter_rl.workflows import describe, load_agent
 from mtrouter_rl.workflows.quick_study import (
     CACHE_FOLDER,
@@ -127,7 +128,7 @@ class FullStudyRequest:
     out: Path
     size: FullSize = FullSize()
     seed: int = 0
-    n_workers: int = 2
+    n_workers: Workers = 2
     agents: tuple[str, ...] = expand_agents(["all", "learners"])
     encoder: str = DEFAULT_ENCODER
     parts: tuple[Part, ...] = PARTS

@@ -29,6 +29,7 @@ from mtrouter_rl.reporting.tables import format_percent
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.leave_one_out.record import ARMS, FEW, FULL, METADATA, WITHOUT, Arm, HeldOutModel, LeaveOneOut
 from mtrouter_rl.transitions.hold_out import HeldOutHistory, HoldOut
+from mtrouter_rl.workers.executors import Workers
 from mtrouter_rl.workflows import EPISODES_FOLDER, TrainRequest, describe, save_config, train_router
 
 N_FEW_EPISODES = 20
@@ -81,7 +82,7 @@ class LeaveOneOutRequest:
 
 
 def run_leave_one_out(
-    pool: RolloutPool, request: LeaveOneOutRequest, *, n_workers: int, show_progress: bool = True
+    pool: RolloutPool, request: LeaveOneOutRequest, *, n_workers: Workers, show_progress: bool = True
 ) -> LeaveOneOut:
     """Train and run every arm for every held-out model; what is already in `out` is neither trained nor run again.
 

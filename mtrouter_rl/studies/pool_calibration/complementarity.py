@@ -14,6 +14,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.studies.pool_calibration.card import with_complementarity
 from mtrouter_rl.studies.pool_calibration.oracle_gap import HindsightGap, ModelScores, hindsight_gap, played_alone
 from mtrouter_rl.studies.pool_calibration.plays import Plays
+from mtrouter_rl.workers.executors import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class GapRequest:
     complementarities: tuple[float, ...] | None
     n_seeds: int
     seed: int = 0
-    n_workers: int = 1
+    n_workers: Workers = 1
     folder: Path | None = None
 
     def __post_init__(self) -> None:

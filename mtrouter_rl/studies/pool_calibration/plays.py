@@ -17,14 +17,15 @@ from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.cards.pool import TOKENS_PER_PRICE_UNIT, PoolCard
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.envs.routing import RoutingEnv
-from mtrouter_rl.errors import InvalidConfigError, SimulatorError
+from mtrouter_rl.errors import SimulatorError
 from mtrouter_rl.files import read_json, write_atomically
 from mtrouter_rl.progress import Progress
 from mtrouter_rl.protocols import ModelBackend, TextTask
 from mtrouter_rl.records import EpisodeSpec
 from mtrouter_rl.registry import BACKENDS, TASK_FAMILIES
 from mtrouter_rl.rollout.collection import fingerprint_cards
-from mtrouter_rl.rollout.loop import end_with_parent, run_episode
+from mtrouter_rl.rollout.loop import run_episode
+from mtrouter_rl.workers.executors import Workers, end_with_parent, result_of, start_executor, submitted
 
 _EPISODES_PER_JOB = 8
 
@@ -136,7 +137,7 @@ class Plays:
     """
 
     def __init__(
-        self, config: EnvConfig, *, n_workers: int, folder: Path | None = None, show_progress: bool = False
+        self, config: EnvConfig, *, n_workers: Workers, folder: Path | None = None, show_progress: bool = False
     ) -> None:
         """Create the workers; they start with the first episodes.
 
@@ -149,19 +150,12 @@ class Plays:
         Raises:
             InvalidConfigError: If n_workers is below 1.
         """
-        if n_workers < 1:
-            raise InvalidConfigError(f"workers is {n_workers}, must be at least 1")
         self._config = config
         self._folder = folder
         self._known: dict[str, list[Row]] = {}
         self._show_progress = show_progress
         self._local = _Player(config) if n_workers == 1 else None
-        self._executor = concurrent.futures.ProcessPoolExecutor(
-            max_workers=n_workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start,
-            initargs=(config,),
-        )
+        self._executor = start_executor(n_workers, initializer=_start, arguments=(config,))
 
     def __enter__(self) -> Self:
         return self
@@ -200,11 +194,11 @@ class Plays:
                 yield number, self._local.play(pool, policy, specs)
             return
         jobs = {
-            self._executor.submit(_play_in_worker, pool, policy, specs): number for number, specs in batches.items()
+            submitted(self._executor, _play_in_worker, pool, policy, specs): number for number, specs in batches.items()
         }
         try:
             for job in concurrent.futures.as_completed(jobs):
-                yield jobs[job], job.result()
+                yield jobs[job], result_of(job)
         finally:
             for job in jobs:
                 job.cancel()

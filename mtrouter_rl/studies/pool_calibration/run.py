@@ -29,6 +29,7 @@ from mtrouter_rl.records import EpisodeSpec, Frozen, Split
 from mtrouter_rl.statistics.cluster_bootstrap import mean_estimate
 from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.studies.pool_calibration.plays import Plays
+from mtrouter_rl.workers.executors import Workers
 
 RANDOM = "uniform"
 _MAX_STEP = 1.5
@@ -400,7 +401,7 @@ class CalibrationRequest:
     per_task: int | None = None
     tolerance: float = UTILITY_TOLERANCE
     stuck: float | None = None
-    n_workers: int = 1
+    n_workers: Workers = 1
     folder: Path | None = None
     show_progress: bool = False
 

@@ -17,7 +17,7 @@ from mtrouter_rl.errors import CardError, InvalidConfigError, ResultsError, Unkn
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.studies.ablations.record import Ablations
-from mtrouter_rl.studies.ablations.run import GROUPS, AblationRequest, run_ablations
+from mtrouter_rl.studies.ablations.run import GROUPS_OF_JOINT, AblationRequest, groups_of, run_ablations
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
 from mtrouter_rl.workflows import CollectRequest, TrainRequest, collect_dataset, load_agent, train_router
 
@@ -180,7 +180,7 @@ def request_of(tmp_path_factory, corridor_config, log):
     }
 
     def make(out, **changes):
-        which = tuple(group for group in GROUPS if group != "encoder")
+        which = tuple(group for group in GROUPS_OF_JOINT if group != "encoder")
         fields = {"config": corridor_config, "dataset": log, "out": out, "which": which, "n_workers": 1}
         return AblationRequest(**(fields | agents | {"per_task": 3, "percents": (10, 50)} | changes))
 
@@ -308,6 +308,11 @@ def test_what_cannot_be_ablated_is_refused_before_training(request_of, tmp_path,
     with pytest.raises(InvalidConfigError, match=message):
         run_ablations(request, say=lambda _: None, show_progress=False)
     assert not (tmp_path / "out" / "routers").exists()
+
+
+def test_what_can_be_ablated_depends_on_the_agent(corridor_config):
+    assert groups_of("fitted-q", corridor_config) == GROUPS_OF_JOINT
+    assert groups_of("factored-q", corridor_config) == ("factors", "encoder", "log-size")
 
 
 def test_an_agent_that_is_the_variant_already_is_refused(request_of, tmp_path):
