@@ -388,6 +388,14 @@ class ValueRouter(Router, Protocol):
 
 
 @runtime_checkable
+class ExplainingRouter(Router, Protocol):
+    """A router that can say more of a decision than its values do."""
+
+    def explain(self, observation: Observation) -> str:
+        """Why it chooses as it does, in a phrase."""
+
+
+@runtime_checkable
 class PricedRouter(Router, Protocol):
     """A router that can act at any cost weight of a range."""
 

@@ -30,6 +30,7 @@ ROUTER_KINDS = Registry(
         "escalate_on_error": "mtrouter_rl.agents.rules.escalate_on_error:EscalateOnErrorRouter",
         "cascade": "mtrouter_rl.agents.regression.cascade:CascadeRouter",
         "llm_router": "mtrouter_rl.agents.rules.llm_router:LLMRoutingRouter",
+        "safe": "mtrouter_rl.agents.safe:SafeRouter",
     },
 )
 """Name in `router.json` -> class with `from_saved(saved: SavedRouter) -> Router`."""

@@ -1,6 +1,5 @@
 """From what a user writes (a name, a policy, a folder) to a router, in this process or in a worker."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 from mtrouter_rl.agents.base import Algorithm, TrainingContext, check_router
 from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.rules.behavior_policies import parse_policy
-from mtrouter_rl.agents.saving import RECORD_FILE, WEIGHTS_FILE, read_record
+from mtrouter_rl.agents.saving import RECORD_FILE, digest, read_record
 from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
 from mtrouter_rl.cards.policy import AT, POLICY_FORMS, REFERENCE, PolicyRef, split_name_at
 from mtrouter_rl.cards.pool import PoolCard
@@ -204,11 +203,4 @@ def fingerprint(text: str) -> str:
     It is kept beside every episode that a router ran, so that results of an older training are never taken for those of
     a newer one.
     """
-    folder = Path(split_cost_weight(PolicyRef.parse(text).source)[0])
-    if not (folder / RECORD_FILE).is_file():
-        return ""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in (RECORD_FILE, WEIGHTS_FILE):
-        path = folder / name
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    return digest.hexdigest()
+    return digest(Path(split_cost_weight(PolicyRef.parse(text).source)[0]))

@@ -1,5 +1,6 @@
 """What a saved router looks like: `router.json`, and `weights.safetensors` beside it if there are any. No pickles."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -223,6 +224,17 @@ def read_record(folder: Path) -> RouterRecord:
         raise RouterError(f"router {path} was not written by this version of mtrouter_rl: {error}") from error
     except (ValueError, OSError) as error:
         raise RouterError(f"router {path} cannot be read ({error}); copy or train the router again") from error
+
+
+def digest(folder: Path) -> str:
+    """Hash of a saved router's files, 16 hexadecimal digits; empty if there is none in the folder."""
+    if not (folder / RECORD_FILE).is_file():
+        return ""
+    found = hashlib.blake2b(digest_size=8)
+    for name in (RECORD_FILE, WEIGHTS_FILE):
+        path = folder / name
+        found.update(path.read_bytes() if path.is_file() else b"")
+    return found.hexdigest()
 
 
 def check_pool(record: RouterRecord, pool: PoolCard) -> None:

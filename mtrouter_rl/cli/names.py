@@ -10,6 +10,7 @@ from mtrouter_rl.cards.reading import read_text
 from mtrouter_rl.errors import unknown_name
 from mtrouter_rl.options import Command, Group, Option, Output
 
+RECORD_FILE = "router.json"
 CARDS = ("envs", "pools", "agents", "datasets")
 
 
@@ -66,6 +67,9 @@ def _show(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.cards.files import CardKind, find_card, list_cards
 
     name = args.name
+    if (Path(name) / RECORD_FILE).is_file():
+        _show_router(Path(name), output)
+        return
     cards = [kind for kind in CARDS if name in list_cards(cast(CardKind, kind))]
     if not cards and Path(name).suffix in (".yaml", ".yml"):
         cards = ["envs"]
@@ -91,6 +95,25 @@ def _show(args: argparse.Namespace, output: Output) -> None:
     raise unknown_name("name", name, known, fix="mtrouter-rl list KIND shows the names of a kind")
 
 
+def _show_router(folder: Path, output: Output) -> None:
+    """What a saved router is, and what its log says of it."""
+    from mtrouter_rl.agents.saving import digest, read_record
+    from mtrouter_rl.ope.verdict import load_verdict
+
+    record, verdict = read_record(folder), load_verdict(folder, digest(folder))
+    made = record.provenance
+    of = "" if made is None else f", agent card {made.card.name}, seed {made.seed}"
+    logs = "" if made is None or not made.dataset_ids else f", learned from {', '.join(made.dataset_ids)}"
+    told = ["it has not been compared with the best single model of its log; mtrouter-rl train --verdict does that"]
+    lines = told if verdict is None else ["verdict: " + verdict.text, *verdict.lines[1:]]
+    output.show(
+        "\n".join(
+            [f"router {record.name}: kind {record.kind}{of}{logs}", f"models: {', '.join(record.model_names)}", *lines]
+        ),
+        {"kind": "routers", "path": folder, "router": record, "verdict": verdict},
+    )
+
+
 def _options_of(name: str) -> str:
     from mtrouter_rl.cli.formats import describe_format, format_list
     from mtrouter_rl.datasets.importers.base import Importer
@@ -114,10 +137,15 @@ LIST = Command(
 COMMAND = Command(
     name="show",
     group=Group.REPORT,
-    summary="what stands behind a name: a card, or a format with its options",
-    description="Shows the card of an environment, pool, agent or dataset, or the options of a log format.",
+    summary="what stands behind a name: a card, a format with its options, or a trained router with its verdict",
+    description=(
+        "Shows the card of an environment, pool, agent or dataset, the options of a log format, or what a trained router is "
+        "and whether its log shows it to be better than the best single model."
+    ),
     examples=("fitted-q", "openai-jsonl"),
-    options=(Option("name", "name of a card or of a format, or the path of a card", metavar="NAME"),),
+    options=(
+        Option("name", "name of a card or of a format, the path of a card, or the folder of a router", metavar="NAME"),
+    ),
     run=_show,
 )
 """The command."""

@@ -14,7 +14,8 @@ from mtrouter_rl.options import Command, Group, Option, Output, shared
 from mtrouter_rl.workflows.run_folder import read_setting
 
 if TYPE_CHECKING:
-    from mtrouter_rl.workflows.log_advice import LogAdvice, Verdict
+    from mtrouter_rl.ope.verdict import Verdict
+    from mtrouter_rl.workflows.log_advice import LogAdvice
 
 AGENT = "fitted-q"
 """What is trained where routers choose before every call."""
@@ -102,7 +103,8 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         _too_few(path, advice)
         return
     verdict, router, report = _by_turn(path, log, advice) if advice.level == "turn" else _by_task(path, log, advice)
-    output.say(f"\n== verdict\n{verdict.text}")
+    verdict = _kept(verdict, router)
+    output.say("\n== verdict\n" + "\n".join(verdict.lines))
     if verdict.word != "better":
         output.say(
             f"Until more is known, calling {verdict.baseline or 'the best single model'} throughout is the safe choice."
@@ -112,6 +114,17 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         "",
         {"verdict": verdict, "advice": advice, "router": router, "report": report, "commands": path.done},
     )
+
+
+def _kept(verdict: "Verdict", router: Path) -> "Verdict":
+    """The verdict, written beside the router, where `show` and the report find it."""
+    from mtrouter_rl import __version__
+    from mtrouter_rl.agents.saving import digest
+    from mtrouter_rl.ope.verdict import VERDICT_FILE
+
+    kept = verdict.model_copy(update={"router": digest(router), "package_version": __version__})
+    kept.write(router / VERDICT_FILE)
+    return kept
 
 
 def _recognized(args: argparse.Namespace, output: Output) -> str:
@@ -198,7 +211,7 @@ def _by_turn(path: _Path, log: Path, advice: "LogAdvice") -> "tuple[Verdict, Pat
     from mtrouter_rl.agents.saving import RECORD_FILE
     from mtrouter_rl.cards.policy import single_policy
     from mtrouter_rl.ope.record import OPE_FILE, load_report
-    from mtrouter_rl.workflows.log_advice import verdict_of_estimates
+    from mtrouter_rl.ope.verdict import verdict_of_estimates
 
     parts, router, ope = path.out / "parts", path.out / "routers" / AGENT, path.out / "ope"
     path.step(

@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 from mtrouter_rl.cards import list_cards
 from mtrouter_rl.datasets.logged import LOG_ONLY
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.options import Command, Group, Option, Output, shared, values
+from mtrouter_rl.options import Command, Group, Option, Output, given, shared, switch, values
 from mtrouter_rl.options.environment import DEFAULT_ENV, environment, environment_config
 from mtrouter_rl.options.money import MONEY, booked, is_allowed, tell_spent
 from mtrouter_rl.pools.spend import costs_money
 
 if TYPE_CHECKING:
+    from mtrouter_rl.envs.factory import EnvConfig
+    from mtrouter_rl.ope.verdict import Verdict
+    from mtrouter_rl.rollout import RolloutPool
+    from mtrouter_rl.workflows import TrainRequest
     from mtrouter_rl.workflows.training_logs import LogSource
+
+NOT_COMPARED = (
+    "it has not been compared with the best single model of the log: the same command with --verdict does that, and with "
+    "--safe it follows the router only where that is better"
+)
 
 
 def _logs(args: argparse.Namespace) -> "tuple[LogSource, ...]":
@@ -31,7 +40,7 @@ def _logs(args: argparse.Namespace) -> "tuple[LogSource, ...]":
 def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.agents.resolve import load_algorithm
     from mtrouter_rl.rollout import RolloutPool
-    from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent, train_router
+    from mtrouter_rl.workflows import EVALUATE_EPISODES, TrainRequest, load_agent
 
     if args.evaluate_episodes is not None and args.evaluate_every is None:
         raise InvalidConfigError(
@@ -53,20 +62,48 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     if not is_allowed(args, config, None, output, is_paid=runs_episodes and costs_money(config.pool)):
         return
     with booked(args, config, output) as spent, RolloutPool(config, n_workers=args.workers) as pool:
-        folder = train_router(request, pool=pool)
+        verdict = _train(args, request, pool, output)
     tell_spent(spent(), output)
-    output.show(f"router saved in {folder}", {"router": folder, "env": config.card.name, "agent": request.agent.name})
+    output.show(
+        f"router saved in {args.out}",
+        {"router": args.out, "env": config.card.name, "agent": request.agent.name, "verdict": verdict},
+    )
+    output.say(_next_step(args, config))
+    if verdict is not None:
+        output.tell("verdict: " + "\n".join(verdict.lines))
+    elif load_algorithm(request.agent).needs_dataset:
+        output.say(NOT_COMPARED)
+
+
+def _train(args: argparse.Namespace, request: "TrainRequest", pool: "RolloutPool", output: Output) -> "Verdict | None":
+    """Train as the options ask for; the verdict on the router, if one is asked for or was given before."""
+    from mtrouter_rl.agents.saving import digest
+    from mtrouter_rl.ope.verdict import load_verdict
+    from mtrouter_rl.workflows import train_router
+    from mtrouter_rl.workflows.verdicts import VerdictRequest, train_with_verdict
+
+    chosen = given(args, n_folds="folds", caution="caution")
+    if not (args.verdict or args.safe):
+        if chosen:
+            raise InvalidConfigError("--folds and --caution are for --verdict and --safe; give one of these as well")
+        train_router(request, pool=pool)
+        return load_verdict(args.out, digest(args.out))
+    if args.caution is not None and not args.safe:
+        raise InvalidConfigError("--caution is for --safe, which is missing; give both or neither")
+    return train_with_verdict(VerdictRequest(train=request, is_safe=args.safe, **chosen), pool=pool, say=output.aside)
+
+
+def _next_step(args: argparse.Namespace, config: "EnvConfig") -> str:
     if config.card.family == LOG_ONLY:
-        output.say(
+        return (
             "it was trained on a log that cannot be run; estimate what it would earn, best on another part of the log, with:\n"
-            f"mtrouter-rl ope {folder} random --dataset {args.dataset[0]} --cost-weight {config.cost_weight:g} "
+            f"mtrouter-rl ope {args.out} random --dataset {args.dataset[0]} --cost-weight {config.cost_weight:g} "
             f"--cost-unit-usd {config.reward.cost_unit_usd:g} --out OPE"
         )
-    else:
-        output.say(
-            "evaluate it with:\n"
-            f"mtrouter-rl evaluate --env {config.card.name} --router {folder} random --split test --out RUN"
-        )
+    return (
+        "evaluate it with:\n"
+        f"mtrouter-rl evaluate --env {config.card.name} --router {args.out} random --split test --out RUN"
+    )
 
 
 COMMAND = Command(
@@ -78,11 +115,16 @@ COMMAND = Command(
         "A killed training goes on from its last checkpoint when the same command is run again, and ends with the same "
         "weights. Curves: tensorboard --logdir OUT\n\n"
         "Several datasets, of one or several environments with the same models, train one router; each is rewarded by the "
-        "cost weight and unit of its own environment."
+        "cost weight and unit of its own environment.\n\n"
+        "--verdict says whether the router is better than the best single model of the log. The agent is trained once more "
+        "without each of K parts of the log, and that part judges; so it takes about K times as long. --safe does the same, "
+        "and hands out a router that calls the best single model, and another one only where the log shows it to be better. "
+        "See docs/train-on-my-logs.md."
     ),
     examples=(
         "--agent task-table --dataset logs/corridor --out routers/task-table",
         "--agent fitted-q --dataset logs/corridor --seed 0 --out routers/fitted-q",
+        "--agent fitted-q --dataset logs/corridor --safe --out routers/fitted-q-safe",
     ),
     options=(
         *environment(of_logs=True),
@@ -95,6 +137,10 @@ COMMAND = Command(
         shared.workers(" of closed-loop validation"),
         Option("--evaluate-every", "run the router on validation every N iterations (default: never)", int, "N"),
         Option("--evaluate-episodes", "episodes of such a run, the same ones each time (default: 20)", int, "K"),
+        switch("--verdict", "say whether it is better than the best single model of the log"),
+        switch("--safe", "follow the router only where that is better than the best single model (with --verdict)"),
+        Option("--folds", "parts of the log for --verdict and --safe (default: 3)", int, "K"),
+        Option("--caution", "errors that an advantage has to be above for --safe (default: 2)", float, "Z"),
         shared.out("folder of the router"),
         shared.overwrite("another router"),
         *MONEY,

@@ -57,8 +57,8 @@ THRESHOLDS = {
     "max_beyond_share": MAX_BEYOND_SHARE,
 }
 _MEMORY_STREAM = 3
-_ORDER: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm")
-"""The headline is the first of them that may be believed."""
+HEADLINES: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm")
+"""The headline is the first that may be believed: WDR, else the other weighting estimators from the steadiest on, else DM."""
 _FAMILIES: Mapping[str, frozenset[Estimator]] = {"weighting": frozenset(ESTIMATORS) - {"dm"}, "fitted": MODEL_BASED}
 """What an estimator rests on: on weights, on fitted values, or on both (DR and WDR)."""
 
@@ -85,6 +85,11 @@ class PolicyEstimates:
     refusals: dict[str, tuple[str, ...]]
     headline: Estimator | None
 
+    def believes(self, name: Estimator) -> bool:
+        """Whether an estimator was worked out, and no family that it rests on is refused."""
+        needs = [family for family, members in _FAMILIES.items() if name in members]
+        return name in self.estimates and not any(family in self.refusals for family in needs)
+
 
 def fit_values(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) -> FqeResult:
     """Fit values of all policies at once, and say beforehand what that will cost."""
@@ -108,7 +113,7 @@ def fit_values(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) 
     return fitted_q_evaluation(data, run.request.fqe, seed=run.request.seed, show_progress=show_progress)
 
 
-def _with_return(values: FloatArray, reward: RewardCard) -> npt.NDArray[np.float64]:
+def with_return(values: FloatArray, reward: RewardCard) -> npt.NDArray[np.float64]:
     """Append the return to arrays whose last axis is (utility, cost)."""
     returns = np.asarray(reward.reward(values[..., 0], values[..., 1]))
     return np.concatenate([values, returns[..., None]], axis=-1, dtype=np.float64)
@@ -176,7 +181,8 @@ def _checked(log: TurnLog, part: PolicyEstimates) -> PolicyEstimates:
         runs=part.runs,
         checks=part.checks,
     )
-    return replace(part, refusals=refusals, headline=_headline(part.estimates, refusals))
+    told = replace(part, refusals=refusals)
+    return replace(told, headline=next((name for name in HEADLINES if told.believes(name)), None))
 
 
 def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstimates:
@@ -188,10 +194,10 @@ def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstima
     if fitted is not None:
         number = fitted.names.index(name)
         values = Values(
-            logged=_with_return(fitted.values.logged[:, number], reward),
-            states=_with_return(fitted.values.states[:, number], reward),
+            logged=with_return(fitted.values.logged[:, number], reward),
+            states=with_return(fitted.values.states[:, number], reward),
         )
-        checks = _checks(run, probabilities, values, _with_return(fitted.residuals[:, number], reward))
+        checks = _checks(run, probabilities, values, with_return(fitted.residuals[:, number], reward))
     estimates = estimate(
         run.log,
         probabilities,
@@ -201,7 +207,7 @@ def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstima
         n_resamples=run.n_resamples,
     )
     if "dm" in estimates and fitted is not None:
-        gaps = _with_return(fitted.gaps[:, fitted.names.index(name)], reward)
+        gaps = with_return(fitted.gaps[:, fitted.names.index(name)], reward)
         noise = training_noise(gaps, n_resamples=run.n_resamples, seed=run.request.seed)
         estimates["dm"] = replace(estimates["dm"], draws=estimates["dm"].draws + noise)
     has_weights = run.log.propensities is not None
@@ -292,7 +298,7 @@ def refusals_of(
     fitted = [*_bad_values(checks, deviations), *support, *_long_runs(runs)]
     if "dm" in estimates:
         fitted += _too_wide(estimates["dm"], deviations["return"])
-    best = next((name for name in _ORDER if name in estimates and name != "dm"), None)
+    best = next((name for name in HEADLINES if name in estimates and name != "dm"), None)
     if best is not None:
         weighting += _too_wide(estimates[best], deviations["return"])
     found = {"weighting": tuple(weighting), "fitted": tuple(fitted)}
@@ -367,12 +373,3 @@ def _spread(log: TurnLog) -> dict[str, float]:
     """Standard deviation of the logged episodes, by quantity."""
     totals = np.add.reduceat(log.rewards, log.starts, axis=0)
     return dict(zip(COLUMNS, totals.std(axis=0).tolist(), strict=True))
-
-
-def _headline(estimates: Mapping[Estimator, OpeEstimate], refusals: Mapping[str, tuple[str, ...]]) -> Estimator | None:
-    """WDR, else the other weighting estimators from the steadiest on, if weights may be believed; else DM."""
-    for name in _ORDER:
-        needs = [family for family in ("weighting", "fitted") if name in _FAMILIES[family]]
-        if name in estimates and not any(family in refusals for family in needs):
-            return name
-    return None

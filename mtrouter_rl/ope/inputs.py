@@ -148,14 +148,28 @@ def log_setting(
 
 def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: bool) -> OpeLog:
     """Read the log, encode it, and ask every router what it would do at its turns. Raises as `ope_run.run_ope`."""
+    make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
+    dataset = Dataset.load(request.dataset)
+    routers, texts = _routers(request)
+    return prepare_log(request, dataset, routers, texts=texts, say=say, show_progress=show_progress)
+
+
+def prepare_log(
+    request: OpeRequest,
+    dataset: Dataset,
+    routers: Mapping[str, Router],
+    *,
+    texts: Mapping[str, str],
+    say: Callable[[str], None],
+    show_progress: bool,
+) -> OpeLog:
+    """The same for a log that is loaded, and routers that are made; `texts` has what the user wrote for each."""
     from mtrouter_rl.embeddings.history import HistoryFeatures
 
-    encoder = make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
-    dataset = Dataset.load(request.dataset)
+    encoder = make_encoder(request.encoder, request.cache)
     dataset.info.check_pool(request.pool)
     episodes = _with_turns(dataset)
     _check_log(dataset, episodes)
-    routers, texts = _routers(request)
     features = HistoryFeatures(encoder=encoder, pool=request.pool)
     say(f"encode {len(episodes)} episodes")
     transitions = make_transitions(dataset, features, reward=request.reward, gamma=1.0, show_progress=show_progress)
@@ -169,8 +183,8 @@ def prepare(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
         episodes=episodes,
         transitions=transitions,
         features=features,
-        routers=routers,
-        texts=texts,
+        routers=dict(routers),
+        texts=dict(texts),
         masks=asked.masks,
         first_observations=asked.first_observations,
         probabilities=asked.probabilities,

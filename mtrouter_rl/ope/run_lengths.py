@@ -16,6 +16,10 @@ from mtrouter_rl.records import FloatArray
 
 LEAST_TURNS = 30
 """Logged turns that a length of run needs to count as logged."""
+LONG_RUNS_FIX = (
+    "a log that keeps one model for longer, such as of 'mtrouter-rl collect --policy sticky:0.2' or 'mixed:0.375'"
+)
+"""What to collect where a policy is refused for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, Deployment, load_deployment
-from mtrouter_rl.agents.saving import RECORD_FILE, read_record
+from mtrouter_rl.agents.saving import RECORD_FILE, digest, read_record
 from mtrouter_rl.datasets.info import INFO_FILE
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.datasets.summary import format_summary, summarize
 from mtrouter_rl.evaluation.shown_episodes import TRANSCRIPTS_FILE, Transcripts
 from mtrouter_rl.ope.record import OPE_FILE, OpeReport, load_report
+from mtrouter_rl.ope.verdict import load_verdict
 from mtrouter_rl.reporting.document import Block, Bullets, Code, Contents, Heading, Interactive, Paragraph
 from mtrouter_rl.reporting.interactive import estimates_html, viewer_html
 from mtrouter_rl.reporting.ope_section import SELECTION_TITLES, estimates_table, refusal_words
@@ -131,11 +132,23 @@ def _of_router(folder: Path) -> tuple[str, list[Block]]:
             text=f'from mtrouter_rl.serving import load_router\n\nrouter = load_router("{folder}")\n'
             "decision = router.choose(messages, models=models)"
         ),
+        *_verdict(folder),
         Paragraph(text="What it earns is told by `mtrouter-rl evaluate`, or `mtrouter-rl ope` on a log."),
     ]
     if made is not None:
         blocks += [Heading(text="Parameters"), Code(text=json.dumps(made.card.parameters, indent=2, sort_keys=True))]
     return title, blocks
+
+
+def _verdict(folder: Path) -> list[Block]:
+    """What its log says of it, or that nobody asked."""
+    found = load_verdict(folder, digest(folder))
+    if found is None:
+        told = (
+            "It has not been compared with the best single model of its log; `mtrouter-rl train --verdict` does that."
+        )
+        return [Paragraph(text=told, is_note=True)]
+    return [Heading(text="Against the best single model"), Bullets(items=tuple(found.lines))]
 
 
 def _deployment_facts(saved: Deployment) -> list[tuple[str, str]]:

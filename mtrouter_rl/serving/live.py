@@ -25,7 +25,7 @@ from mtrouter_rl.errors import (
     unknown_name,
 )
 from mtrouter_rl.pools.handover import hindrance
-from mtrouter_rl.protocols import PaidDecision, PaidRouter, Router, ValueRouter
+from mtrouter_rl.protocols import ExplainingRouter, PaidDecision, PaidRouter, Router, ValueRouter
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, FloatArray, Observation, TurnView
 
 
@@ -316,7 +316,9 @@ class LiveRouter:
         index = int(np.argmax(chances)) if chances.max() == 1.0 else int(self._rng.choice(len(names), p=chances))
         last = observation["history"][-1]["model"] if observation["history"] else None
         cost_usd = 0.0 if paid is None else paid.cost_usd
-        asked = f"; a model was asked for {cost_usd:.4g} USD" if paid is not None else ""
+        more = f"; a model was asked for {cost_usd:.4g} USD" if paid is not None else ""
+        if isinstance(self._router, ExplainingRouter):
+            more += f"; {self._router.explain(observation)}"
         return Decision(
             model=names[index],
             probability=float(chances[index]),
@@ -328,7 +330,7 @@ class LiveRouter:
             reason=reason_of(
                 names[index], None if last is None else names[last], values, expected, not_allowed, cold_cache
             )
-            + asked,
+            + more,
             cold_cache_usd=cold_cache,
             cost_usd=cost_usd,
         )

@@ -3,15 +3,15 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.evaluation.results import Results
-from mtrouter_rl.ope.record import OpeReport
+from mtrouter_rl.ope.record import Estimated
+from mtrouter_rl.ope.verdict import Verdict, cannot_tell, judge
 from mtrouter_rl.records import SCORE_PER_UTILITY, Episode
 
 MIN_EPISODES = 100
@@ -161,46 +161,6 @@ def _rounded(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What a log says of a router at the end.
-
-    Attributes:
-        word: "better", "not distinguishable", "worse" or "cannot tell".
-        text: The same as a sentence, with numbers.
-        policy: The router.
-        baseline: What it is compared with: the best single model by the same estimates.
-    """
-
-    word: Literal["better", "not distinguishable", "worse", "cannot tell"]
-    text: str
-    policy: str
-    baseline: str
-
-
-def verdict_of_estimates(report: OpeReport, policy: str) -> Verdict:
-    """A router against the best single model, from off-policy estimates of both."""
-    rows = {one.policy: one for one in report.policies}
-    mine = rows[policy]
-    singles = [name for name in map(single_policy, report.model_names or ()) if name in rows and rows[name].headline]
-    if mine.headline is None or not singles:
-        reasons = [reason for many in mine.refusals.values() for reason in many] or ["no single model can be estimated"]
-        return Verdict(word="cannot tell", text=f"this log cannot tell: {reasons[0]}", policy=policy, baseline="")
-
-    def value(name: str) -> float:
-        one = rows[name]
-        return one.estimates[one.headline]["return"].value if one.headline else -math.inf
-
-    best = max(singles, key=value)
-    found = next((d for d in report.differences if {d.policy, d.other} == {policy, best}), None)
-    if found is None:
-        text = f"{policy} and {best} were estimated in different ways, so they cannot be compared"
-        return Verdict(word="cannot tell", text=text, policy=policy, baseline=best)
-    sign = 1.0 if found.policy == policy else -1.0
-    low, high = sorted((sign * found.difference.low, sign * found.difference.high))
-    return _judge(policy, best, sign * found.difference.value, low, high, n=report.n_episodes)
-
-
 def verdict_of_results(results: Results, policy: str) -> Verdict:
     """A router against the strongest single model, from paired differences of a study."""
     row = results.row(policy, results.splits[0])
@@ -208,25 +168,26 @@ def verdict_of_results(results: Results, policy: str) -> Verdict:
     best = max(singles, key=lambda one: one.return_mean).policy if singles else ""
     pair = None if row is None else row.paired.get(best)
     if row is None or pair is None or pair.return_.ends is None:
-        return Verdict(word="cannot tell", text="this log cannot tell", policy=policy, baseline=best)
-    found = _judge(policy, best, pair.return_.value, *pair.return_.ends, n=row.n_episodes)
+        why = "the study has no paired difference with the best single model"
+        return cannot_tell(why, policy=policy, design="study", baseline=best)
+    low, high = pair.return_.ends
+    difference = Estimated(value=pair.return_.value, low=low, high=high)
+    found = judge(policy, best, difference, n_episodes=row.n_episodes, design="study")
     n_learned = len(
         {one.policy for one in results.split_rows(results.splits[0]) if one.policy in results.roles.learned}
     )
     if n_learned < 2:
         return found
-    return replace(found, text=f"{found.text} (the best of {n_learned} by these very numbers, which flatters it)")
+    text = f"{found.text} (the best of {n_learned} by these very numbers, which flatters it)"
+    return found.model_copy(update={"text": text})
 
 
-def _judge(policy: str, best: str, value: float, low: float, high: float, *, n: int) -> Verdict:
-    numbers = f"return {value:+.3f} [{low:+.3f}, {high:+.3f}] against {best}, the best single model, on {n} episodes"
-    if low > 0:
-        return Verdict(word="better", text=f"{policy} is better: {numbers}", policy=policy, baseline=best)
-    if high < 0:
-        return Verdict(word="worse", text=f"{policy} is worse: {numbers}; call {best}", policy=policy, baseline=best)
-    half = (high - low) / 2
-    more = math.ceil(n * (half / 0.05) ** 2 / 100) * 100
-    text = f"{policy} is not distinguishable: {numbers}"
-    if half > 0.05:
-        text += f"; about {more} episodes to judge by would tell a difference of 0.05"
-    return Verdict(word="not distinguishable", text=text, policy=policy, baseline=best)
+def needs_of(dataset: Dataset) -> tuple[str, ...]:
+    """What a log lacks that a comparison of models rests on, a phrase each."""
+    calls = Counter(model for episode in dataset.completed for model in episode.models)
+    rare = [f"{name} ({calls[name]})" for name in dataset.info.model_names if calls[name] < MIN_OF_MODEL]
+    is_unknown = any(turn.propensity is None for episode in dataset.completed for turn in episode.turns)
+    return (
+        *([f"at least {MIN_OF_MODEL} calls of every model; there are few of {', '.join(rare)}"] if rare else []),
+        *(["the probability of every choice, logged as 'propensity'"] if is_unknown else []),
+    )

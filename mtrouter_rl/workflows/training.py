@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from mtrouter_rl.agents.saving import RECORD_FILE
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card
 from mtrouter_rl.cards.policy import single_model
 from mtrouter_rl.cards.splits import evaluation_specs
+from mtrouter_rl.datasets.folds import LeftOut
 from mtrouter_rl.datasets.info import read_info_json
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.encoders import make_encoder
@@ -34,6 +35,7 @@ from mtrouter_rl.evaluation.closed_loop import (
 )
 from mtrouter_rl.evaluation.validation_run import ValidationRun
 from mtrouter_rl.files import read_json, write_atomically
+from mtrouter_rl.ope.verdict import VERDICT_FILE
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, JsonValue
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -75,6 +77,7 @@ class TrainRequest:
             Closed-loop validation and evaluation during the training run the environment of the first log.
         log_shares: How mini-batches are drawn where there are several logs.
         held_out: A model that is held out of the training; None learns from the whole log.
+        left_out: A fold of the log that the training does not see; None learns from all of it.
     """
 
     agent: AgentCard
@@ -93,6 +96,7 @@ class TrainRequest:
     more_logs: tuple[LogSource, ...] = ()
     log_shares: LogShares = "equal"
     held_out: HoldOut | None = None
+    left_out: LeftOut | None = None
 
     @property
     def logs(self) -> tuple[LogSource, ...]:
@@ -116,6 +120,7 @@ class TrainRequest:
             "validation_per_task": self.validation_per_task,
             **(several if more else {}),
             **({} if self.held_out is None else {"held_out": self.held_out.model_dump(mode="json")}),
+            **({} if self.left_out is None else {"left_out": self.left_out.model_dump(mode="json")}),
         }
 
 
@@ -147,8 +152,10 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     if algorithm.needs_features:
         make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
     datasets = load_logs(request.logs, algorithm=algorithm, agent=request.agent.name)
-    if _is_done(request):
+    if is_done(request):
         return request.out
+    if request.left_out is not None:
+        datasets = tuple(request.left_out.rest(dataset) for dataset in datasets)
     is_resumed, started = (request.out / CHECKPOINT_FOLDER).is_dir(), time.process_time()
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_thread())
@@ -173,7 +180,7 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     (request.out / RECORD_FILE).unlink(missing_ok=True)
     took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
     write_atomically(request.out / TRAINING_FILE, (json.dumps(took) + "\n").encode())
-    _save(router, request, datasets[0] if datasets else None)
+    save_trained(router, request, datasets[0] if datasets else None)
     return request.out
 
 
@@ -219,18 +226,22 @@ def _periodic_evaluation(
 
 def encode_log(request: TrainRequest, *, show_progress: bool = True) -> None:
     """Encode every text of a log into the embedding cache, so that trainings that follow only read it."""
-    if not _is_done(request):
+    if not is_done(request):
         datasets = load_logs(request.logs, algorithm=load_algorithm(request.agent), agent=request.agent.name)
         encode_logs(request.logs, datasets, make_encoder(request.encoder, request.cache), show_progress=show_progress)
 
 
-def _is_done(request: TrainRequest) -> bool:
-    """Whether `out` holds the finished router of this very request."""
+def is_done(request: TrainRequest, *, more: Mapping[str, object] | None = None) -> bool:
+    """Whether `out` holds the finished router of this very request; `more` is what its identity has besides.
+
+    Raises:
+        RouterError: If it holds that of another one, which is not to be replaced.
+    """
     marker = request.out / CONFIG_FILE
     if request.overwrite or not (request.out / RECORD_FILE).is_file():
         return False
     there = read_setting(marker) if marker.is_file() else {}
-    wanted = json.loads(json.dumps(request.identity() | {"package_version": __version__}))
+    wanted = json.loads(json.dumps({**request.identity(), **(more or {}), "package_version": __version__}))
     differing = sorted(key for key in {*there, *wanted} if there.get(key) != wanted.get(key))
     if differing:
         raise RouterError(
@@ -248,8 +259,12 @@ def _with_features(context: TrainingContext, request: TrainRequest, datasets: Se
     return replace(context, features=first.features, more_logs=tuple(more), log_shares=request.log_shares)
 
 
-def _save(router: Router, request: TrainRequest, log: Dataset | None) -> None:
-    save_config(request.out, request.identity())
+def save_trained(
+    router: Router, request: TrainRequest, log: Dataset | None, *, more: Mapping[str, JsonValue] | None = None
+) -> None:
+    """Write a router into its folder, with what it was trained for; `more` is what its identity has besides."""
+    (request.out / VERDICT_FILE).unlink(missing_ok=True)  # it was on another router
+    save_config(request.out, {**request.identity(), **(more or {})})
     episodes = () if log is None else log.completed
     deployment = deployment_of(request.config, episodes, is_simulated=None if log is None else log.info.is_simulated)
     deployment.write(request.out / DEPLOYMENT_FILE)

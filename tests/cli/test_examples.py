@@ -56,6 +56,7 @@ PARSED_ONLY = {
     "study --env corridor --out runs/quick": "minutes: every router is trained",
     "evaluate --env corridor --router random cheapest --budgets 0.1x 0.5x --out runs/budgets": "three reports are drawn",
     "train --agent fitted-q --dataset logs/corridor --seed 0 --out routers/fitted-q": "a training of full size",
+    "train --agent fitted-q --dataset logs/corridor --safe --out routers/fitted-q-safe": "four trainings of full size",
     "ope routers/fitted-q random --dataset logs/corridor --out runs/ope": "fitted values of full size",
     "lab ablate --env corridor --dataset logs/corridor --out runs/ablations": "a dozen trainings",
     "lab study-cross --envs babyai hle --out runs/cross": "minutes, and needs the extra babyai",

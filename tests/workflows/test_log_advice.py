@@ -5,12 +5,10 @@ from dataclasses import replace
 import pytest
 
 from mtrouter_rl.datasets.store import Dataset
-from mtrouter_rl.ope.record import Difference, Estimated, OpeReport, PolicyReport
 from mtrouter_rl.workflows.log_advice import (
     advise,
     episodes_for,
     smallest_difference,
-    verdict_of_estimates,
     verdict_of_results,
 )
 from tests.cases.dataset_fixtures import info, make_episode  # noqa: F401
@@ -80,66 +78,6 @@ def test_the_smallest_difference_and_its_inverse_agree(log):
     episodes = log(200, lambda seed, names: (names[0], names[1])).episodes
     points = smallest_difference(episodes)
     assert episodes_for(points, episodes) == pytest.approx(200, abs=1)
-
-
-def policy(name, value, headline="dm"):
-    number = Estimated(value=value, low=value - 1, high=value + 1)
-    estimates = {headline: dict.fromkeys(("utility", "cost_usd", "return"), number)} if headline else {}
-    reasons = {} if headline else {"fitted": ("too few episodes",)}
-    return PolicyReport(policy=name, router=name, headline=headline, refusals=reasons, estimates=estimates)
-
-
-def report(policies, differences=()):
-    return OpeReport(
-        dataset_id="log-v1",
-        model_names=("small", "big"),
-        split="test",
-        n_episodes=100,
-        n_left_out=0,
-        n_turns=200,
-        n_clusters=100,
-        behavior_policy="logged",
-        propensities="estimated",
-        logged={"utility": 0.5, "cost_usd": 0.1, "return": 0.4},
-        cost_weight=0.4,
-        cost_unit_usd=0.1,
-        seed=0,
-        encoder=None,
-        fqe=None,
-        thresholds={},
-        policies=tuple(policies),
-        differences=tuple(differences),
-        selection=None,
-        notes=(),
-        package_version="0.1.0",
-    )
-
-
-def difference(one, other, low, high):
-    value = Estimated(value=(low + high) / 2, low=low, high=high)
-    return Difference(policy=one, other=other, estimator="dm", difference=value, p_value=0.5, p_value_holm=0.5)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "word"), [(0.01, 0.2, "better"), (-0.2, 0.2, "not distinguishable"), (-0.3, -0.1, "worse")]
-)
-@pytest.mark.parametrize("is_turned", [False, True])
-def test_the_verdict_is_against_the_best_single_model(low, high, word, is_turned):
-    rows = [policy("mine", 0.6), policy("single:small", 0.2), policy("single:big", 0.5)]
-    pair = difference("single:big", "mine", -high, -low) if is_turned else difference("mine", "single:big", low, high)
-    found = verdict_of_estimates(report(rows, [pair]), "mine")
-    assert (found.word, found.baseline) == (word, "single:big")
-    assert f"[{low:+.3f}, {high:+.3f}]" in found.text
-    if word == "not distinguishable":
-        assert "about 1600 episodes" in found.text, "the half-width falls with the root of the episodes"
-
-
-def test_a_router_that_cannot_be_estimated_has_no_verdict():
-    found = verdict_of_estimates(report([policy("mine", 0.0, None), policy("single:big", 0.5)]), "mine")
-    assert (found.word, found.text) == ("cannot tell", "this log cannot tell: too few episodes")
-    assert verdict_of_estimates(report([policy("mine", 0.6), policy("single:big", 0.0, None)]), "mine").word == (
-        "cannot tell"
-    )
 
 
 def test_equal_scores_tell_nothing_of_the_score(log):
