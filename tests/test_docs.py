@@ -92,7 +92,8 @@ def test_commands_parse_and_name_what_exists(page, line):
     assert all(is_card("envs", env) for env in ([envs] if isinstance(envs, str) else envs))
     assert given.get("pool") is None or is_card("pools", given["pool"])
     assert given.get("encoder") is None or given["encoder"] in ENCODERS.targets()
-    agents = [given["agent"]] if given.get("agent") else expand_agents(given.get("agents") or [])
+    named = given.get("agent") or []
+    agents = [named] if isinstance(named, str) else [*named, *expand_agents(given.get("agents") or [])]
     for agent in agents:
         assert is_card("agents", agent.partition(":")[0])
     policies = [*([given["policy"]] if given.get("policy") else []), *given.get("router", [])]

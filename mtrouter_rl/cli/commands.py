@@ -12,7 +12,14 @@ from mtrouter_rl.options import Command
 _OWN = (
     *("study", "collect", "evaluate"),
     *("start", "new_pool", "import_log", "validate", "split", "reprice", "train", "sweep", "ope", "extend", "export"),
-    *("new_env", "check_env", "endpoints.fake_llm", "endpoints.local_llm", "endpoints.serve", "completion"),
+    *(
+        "plug_in.new_env",
+        "plug_in.check_env",
+        "endpoints.fake_llm",
+        "endpoints.local_llm",
+        "endpoints.serve",
+        "completion",
+    ),
     *("names", "inspect_log", "report", "behavior"),
 )
 """Files of this package with a command, in the order of the help."""

@@ -1,0 +1,1 @@
+"""Commands for whoever plugs in an environment."""
