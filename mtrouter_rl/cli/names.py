@@ -137,7 +137,7 @@ LIST = Command(
 COMMAND = Command(
     name="show",
     group=Group.REPORT,
-    summary="what stands behind a name: a card, a format with its options, or a trained router with its verdict",
+    summary="what stands behind a name: a card, a format, a trained router with its verdict",
     description=(
         "Shows the card of an environment, pool, agent or dataset, the options of a log format, or what a trained router is "
         "and whether its log shows it to be better than the best single model."

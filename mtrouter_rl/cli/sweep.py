@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
 COMMAND = Command(
     name="sweep",
     group=Group.LOGS,
-    summary="train a card at several values of its parameters, and compare on validation",
+    summary="compare values of an agent's parameters, with several seeds, on validation",
     description=(
         "Trains every agent card with every combination of values, with as many seeds as --trainings says, runs all routers "
         "on the same validation episodes, and prints one table, the best first. It never looks at test or OOD. Everything is "

@@ -247,7 +247,10 @@ def test_quiet_prints_results_alone(tmp_path, corridor_log, capfd):
     assert (printed.out, printed.err) == (f"router saved in {router}\n", "")
     assert run(*train, "--json") == 0
     printed = capfd.readouterr()
-    assert json.loads(printed.out) == {"router": str(router), "env": "corridor", "agent": "single:small"}
+    assert json.loads(printed.out) == {
+        **{"router": str(router), "env": "corridor", "agent": "single:small"},
+        "verdict": None,
+    }
     assert "evaluate it with" in printed.err
     assert run(*train, "--json", "--quiet") == 0
     assert capfd.readouterr().err == ""
