@@ -248,7 +248,9 @@ def test_quiet_prints_results_alone(tmp_path, corridor_log, capfd):
     assert run(*train, "--json") == 0
     printed = capfd.readouterr()
     assert json.loads(printed.out) == {
-        **{"router": str(router), "env": "corridor", "agent": "single:small"},
+        "router": str(router),
+        "env": "corridor",
+        "agent": "single:small",
         "verdict": None,
     }
     assert "evaluate it with" in printed.err

@@ -19,7 +19,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
 
 COMMAND = Command(
     name="luck",
-    summary="how large are differences, once the luck that a simulator knows is taken off?",
+    summary="how large differences are, once the luck that a simulator knows is taken off",
     description=(
         "Reads the episodes of evaluations or studies with simulated models. The simulator keeps what it drew: who was stuck, "
         "and which calls succeeded that could have failed. What was drawn above its expectation has mean 0 whatever the "
