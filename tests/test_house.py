@@ -24,3 +24,13 @@ def test_no_folder_is_crowded():
     folders = {path.parent for path in PACKAGE.rglob("*.py") if "_cards" not in path.parts}
     crowded = {folder.name: n for folder in folders if (n := len(list(folder.glob("*.py")))) > 26}
     assert not crowded
+
+
+def test_every_benchmark_is_run_by_all_and_stands_on_the_page_of_speed():
+    root = Path(__file__).parents[1]
+    everything = (root / "scripts" / "bench" / "all").read_text(encoding="utf-8")
+    page = (root / "docs" / "speed.md").read_text(encoding="utf-8")
+    names = [path.stem for path in (root / "scripts" / "bench").glob("*.py")]
+    assert len(names) >= 15
+    assert [name for name in names if f"\nbench {name}" not in everything] == []
+    assert [name for name in names if f"scripts/bench/{name}.py" not in page] == []
