@@ -33,7 +33,7 @@ COMMAND = Command(
         "differences of rounding, which come from another processor, count as equal and are said. --write renews the "
         "intervals of a file after a change of how they are made; it refuses where a mean differs."
     ),
-    examples=("docs/results/quick-results.json",),
+    examples=("runs/mine/results.json",),
     options=(
         Option("files", "files of results", Path, "FILE", nargs="+"),
         Option(
