@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import ResultsError, unknown_name
-from mtrouter_rl.evaluation.metrics import EpisodeRecord, PolicyMetrics, metrics_of_records
+from mtrouter_rl.evaluation.metrics import EpisodeRecord, PolicyMetrics, averaged_trainings, metrics_of_records
 from mtrouter_rl.evaluation.results import PairedDifference, PolicyRoles, ResultRow, Results
 from mtrouter_rl.records import Episode, EpisodeKey, Split
 from mtrouter_rl.statistics.cluster_bootstrap import BootstrapMeans, episode_means, paired_differences
@@ -226,6 +226,20 @@ def paired_difference_of(found: BootstrapMeans) -> PairedDifference:
     return PairedDifference(
         score=score, cost_usd=cost_usd, return_=return_, p_value=found.p_value(_RETURN), p_value_holm=None
     )
+
+
+def trainings_difference(
+    own: Sequence[PolicyMetrics], other: Sequence[PolicyMetrics], *, seed: int
+) -> PairedDifference:
+    """Difference of two policies of several trainings each, paired over the episodes that all of them completed.
+
+    Raises:
+        ResultsError: As `averaged_trainings`.
+    """
+    mine, theirs = ([averaged_trainings(one, name) for name in QUANTITIES] for one in (own, other))
+    both = [key for key in mine[0] if key in theirs[0]]
+    values, others = ([{key: column[key] for key in both} for column in columns] for columns in (mine, theirs))
+    return paired_difference_of(paired_differences(values, others, seed=seed))
 
 
 def with_references(rows: Iterable[ResultRow], roles: PolicyRoles) -> tuple[ResultRow, ...]:

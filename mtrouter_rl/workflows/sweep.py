@@ -20,7 +20,7 @@ from mtrouter_rl.datasets.info import read_info
 from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, averaged_trainings, policy_metrics
-from mtrouter_rl.evaluation.result_rows import QUANTITIES, paired_difference_of
+from mtrouter_rl.evaluation.result_rows import QUANTITIES, trainings_difference
 from mtrouter_rl.evaluation.results import PairedDifference, header
 from mtrouter_rl.files import ResultFile, slug, write_atomically
 from mtrouter_rl.records import Episode, FiniteRecord
@@ -36,7 +36,7 @@ from mtrouter_rl.reporting.tables import (
     to_plain,
 )
 from mtrouter_rl.rollout import RolloutPool
-from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
+from mtrouter_rl.statistics.cluster_bootstrap import episode_means
 from mtrouter_rl.statistics.estimate import Estimate, bounded
 from mtrouter_rl.workers.executors import Workers, check_workers
 from mtrouter_rl.workflows.evaluating import EvaluateRequest, evaluate_routers
@@ -335,7 +335,7 @@ def _compared(request: SweepRequest, points: Sequence[SweepPoint]) -> Sweep:
                 cost_usd=cost_usd,
                 return_=return_,
                 return_by_training=tuple(one.mean("return_") for one in own[name]),
-                to_best=None if name == best else _difference(own[name], own[best], seed=request.seed),
+                to_best=None if name == best else trainings_difference(own[name], own[best], seed=request.seed),
             )
         )
     return Sweep(
@@ -351,14 +351,6 @@ def _compared(request: SweepRequest, points: Sequence[SweepPoint]) -> Sweep:
 
 def _metrics(config: EnvConfig, episodes: Sequence[Episode], policy: str) -> PolicyMetrics:
     return policy_metrics(episodes, config.reward, model_names=config.pool.model_names, policy=policy)
-
-
-def _difference(own: Sequence[PolicyMetrics], best: Sequence[PolicyMetrics], *, seed: int) -> PairedDifference:
-    """Over the episodes that both completed in all trainings."""
-    mine, theirs = ([averaged_trainings(one, name) for name in QUANTITIES] for one in (own, best))
-    both = [key for key in mine[0] if key in theirs[0]]
-    columns, others = ([{key: column[key] for key in both} for column in values] for values in (mine, theirs))
-    return paired_difference_of(paired_differences(columns, others, seed=seed))
 
 
 def _save_card(point: SweepPoint, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from mtrouter_rl.evaluation.metrics import PolicyMetrics, averaged_trainings
-from mtrouter_rl.evaluation.result_rows import QUANTITIES, paired_difference_of
+from mtrouter_rl.evaluation.result_rows import QUANTITIES, trainings_difference
 from mtrouter_rl.evaluation.results import PairedDifference
 from mtrouter_rl.files import SavedRecord, write_atomically
 from mtrouter_rl.records import FiniteRecord, NonNegative, Split
@@ -28,7 +28,7 @@ from mtrouter_rl.reporting.tables import (
     to_plain,
     verdict_word,
 )
-from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
+from mtrouter_rl.statistics.cluster_bootstrap import episode_means
 from mtrouter_rl.statistics.estimate import Estimate, bounded
 from mtrouter_rl.statistics.rank_agreement import holm
 
@@ -218,21 +218,13 @@ def compare_variants(
                 return_=return_,
                 return_by_training=tuple(training.mean("return_") for training in own),
                 n_failed=sum(training.n_failed for training in own),
-                difference=None if one.variant == FULL else _difference(own, full, seed=seed),
-                to_compared=_difference(own, trainings[compared.policies], seed=seed)
+                difference=None if one.variant == FULL else trainings_difference(own, full, seed=seed),
+                to_compared=trainings_difference(own, trainings[compared.policies], seed=seed)
                 if has_rival and compared
                 else None,
             )
         )
     return Ablations(setting=setting, rows=_adjusted(rows))
-
-
-def _difference(own: Sequence[PolicyMetrics], other: Sequence[PolicyMetrics], *, seed: int) -> PairedDifference:
-    """Paired over the episodes that both completed in all trainings."""
-    mine, theirs = ([averaged_trainings(one, name) for name in QUANTITIES] for one in (own, other))
-    both = [key for key in mine[0] if key in theirs[0]]
-    values, others = ([{key: column[key] for key in both} for column in columns] for columns in (mine, theirs))
-    return paired_difference_of(paired_differences(values, others, seed=seed))
 
 
 def _adjusted(rows: Sequence[AblationRow]) -> tuple[AblationRow, ...]:

@@ -18,7 +18,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, ResultsError, unknown_name
 from mtrouter_rl.evaluation.luck import luck_of_episode
 from mtrouter_rl.evaluation.metrics import policy_metrics
-from mtrouter_rl.evaluation.results import header
+from mtrouter_rl.evaluation.results import BELIEVING_REFERENCE, header
 from mtrouter_rl.files import ResultFile
 from mtrouter_rl.pools.simulated.backend import SimulationCard, make_backend
 from mtrouter_rl.records import EpisodeKey, FiniteRecord, FloatArray, Split
@@ -27,8 +27,6 @@ from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_diffe
 from mtrouter_rl.statistics.control_variates import without_luck
 from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.workflows import EPISODES_FOLDER
-
-BELIEVING = "believing-reference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,7 @@ class Luck(ResultFile):
         From returns without luck; None if the reference is not among the rows, or is not above.
         """
         by_name = {one.policy: one.cleaned.value for one in self.rows}
-        low, high = by_name[self.against], by_name.get(BELIEVING)
+        low, high = by_name[self.against], by_name.get(BELIEVING_REFERENCE)
         return None if high is None or high <= low else (row.cleaned.value - low) / (high - low)
 
 
@@ -269,7 +267,7 @@ def luck_table(found: Luck) -> Table:
         f"{found.env}, {found.split} split, pool {found.pool}, simulated models (no LLM was called): "
         f"{min(row.return_.n_episodes for row in found.rows)} episodes at least per policy and run. 'without luck': what the "
         f"simulator drew above its expectation is taken off. 'more than': than {found.against}. 'gap': share of the gap "
-        f"between {found.against} and {BELIEVING}, without luck. Brackets: 95% intervals over (task, variation)."
+        f"between {found.against} and {BELIEVING_REFERENCE}, without luck. Brackets: 95% intervals over (task, variation)."
     )
     names = ("policy", "runs", "return", "without luck", "explained", "more than", "without luck", "gap")
     return Table(caption=caption, header=names, rows=cells)
