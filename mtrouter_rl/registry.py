@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +48,16 @@ def code_allowed(is_allowed: bool = True) -> Iterator[None]:
             os.environ[ALLOW_CODE_VARIABLE] = before
 
 
+def registered(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """Entry points of a group, of every package on the present `sys.path`; a path is searched once in a process."""
+    return _registered(group, tuple(sys.path))
+
+
+@cache
+def _registered(group: str, _path: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=group))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Registry:
     """Names of one family of implementations.
@@ -66,7 +77,7 @@ class Registry:
 
     def targets(self) -> dict[str, str]:
         """Every known name with its "module:attribute"; our own win over a plug-in of the same name."""
-        plugins = {entry.name: entry.value for entry in importlib.metadata.entry_points(group=self.group)}
+        plugins = {entry.name: entry.value for entry in registered(self.group)}
         return plugins | self.builtin
 
     def load_all(self) -> dict[str, object]:

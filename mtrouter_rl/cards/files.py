@@ -4,7 +4,6 @@ A card is given by name or by path. Names are looked up in the card folders of t
 the copy that travels inside the wheel; a third party adds folders through the entry-point group `mtrouter_rl.cards`.
 """
 
-import importlib.metadata
 import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.cards.reading import read_text, read_yaml
 from mtrouter_rl.errors import CardError, unknown_name
 from mtrouter_rl.records import Frozen
+from mtrouter_rl.registry import registered
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _warn_once(message: str) -> None:
 
 
 def _plugin_roots() -> Iterable[Path]:
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    for entry in registered(ENTRY_POINT_GROUP):
         try:
             spec = importlib.util.find_spec(entry.value)
         except ImportError:  # a package above it is missing or broken

@@ -82,6 +82,8 @@ _SHUFFLE_STREAM = 9
 """Keeps the shuffles apart from other draws of the same seed."""
 _TOLERANCE = 1e-12
 """Rounding allowed when two estimates are compared."""
+_BLOCK = 256
+"""Shuffled tables worked on at once."""
 
 Shuffle = Literal["between clusters", "within episodes"]
 
@@ -155,7 +157,12 @@ def mutual_information(
     low, high = _interval(tables, seed=seed, n_resamples=n_resamples)
     rng = np.random.default_rng([_SHUFFLE_STREAM, seed])
     shuffled_table = _cluster_shuffles(tables) if shuffle == "between clusters" else _run_shuffles(turns)
-    shuffled = np.array([information_bits(shuffled_table(rng)) for _ in range(n_shuffles)])
+    shuffled = np.concatenate(
+        [
+            information_bits(np.stack([shuffled_table(rng) for _ in range(min(_BLOCK, n_shuffles - first))]))
+            for first in range(0, n_shuffles, _BLOCK)
+        ]
+    )
     is_informative = bool(np.abs(shuffled - bits).max() > _TOLERANCE)
     n_reached = int((shuffled >= bits - _TOLERANCE).sum())
     return MutualInformation(
@@ -252,7 +259,7 @@ def _jackknifed_bits(tables: IntArray) -> float:
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 10.5.
     """
     n_clusters, table = len(tables), tables.sum(axis=0)
-    left_out = [information_bits(table - one) for one in tables]
+    left_out = information_bits(table - tables)
     return float(n_clusters * information_bits(table) - (n_clusters - 1) * np.mean(left_out))
 
 

@@ -30,7 +30,7 @@ def campaign():
 def test_a_short_campaign_finds_nothing(campaign):
     chosen = ("import --overwrite", "split --overwrite", "new-pool", "train")
     writers = tuple(one for one in campaign.WRITERS if one.name in chosen)
-    counts = campaign.run(n_points=4, n_pairs=2, n_inputs=200, seconds=120, seed=1, writers=writers)
+    counts = campaign.run(n_points=3, n_pairs=1, n_inputs=200, seconds=120, seed=1, writers=writers)
     notes = [note for count in counts for note in count.notes]
     assert all(count.is_clean for count in counts), notes
     assert sum(count.n for count in counts) > 200

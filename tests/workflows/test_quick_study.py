@@ -124,7 +124,7 @@ from mtrouter_rl.workflows import TrainRequest, load_agent
 from mtrouter_rl.workflows.quick_study import train_side_by_side
 
 card = load_agent("fitted-q")
-card = card.model_copy(update={{"parameters": card.parameters | {{"n_iterations": 10000}}}})
+card = card.model_copy(update={{"parameters": card.parameters | {{"n_iterations": 10000, "steps_per_iteration": 5}}}})
 log, out = Path({str(corridor_log)!r}), Path({str(tmp_path)!r})
 trainings = [
     TrainRequest(agent=card, config=resolve_env("corridor"), seed=seed, out=out / str(seed), dataset=log) for seed in (0, 1)

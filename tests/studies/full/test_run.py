@@ -21,7 +21,7 @@ from mtrouter_rl.studies.full.request import PARTS, FullSize, FullStudyRequest, 
 from mtrouter_rl.studies.full.run import run_full_study
 from mtrouter_rl.studies.headroom.run import HEADROOM_FILE, Headroom
 from mtrouter_rl.studies.recompute.run import RecomputeRequest, recompute
-from mtrouter_rl.workflows import training_seconds
+from mtrouter_rl.workflows import quick_study, training_seconds
 from mtrouter_rl.workflows.quick_study import STRONGEST
 
 LEARNED = ("fitted-q", "monte-carlo-q", "fitted-q-frontier", "fitted-q-budget")
@@ -74,6 +74,7 @@ def done(tmp_path_factory, config):
     """The study, killed once in the middle of its evaluations."""
     request = request_of(config, tmp_path_factory.mktemp("full"))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quick_study, "present", lambda *_args, **_kwargs: None)
         patch.setattr(full_study, "present", _killed)
         with pytest.raises(KeyboardInterrupt):
             run(request)
@@ -212,7 +213,8 @@ def test_the_strongest_model_and_the_best_value_leave_and_join(done):
 
 def test_a_finished_study_runs_nothing_again(done, monkeypatch):
     request, _ = done
-    monkeypatch.setattr(full_study, "present", lambda *_args, **_kwargs: None)
+    for study in (full_study, quick_study):
+        monkeypatch.setattr(study, "present", lambda *_args, **_kwargs: None)
     before = (request.out / "results.json").read_bytes()
     run(request)
     assert (request.out / "results.json").read_bytes() == before
