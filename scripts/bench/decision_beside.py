@@ -1,9 +1,9 @@
 """One routing decision beside encoding the history again: its last 512 tokens, or all of it, with the same weights.
 
 Every text of an episode is new, as in `decision_time.py`. "again" is MiniLM by sentence-transformers in float32 on the
-joined history, cut to its last 512 tokens, or in pieces of 512 tokens. Ours is the encoder that is named, in float32 or bfloat16, on what the
-last turn added. All are timed in one run, by turns. Median and 99th percentile; ratios of medians with the range of the
-middle half of the paired ratios.
+joined history, cut to its last 512 tokens, or in pieces of 512 tokens. Ours is the encoder that is
+named, in float32 or bfloat16, on what the last turn added. All are timed in one run, by turns. Median and 99th
+percentile; ratios of medians with the range of the middle half of the paired ratios.
 
     python scripts/bench/decision_beside.py --encoder minilm
 """
