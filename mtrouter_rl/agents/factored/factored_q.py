@@ -23,6 +23,7 @@ from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, StateDict, st
 from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
+from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray, Frozen
@@ -85,43 +86,18 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 f"agent '{self.card.name}': there is no router before the last network is trained, so it cannot be evaluated "
                 "during the training; leave out --evaluate-every"
             )
-        silence_gym_notice()
-        dataset, features = require_data(context, self.card)
-        transitions = lay_out_logs(context, self.card, gamma=1.0)
-        log = LogColumns.of_episodes(dataset.completed)
-        words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
-        kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())
-        n_models = transitions.n_models
-        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
-        layout = HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden})
-        sizes = NetworkParameters(**{name: getattr(self.parameters, name) for name in NetworkParameters.model_fields})
-        folds = _folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes]
-        *judges, network = self._train_networks(context, transitions, log, kinds=kinds, layout=layout, folds=folds)
-        settings = FactoredSettings(
-            layout=layout,
-            sizes=sizes,
-            kinds=kinds,
-            n_members=len(network),
-            reward=context.reward,
-            prior=0.5,
-            use_value=0.0,
-        )
+        judged = self.judged(context)
+        network = self._train_network(context, judged)
+        settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
+        transitions, log = judged.transitions, judged.log
         with one_thread():
-            due = _judged(judges, settings, transitions, folds)
-            tokens = CallTokens.of_log(log, transitions.actions, n_models=n_models)
-            factors = _fitted(
-                *(context, transitions, log),
-                due=due,
-                folds=folds,
-                kinds=kinds,
-                tokens=tokens,
-                parts=self.parameters.parts,
-            )
+            tokens = CallTokens.of_log(log, transitions.actions, n_models=transitions.n_models)
+            factors = _fitted(context, judged, tokens=tokens, parts=self.parameters.parts)
         return FactoredRouter.of(
             FactoredRouter(
                 name=self.card.name,
                 model_names=context.pool.model_names,
-                features=features,
+                features=require_data(context, self.card)[1],
                 settings=settings.model_copy(update=_learned(factors)),
                 weights=as_weights(stack_weights(network), factors, tokens),
                 provenance=provenance(context, self.card, self.parameters),
@@ -129,48 +105,110 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             context.pool,
         )
 
-    def _train_networks(
-        self,
-        context: TrainingContext,
-        transitions: Transitions,
-        log: LogColumns,
-        *,
-        kinds: ActionKinds,
-        layout: HistoryLayout,
-        folds: npt.NDArray[np.int64],
-    ) -> list[list[StateDict]]:
-        """Kept iterates of a network for every fold, which has not seen it, and of the one that acts, which has seen all.
+    def judged(self, context: TrainingContext, transitions: Transitions | None = None) -> "JudgedLog":
+        """What was due before every turn of a log, by networks that have not seen the turn's (task, variation).
+
+        Args:
+            context: As in `train`.
+            transitions: Those of the context's log, if they are made already.
+
+        Raises:
+            InvalidConfigError, PoolMismatchError, RouterError: As `train`.
+        """
+        silence_gym_notice()
+        dataset, features = require_data(context, self.card)
+        if transitions is None:
+            transitions = lay_out_logs(context, self.card, gamma=1.0)
+        log = LogColumns.of_episodes(dataset.completed)
+        words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
+        kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())
+        n_models = transitions.n_models
+        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
+        judged = JudgedLog(
+            transitions=transitions,
+            log=log,
+            kinds=kinds,
+            layout=HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden}),
+            folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
+            due=np.zeros((len(transitions), len(kinds))),
+        )
+        for fold in np.unique(judged.folds).tolist():
+            network = self._train_network(context, judged, fold=fold)
+            settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
+            with one_thread():
+                _judge(network, settings, judged, fold)
+        return judged
+
+    def _train_network(self, context: TrainingContext, judged: "JudgedLog", *, fold: int = _NO_FOLD) -> list[StateDict]:
+        """Kept iterates of a network that has not seen a fold; without one, of the network that acts, which has seen all.
 
         Errors show nothing of what was due, and are left out.
         """
         from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
 
-        done = kinds.of_log(log.words)
-        is_done = ~log.is_error
+        is_done = ~judged.log.is_error
         is_done |= not is_done.any()
-        imitated = dataclasses.replace(transitions, actions=done, n_models=len(kinds))
-        learner = imitation_learner(
-            HistoryEncoderFactory.of(layout, self.parameters), logit_penalty=self.parameters.logit_penalty
+        imitated = dataclasses.replace(
+            judged.transitions, actions=judged.kinds.of_log(judged.log.words), n_models=len(judged.kinds)
         )
-        networks: list[list[StateDict]] = []
-        for fold in (*np.unique(folds).tolist(), _NO_FOLD):
-            keep = is_done & (folds != fold)
-            iterates = train(
-                learner,
-                imitated.where(keep if keep.any() else is_done),
-                loop=self.parameters,
-                context=dataclasses.replace(
-                    context,
-                    evaluation=None,
-                    metrics=context.metrics if fold == _NO_FOLD else NullSink(),
-                    checkpoint_folder=_of_fold(context.checkpoint_folder, fold),
-                ),
-                identity=training_identity(context, self.card, self.parameters) | {"fold": fold},
-                make_router=_no_router,
-            )
-            stacked = stack_imitators(iterates)
-            networks.append([{name: one[member] for name, one in stacked.items()} for member in range(len(iterates))])
-        return networks
+        keep = is_done & (judged.folds != fold)
+        iterates = train(
+            imitation_learner(
+                HistoryEncoderFactory.of(judged.layout, self.parameters), logit_penalty=self.parameters.logit_penalty
+            ),
+            imitated.where(keep if keep.any() else is_done),
+            loop=self.parameters,
+            context=dataclasses.replace(
+                context,
+                evaluation=None,
+                metrics=context.metrics if fold == _NO_FOLD else NullSink(),
+                checkpoint_folder=_of_fold(context.checkpoint_folder, fold),
+            ),
+            identity=training_identity(context, self.card, self.parameters) | {"fold": fold},
+            make_router=_no_router,
+        )
+        stacked = stack_imitators(iterates)
+        return [{name: one[member] for name, one in stacked.items()} for member in range(len(iterates))]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgedLog:
+    """A log of N turns, and what was due before each.
+
+    Attributes:
+        transitions: The log as transitions.
+        log: The rest of what is read of it.
+        kinds: Kinds of action, K in all.
+        layout: What the networks see.
+        folds: Fold of every turn, shape (N,).
+        due: Probability of every kind, by networks that have not seen the turn's fold, shape (N, K).
+    """
+
+    transitions: Transitions
+    log: LogColumns
+    kinds: ActionKinds
+    layout: HistoryLayout
+    folds: npt.NDArray[np.int64]
+    due: FloatArray
+
+    def settings(
+        self,
+        parameters: FactoredQParameters,
+        *,
+        reward: RewardCard,
+        n_members: int,
+    ) -> FactoredSettings:
+        """Settings of a router with networks of these sizes, before its factors are fitted."""
+        sizes = NetworkParameters(**{name: getattr(parameters, name) for name in NetworkParameters.model_fields})
+        return FactoredSettings(
+            layout=self.layout,
+            sizes=sizes,
+            kinds=self.kinds,
+            n_members=n_members,
+            reward=reward,
+            prior=0.5,
+            use_value=0.0,
+        )
 
 
 def _learned(factors: Factors) -> dict[str, float]:
@@ -199,50 +237,33 @@ def _folds(log: LogColumns, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]
     return np.array([shuffled[groups[name]] for name in names], dtype=np.int64)
 
 
-def _judged(
-    networks: Sequence[Sequence[StateDict]],
-    settings: FactoredSettings,
-    transitions: Transitions,
-    folds: npt.NDArray[np.int64],
-) -> FloatArray:
-    """Probability of every kind before every turn, by the networks that have not seen the turn's fold, shape (N, K)."""
+def _judge(members: Sequence[StateDict], settings: FactoredSettings, judged: JudgedLog, fold: int) -> None:
+    """Write what is due before the turns of a fold, by networks that have not seen it."""
     import torch
 
-    due = np.zeros((len(transitions), len(settings.kinds)))
-    for fold, members in zip(np.unique(folds), networks, strict=True):
-        ensemble = Ensemble(settings.make_network(), stack_weights(members))
-        rows = np.flatnonzero(folds == fold)
-        for start in range(0, len(rows), _ROWS_PER_PASS):
-            some = rows[start : start + _ROWS_PER_PASS]
-            logits = ensemble(torch.from_numpy(transitions.observations[transitions.rows[some]]))
-            due[some] = torch.softmax(logits, dim=-1).mean(dim=0).double().numpy()
-    return due
+    transitions = judged.transitions
+    ensemble = Ensemble(settings.make_network(), stack_weights(members))
+    rows = np.flatnonzero(judged.folds == fold)
+    for start in range(0, len(rows), _ROWS_PER_PASS):
+        some = rows[start : start + _ROWS_PER_PASS]
+        logits = ensemble(torch.from_numpy(transitions.observations[transitions.rows[some]]))
+        judged.due[some] = torch.softmax(logits, dim=-1).mean(dim=0).double().numpy()
 
 
-def _fitted(
-    context: TrainingContext,
-    transitions: Transitions,
-    columns: LogColumns,
-    *,
-    due: FloatArray,
-    folds: npt.NDArray[np.int64],
-    kinds: ActionKinds,
-    tokens: CallTokens,
-    parts: Sequence[Part],
-) -> Factors:
+def _fitted(context: TrainingContext, judged: JudgedLog, *, tokens: CallTokens, parts: Sequence[Part]) -> Factors:
     """The factors of a log."""
-    numbers = {task: number for number, task in enumerate(sorted(set(columns.tasks)))}
+    columns, transitions = judged.log, judged.transitions
     log = LoggedTurns(
-        due=due,
-        kinds=kinds.of_log(columns.words),
+        due=judged.due,
+        kinds=judged.kinds.of_log(columns.words),
         is_error=columns.is_error,
         actions=transitions.actions,
         masks=columns.masks,
         gains=transitions.utility_gains.astype(np.float64),
         costs=context.reward.weighted(transitions.costs_usd.astype(np.float64)),
         episodes=transitions.episodes,
-        folds=folds,
-        tasks=np.array([numbers[task] for task in columns.tasks])[transitions.episodes],
+        folds=judged.folds,
+        tasks=columns.task_numbers[transitions.episodes],
     )
     costs = context.reward.weighted(tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), context.pool))
     return fit_factors(log, costs, seed=context.seed, parts=parts)

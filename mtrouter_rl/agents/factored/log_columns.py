@@ -35,6 +35,12 @@ class LogColumns:
     tasks: list[str]
     variations: list[int]
 
+    @property
+    def task_numbers(self) -> npt.NDArray[np.int64]:
+        """Number of the task of every episode, in the order of the names, shape (E,)."""
+        numbers = {task: number for number, task in enumerate(sorted(set(self.tasks)))}
+        return np.array([numbers[task] for task in self.tasks], dtype=np.int64)
+
     @classmethod
     def of_episodes(cls, episodes: Iterable[Episode]) -> "LogColumns":
         """Go through the episodes once."""
