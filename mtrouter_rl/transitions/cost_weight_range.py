@@ -97,10 +97,10 @@ class FrontierTransitions(Transitions):
 
     def batch_at(self, indices: npt.NDArray[np.int64], cost_weights: FloatArray) -> MiniBatch:
         """The transitions of these indices under these cost weights, both of shape (B,)."""
-        batch = self.batch(indices)
+        batch = self.batch(indices, has_next=not self.is_regression)
         columns = self.cost_weights.features(cost_weights)
         for observations in (batch.observations, batch.next_observations):
-            observations[:, self.weight_columns] = columns
+            observations[:, self.weight_columns] = columns[: len(observations)]
         rewards = self._rewards(self.utility_gains[indices], self.costs_usd[indices], cost_weights)
         return dataclasses.replace(batch, rewards=rewards.astype(np.float32)[:, None])
 

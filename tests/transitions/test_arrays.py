@@ -140,3 +140,14 @@ def test_a_joined_log_without_a_turn_or_with_returns_too_low_is_named():
     dear = of_env("b", [make_episode([turn(cost=0.4)])], RewardCard(cost_weight=1000.0, cost_unit_usd=1.0))
     with pytest.raises(InvalidConfigError, match=r"cost_weight 1000\.0 .* gives a return of -400"):
         join_transitions([two_logs()[0], dear], gamma=1.0, log_shares="equal")
+
+
+def test_what_follows_is_drawn_only_where_something_is_bootstrapped_from_it():
+    made = transitions(three_episodes())
+    batch = made.sample(16, np.random.default_rng(3))
+    regression = made.as_return_regression().sample(16, np.random.default_rng(3))
+    assert (regression.observations == batch.observations).all()
+    assert batch.next_observations.shape == batch.observations.shape
+    assert regression.next_observations.shape == (1, batch.observations.shape[1])
+    assert made.without_next().sample(16, np.random.default_rng(3)).next_observations.shape[0] == 1
+    assert (made.without_next().rewards == made.rewards).all()

@@ -73,6 +73,11 @@ class Learner:
     gamma: float = 0.0
     n_warm_start: int = 0
 
+    @property
+    def reads_next(self) -> bool:
+        """Whether targets are made of what follows; an imitator's are not, nor are those of a regression of the reward."""
+        return self.gamma > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class QLearning:

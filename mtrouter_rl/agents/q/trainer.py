@@ -69,11 +69,12 @@ def train(
         iterates = deque(kept, maxlen=loop.keep_last)
         watch = _Watch(learner, transitions, sink=context.metrics)
         logged_returns = transitions.as_return_regression()
+        planned = transitions if learner.reads_next else transitions.without_next()
         left = range(n_done, loop.n_iterations)
         for iteration in track(left, "train", done=n_done, total=loop.n_iterations, is_shown=context.show_progress):
             learning_rate = set_learning_rate(networks.optimizer, loop, iteration)
             started = time.perf_counter()
-            source = logged_returns if iteration < learner.n_warm_start else transitions
+            source = logged_returns if iteration < learner.n_warm_start else planned
             losses = _run_iteration(algorithm, source, loop=loop, seed=context.seed, iteration=iteration)
             steps_per_second = loop.steps_per_iteration / (time.perf_counter() - started)
             iterates.append(networks.weights(*learner.modules))

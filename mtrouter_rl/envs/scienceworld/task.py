@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from mtrouter_rl.cards import EnvCard, card_root
 from mtrouter_rl.cards.files import check_no_truth_counts
+from mtrouter_rl.envs.scienceworld.game import Game, GameStep
 from mtrouter_rl.envs.scienceworld.gold_paths import GoldPaths
 from mtrouter_rl.envs.scienceworld.jvm import ScienceWorldJvm
 from mtrouter_rl.errors import CallOrderError, CardError, InvalidConfigError, SimulatorError, unknown_name
@@ -139,13 +140,13 @@ class ScienceWorldTask:
 
     def step(self, action_text: str) -> TaskStep:
         """Execute one action; see `TextTask.step`. A negative score ends the game as failed, as in ScienceWorld."""
-        engine = self._running_engine()
-        observation = str(self._call(engine.step, action_text))
-        score = round(100 * float(self._call(engine.getScore)))
+        self._running_engine()
+        observation, share, is_completed = self._play(action_text)
+        score = round(100 * share)
         ending: Ending = ""
         if score < 0:
             ending = "failed"
-        elif self._call(engine.getCompleted):
+        elif is_completed:
             ending = "solved" if score >= self.max_score else "failed"
         self._remember(action_text, observation)
         self._is_running = ending == ""
@@ -259,7 +260,12 @@ class ScienceWorldTask:
 
     def _load(self, engine: Any) -> str:  # noqa: ANN401
         self._call(engine.load, self._task_name, self._variation, self._settings.simplifications, False)
-        return str(self._call(engine.step, "look around"))
+        self._game: Game = self._call(Game, engine)
+        return self._play("look around").observation
+
+    def _play(self, action: str) -> GameStep:
+        played: GameStep = self._call(self._game.step, action)
+        return played
 
     def _remember(self, action: str, observation: str) -> None:
         """Keep what was played, so that an expert that is asked late knows it as well."""
@@ -288,12 +294,12 @@ class ScienceWorldTask:
     def _play_gold_path(self, engine: Any, path: list[str]) -> tuple[float, ...]:  # noqa: ANN401
         """Score that each action of a gold path brings; after the end of the task it is 0."""
         self._load(engine)
-        scores = [0.0]
+        scores, is_completed = [0.0], False
         for action in path:
-            if self._call(engine.getCompleted):
+            if is_completed:
                 break
-            self._call(engine.step, action)
-            scores.append(100 * float(self._call(engine.getScore)))
+            _, share, is_completed = self._play(action)
+            scores.append(100 * share)
         self._replay(engine)
         gains = [round(after - before, 6) for before, after in itertools.pairwise(scores)]
         return (*gains, *(0.0,) * (len(path) - len(gains)))
@@ -302,7 +308,7 @@ class ScienceWorldTask:
         """Play a game that was reloaded again up to where it was."""
         self._load(engine)
         for move in self._played:
-            self._call(engine.step, move.action)
+            self._play(move.action)
 
     def _location(self) -> str:
         found = _LOCATION.search(str(self._call(self._running_engine().freeActionLook)))

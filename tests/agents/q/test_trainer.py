@@ -12,7 +12,7 @@ from mtrouter_rl.agents.q.learners import Q_FUNCTIONS, Networks, QLearning, q_le
 from mtrouter_rl.agents.q.networks import HistoryLayout
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.registry import ALGORITHMS
-from mtrouter_rl.transitions.arrays import make_transitions
+from mtrouter_rl.transitions.arrays import Transitions, make_transitions
 from tests.cases.routing_toy import (
     JOINT,
     TINY,
@@ -63,6 +63,13 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(algorithm, small_log):
     torch.rand(3)
     assert equal(first, weights(train(algorithm, small_log)))
     assert not equal(first, weights(train(algorithm, small_log, seed=1)))
+
+
+@pytest.mark.parametrize("algorithm", TRAINED)
+def test_one_row_of_what_follows_gives_the_weights_that_all_rows_give(algorithm, small_log, monkeypatch):
+    short = weights(train(algorithm, small_log))
+    monkeypatch.setattr(Transitions, "is_regression", False)
+    assert equal(short, weights(train(algorithm, small_log)))
 
 
 def test_training_leaves_global_random_state_alone(small_log):

@@ -120,6 +120,23 @@ def test_identical_to_the_original(science_task, original, game, is_noisy):
 
 
 @java_only
+def test_what_the_interface_answers_itself_and_what_nobody_understands(science_task, original):
+    actions = [
+        "help",
+        " TASK ",
+        "objects",
+        "asd",
+        "",
+        "pick up thermometer",
+        "open door to hallway",
+        "task",
+        "look around",
+    ]
+    game = ("boil", 3)
+    assert play_ours(science_task, game, actions) == play_original(original, game, actions)
+
+
+@java_only
 def test_endings_are_told_apart(science_task, original):
     path = science_task.gold_path("find-animal", 7)
     for actions, ending, is_full in ((path, "solved", True), (["focus on agent"], "failed", False)):
