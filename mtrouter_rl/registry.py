@@ -310,6 +310,7 @@ EXPORTERS = Registry(
         "minari": "mtrouter_rl.exporters.minari:export_minari",
         "d3rlpy": "mtrouter_rl.exporters.d3rlpy:export_d3rlpy",
         "huggingface": "mtrouter_rl.exporters.huggingface:export_huggingface",
+        "distillation": "mtrouter_rl.exporters.distillation:export_distillation",
     },
 )
 """Name -> function that satisfies `mtrouter_rl.exporters.base.Exporter`."""

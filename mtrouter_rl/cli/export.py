@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
-    from mtrouter_rl.exporters.base import export_dataset
+    from mtrouter_rl.exporters.base import export_dataset, load_exporter
     from mtrouter_rl.registry import EXPORTERS
 
     if args.list:
@@ -29,7 +29,9 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     if args.encoder is not None:
         options["encoder"] = args.encoder
     export_dataset(args.format, args.dataset, args.out, options)
-    output.show(f"export: {args.out}", {"format": args.format, "export": args.out})
+    summary = load_exporter(args.format).summary
+    told = "" if summary is None else f"\n{summary(args.out)}"
+    output.show(f"export: {args.out}{told}", {"format": args.format, "export": args.out})
 
 
 COMMAND = Command(
@@ -37,10 +39,14 @@ COMMAND = Command(
     group=Group.LOGS,
     summary="write a dataset in a standard format",
     description=(
-        "Writes jsonl, minari, d3rlpy or huggingface. The first two lose nothing: 'mtrouter-rl import FORMAT PATH --out DIR' "
-        "makes an equal dataset of them again."
+        "Writes jsonl, minari, d3rlpy, huggingface or distillation. The first two lose nothing: 'mtrouter-rl import FORMAT "
+        "PATH --out DIR' makes an equal dataset of them again."
     ),
-    examples=("jsonl logs/corridor --out exports/corridor.jsonl", "--list"),
+    examples=(
+        "jsonl logs/corridor --out exports/corridor.jsonl",
+        "distillation logs/corridor --out exports/distillation",
+        "--list",
+    ),
     options=(
         shared.FORMAT,
         replace(shared.LOG_FOLDER, nargs="?"),

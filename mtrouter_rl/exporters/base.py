@@ -78,6 +78,7 @@ class Exporter(Generic[OptionsT]):
         write: Writes a dataset to a path that is not there yet.
         is_file: Whether the export is one file, not a folder.
         check: Sees, before anything is read, that what the format needs is installed.
+        summary: What to tell the user of an export that was written; None if there is nothing to tell.
     """
 
     format: str
@@ -86,6 +87,7 @@ class Exporter(Generic[OptionsT]):
     write: Callable[[Loaded, Path, OptionsT], None]
     is_file: bool = False
     check: Callable[[OptionsT], object] | None = None
+    summary: Callable[[Path], str] | None = None
 
     def __call__(self, folder: Path, out: Path, options: Mapping[str, object]) -> None:
         """Export a dataset.
