@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray
@@ -59,6 +58,8 @@ def selection_quality(
         >>> quality.rank_correlation, quality.regret_at_1, quality.regret_at_3
         (0.5, 2.0, 0.0)
     """
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
     names = [name for name in estimates if name in truth]
     if not names:
         raise InvalidConfigError(

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, t  # type: ignore[import-untyped]
+from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]
 
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray
@@ -165,7 +165,7 @@ def t_widening(freedom: FloatArray) -> FloatArray:
         array([2.2 , 1.14, 1.  ])
     """
     level = (1 + CONFIDENCE) / 2
-    factors: FloatArray = np.asarray(t.ppf(level, np.maximum(freedom, _LEAST_FREEDOM)) / norm.ppf(level))
+    factors: FloatArray = np.asarray(stdtrit(np.maximum(freedom, _LEAST_FREEDOM), level) / ndtri(level))
     return factors
 
 

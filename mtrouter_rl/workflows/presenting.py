@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from mtrouter_rl.evaluation.shown_episodes import TRANSCRIPTS_FILE, transcripts_
 from mtrouter_rl.ope.record import OPE_FILE, load_report
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import TracedEpisode
-from mtrouter_rl.reporting.plots import save_plots
-from mtrouter_rl.reporting.report import write_report
-from mtrouter_rl.reporting.tensorboard.sink import RouterDetails, write_evaluation
 from mtrouter_rl.workflows.run_folder import OPE_FOLDER, RESULTS_FILE, TENSORBOARD_FOLDER, episodes_of_run
+
+if TYPE_CHECKING:
+    from mtrouter_rl.reporting.tensorboard.sink import RouterDetails
 
 
 def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cache: Path | None = None) -> Path:
@@ -37,6 +38,10 @@ def present(folder: Path, config: EnvConfig, *, routers: Sequence[str] = (), cac
     Returns:
         The report's HTML page.
     """
+    from mtrouter_rl.reporting.plots import save_plots
+    from mtrouter_rl.reporting.report import write_report
+    from mtrouter_rl.reporting.tensorboard.sink import write_evaluation
+
     results = Results.load(folder / RESULTS_FILE)
     asked = [RouterRef.of(text, cache)(config) for text in routers if not is_reference(text)]
     by_name = {router.name: router for router in asked}
@@ -75,8 +80,10 @@ def _in_order(
 
 def _details(
     router: Router, traced: Mapping[str, Mapping[str, Sequence[TracedEpisode]]], config: EnvConfig
-) -> RouterDetails:
+) -> "RouterDetails":
     """What TensorBoard shows of a router beside its results."""
+    from mtrouter_rl.reporting.tensorboard.sink import RouterDetails
+
     own = {split: policies[router.name] for split, policies in traced.items() if router.name in policies}
     rng = np.random.default_rng(0)
     return RouterDetails(

@@ -39,7 +39,6 @@ from mtrouter_rl.ope.verdict import VERDICT_FILE
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import Episode, JsonValue
 from mtrouter_rl.registry import DEFAULT_ENCODER
-from mtrouter_rl.reporting.tensorboard.sink import TensorBoardSink
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.transitions.arrays import LogShares
 from mtrouter_rl.transitions.hold_out import HoldOut
@@ -147,6 +146,8 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
         RouterError: If `out` holds a router of another training.
         DatasetError: If the log breaks its rules.
     """
+    from mtrouter_rl.reporting.tensorboard.sink import TensorBoardSink
+
     algorithm = load_algorithm(request.agent)
     _check_held_out(request, algorithm)
     if algorithm.needs_features:
