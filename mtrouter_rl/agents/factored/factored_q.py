@@ -105,20 +105,15 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             context.pool,
         )
 
-    def judged(self, context: TrainingContext, transitions: Transitions | None = None) -> "JudgedLog":
-        """What was due before every turn of a log, by networks that have not seen the turn's (task, variation).
-
-        Args:
-            context: As in `train`.
-            transitions: Those of the context's log, if they are made already.
+    def judged(self, context: TrainingContext) -> "JudgedLog":
+        """What was due before every turn of the context's log, by networks that have not seen the turn's (task, variation).
 
         Raises:
             InvalidConfigError, PoolMismatchError, RouterError: As `train`.
         """
         silence_gym_notice()
         dataset, features = require_data(context, self.card)
-        if transitions is None:
-            transitions = lay_out_logs(context, self.card, gamma=1.0)
+        transitions = lay_out_logs(context, self.card, gamma=1.0)
         log = LogColumns.of_episodes(dataset.completed)
         words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
         kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())
@@ -191,13 +186,7 @@ class JudgedLog:
     folds: npt.NDArray[np.int64]
     due: FloatArray
 
-    def settings(
-        self,
-        parameters: FactoredQParameters,
-        *,
-        reward: RewardCard,
-        n_members: int,
-    ) -> FactoredSettings:
+    def settings(self, parameters: FactoredQParameters, *, reward: RewardCard, n_members: int) -> FactoredSettings:
         """Settings of a router with networks of these sizes, before its factors are fitted."""
         sizes = NetworkParameters(**{name: getattr(parameters, name) for name in NetworkParameters.model_fields})
         return FactoredSettings(
