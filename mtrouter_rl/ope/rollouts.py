@@ -240,8 +240,8 @@ class RolloutResult:
 
     @property
     def level_spread(self) -> FloatArray:
-        """Standard deviation of what the model is off by for all policies alike: the gap beyond its own error, shape (3,)."""
-        return np.sqrt(np.maximum(self.gap**2 - self.gap_error**2, 0.0))
+        """Standard deviation of what the model is off by for all policies alike: the whole gap, shape (3,)."""
+        return np.abs(self.gap)
 
     def of(self, name: str) -> FloatArray:
         """Values of a policy, shape (3,)."""
