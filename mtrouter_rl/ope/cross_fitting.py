@@ -34,7 +34,6 @@ from mtrouter_rl.ope.estimates import (
     common_estimator,
     estimate_policies,
     fit_values,
-    max_turns,
     training_noise,
 )
 from mtrouter_rl.ope.fqe import FqeResult, Prediction
@@ -171,7 +170,7 @@ def roll_out_by_fold(run: OpeLog, folds: npt.NDArray[np.int64], turns: WorldTurn
             {name: run.probabilities[name][of_turn == fold] for name in run.names},
             costs=run.transitions.costs_usd[of_turn == fold].astype(np.float64),
             reward=run.request.reward,
-            n_turns=max_turns(run),
+            n_turns=int(turns.turns.max()) + 1,
             seed=run.request.seed,
         )
         for fold in range(int(folds.max()) + 1)

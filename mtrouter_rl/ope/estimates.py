@@ -131,14 +131,8 @@ def play_model(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) 
         {name: run.probabilities[name] for name in run.names},
         costs=run.transitions.costs_usd.astype(np.float64),
         reward=run.request.reward,
-        n_turns=max_turns(run),
         seed=run.request.seed,
     )
-
-
-def max_turns(run: OpeLog) -> int:
-    """The largest turn limit of the logged episodes."""
-    return max(episode.max_turns for episode in run.episodes)
 
 
 def estimate_policies(

@@ -305,8 +305,8 @@ def roll_out(
     *,
     costs: FloatArray,
     reward: RewardCard,
-    n_turns: int,
     seed: int,
+    n_turns: int | None = None,
 ) -> RolloutResult:
     """Estimate policies by playing the model of a log.
 
@@ -315,13 +315,14 @@ def roll_out(
         policies: Probabilities at its turns by name, shape (N, M) each.
         costs: What every turn cost, USD, shape (N,).
         reward: What money is worth.
-        n_turns: Turn limit.
         seed: Of the groups and of all chance.
+        n_turns: Turns of an episode, at most; None: those of the longest one.
 
     Raises:
         InvalidConfigError: If the log is of one (task, variation), so that nothing tells an error.
     """
     groups = _groups(log.clusters, seed=seed)
+    n_turns = int(log.turns.max()) + 1 if n_turns is None else n_turns
     logging = np.eye(log.costs.shape[1])[log.actions]
     habits = [Habits.of(log, one) for one in (*policies.values(), logging)]
     success, stuckness = success_and_stuckness(log)
