@@ -238,6 +238,7 @@ class _Reader:
             timestamp=call.timestamp,
             agent_id=call.agent_id or "",
             parent_id=call.parent_id or "",
+            parents=None if call.parents is None else tuple(call.parents),
             observation=call.observation or "",
             facts=self._facts(call, line.where),
             fingerprint=_digest({key: value for key, value in line.row.items() if key not in _END_FIELDS}),

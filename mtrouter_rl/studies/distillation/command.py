@@ -1,13 +1,13 @@
-"""`mtrouter-rl lab distill`: the card of a simulated pool whose cheap model has learned from its escalation failures."""
+"""`mtrouter-rl lab distill` writes the card of a pool whose cheap model has learned; `distill-worth` says what that brings."""
 
 import argparse
 from pathlib import Path
 
 from mtrouter_rl.options import Command, Option, Output, given, shared, values
-from mtrouter_rl.options.environment import POOL, env
+from mtrouter_rl.options.environment import COST_WEIGHT, POOL, env
 
 
-def _run(args: argparse.Namespace, output: Output) -> None:
+def _distill(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.envs.factory import resolve_env
     from mtrouter_rl.studies.distillation.card import DistillationRequest, distill, format_distilled
 
@@ -21,7 +21,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     output.show(f"{format_distilled(found)}\n\ncard: {args.out}", found)
 
 
-COMMAND = Command(
+DISTILL = Command(
     name="distill",
     summary="the pool card after distillation: the cheap model has learned, by assumption, from its failures",
     description=(
@@ -53,5 +53,40 @@ COMMAND = Command(
         Option("--least-examples", "with fewer of a kind of action, nothing is learned of it (default: 5)", int, "N"),
         Option("--out", "file of the card; its name is that of the file", Path, "CARD.yaml", required=True),
     ),
-    run=_run,
+    run=_distill,
+)
+
+
+def _worth(args: argparse.Namespace, output: Output) -> None:
+    from mtrouter_rl.envs.factory import resolve_env
+    from mtrouter_rl.studies.distillation.worth import WorthRequest, find_worth, format_worth
+
+    request = WorthRequest(
+        config=resolve_env(args.env, cost_weight=args.cost_weight),
+        before=tuple(args.before),
+        after=tuple(args.after),
+        **values(args, "split", "cheap", "seed"),
+    )
+    found = find_worth(request)
+    output.show(format_worth(found), found)
+
+
+WORTH = Command(
+    name="distill-worth",
+    summary="return, cost and escalations of the same policies before and after distillation",
+    description=(
+        "Reads evaluations with the pool before distillation and with the one after it, and compares every policy with itself "
+        "on the same episodes. Policies of one name in several runs are averaged, as trainings of one agent. Nothing is run."
+    ),
+    examples=("--env corridor --before runs/before --after runs/after --split validation",),
+    options=(
+        env(required=True),
+        COST_WEIGHT,
+        Option("--before", "folders of evaluations before distillation", Path, "RUN", nargs="+", required=True),
+        Option("--after", "folders of evaluations after it", Path, "RUN", nargs="+", required=True),
+        shared.split(),
+        Option("--cheap", "the model that learned (default: the cheapest one before)", metavar="MODEL"),
+        shared.seed("the bootstrap"),
+    ),
+    run=_worth,
 )
