@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mtrouter_rl.datasets.importers.agents import link_agents, named_parents
-from mtrouter_rl.datasets.importers.base import Amount, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import Amount, ChatOptions, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.call_records import (
     BrokenRecord,
     CallRecord,
@@ -30,7 +30,6 @@ from mtrouter_rl.datasets.importers.chat import (
     last_turn_gains,
     note_left_out,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatOptions
 from mtrouter_rl.datasets.importers.messages import ChatMessage
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.score_files import read_score_files
