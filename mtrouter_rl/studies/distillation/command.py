@@ -78,7 +78,7 @@ WORTH = Command(
         "Reads evaluations with the pool before distillation and with the one after it, and compares every policy with itself "
         "on the same episodes. Policies of one name in several runs are averaged, as trainings of one agent. Nothing is run."
     ),
-    examples=("--env corridor --before runs/before --after runs/after --split validation",),
+    examples=("--env corridor --before runs/seed0 --after runs/seed1",),
     options=(
         env(required=True),
         COST_WEIGHT,

@@ -4,7 +4,7 @@ Policies of one name in several runs count as trainings of one agent: their epis
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -16,14 +16,20 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import ResultsError
 from mtrouter_rl.exporters.escalations import cheap_model, reference_prices
 from mtrouter_rl.files import SavedRecord
-from mtrouter_rl.records import Count, Episode, EpisodeKey, FiniteRecord, Split, episode_key
-from mtrouter_rl.reporting.tables import Table, format_interval, to_plain
+from mtrouter_rl.records import Count, Ends, Episode, EpisodeKey, FiniteRecord, Split, episode_key
+from mtrouter_rl.reporting.tables import Table, format_interval, format_with_ends, to_plain
 from mtrouter_rl.statistics.cluster_bootstrap import episode_means, paired_differences
-from mtrouter_rl.statistics.estimate import Estimate
+from mtrouter_rl.statistics.estimate import COST_RANGE, RETURN_RANGE, SCORE_RANGE, Estimate, within
 from mtrouter_rl.workflows import EPISODES_FOLDER
 
 Quantity = Literal["return", "score", "cost_usd", "escalations"]
 _DECIMALS: dict[Quantity, int] = {"return": 3, "score": 1, "cost_usd": 4, "escalations": 3}
+_RANGES: dict[Quantity, Ends] = {
+    "return": RETURN_RANGE,
+    "score": SCORE_RANGE,
+    "cost_usd": COST_RANGE,
+    "escalations": (0.0, 1.0),
+}
 Values = dict[Quantity, dict[EpisodeKey, float]]
 
 
@@ -202,13 +208,20 @@ def _compared(
         changes=tuple(
             Change(
                 quantity=name,
-                before=episode_means([first[name]], seed=seed).estimate(),
-                after=episode_means([second[name]], seed=seed).estimate(),
+                before=_mean(first[name], name, seed=seed),
+                after=_mean(second[name], name, seed=seed),
                 difference=paired_differences([second[name]], [first[name]], seed=seed).estimate(),
             )
             for name in _DECIMALS
         ),
     )
+
+
+def _mean(values: Mapping[EpisodeKey, float], quantity: Quantity, *, seed: int) -> Estimate:
+    """Mean with an interval that holds nothing the quantity cannot be."""
+    found = episode_means([values], seed=seed).estimate()
+    low, high = within(found.ends, _RANGES[quantity]) or (None, None)
+    return replace(found, low=low, high=high)
 
 
 def _averaged(runs: Sequence[Mapping[EpisodeKey, Mapping[Quantity, float]]], keys: Sequence[EpisodeKey]) -> Values:
@@ -220,16 +233,17 @@ def format_worth(found: DistillationWorth) -> str:
     """The comparison as a table, for a reader."""
     rows = tuple(
         (
-            one.policy if number == 0 else "",
-            f"{one.n_before}, {one.n_after}" if number == 0 else "",
+            policy.policy if number == 0 else "",
+            f"{policy.n_before}, {policy.n_after}" if number == 0 else "",
             change.quantity,
             *(
-                format_interval(estimate, decimals=_DECIMALS[change.quantity])
-                for estimate in (change.before, change.after, change.difference)
+                format_with_ends(one.value, one.ends, decimals=_DECIMALS[change.quantity])
+                for one in (change.before, change.after)
             ),
+            format_interval(change.difference, decimals=_DECIMALS[change.quantity]),
         )
-        for one in found.policies
-        for number, change in enumerate(one.changes)
+        for policy in found.policies
+        for number, change in enumerate(policy.changes)
     )
     n = " or ".join(map(str, sorted({one.n_episodes for one in found.policies})))
     caption = (
