@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtrouter_rl.agents.factored.shrinkage import SuccessTable, success_table, success_tables_without
-from mtrouter_rl.agents.factored.stuck import Stuckness, likeliest
+from mtrouter_rl.agents.factored.stuck import PRIORS, Stuckness, likeliest
 from mtrouter_rl.ope.logged_turns import IntArray, WorldTurns
 from mtrouter_rl.records import BoolArray, FloatArray
 
+_NEVER = 1e-6
 _PRIOR_CALLS = 20.0
 """Calls that the prior of a rate of (kind, model) counts as."""
 
@@ -208,9 +209,10 @@ def _costs(log: WorldTurns, *, n_turns: int) -> FloatArray:
 
 
 def success_and_stuckness(log: WorldTurns) -> tuple[SuccessTable, Stuckness]:
-    """How often models do what is due, and how they get stuck, as the factored router learns it."""
+    """How often models do what is due, and how they get stuck, as the factored router learns it; perhaps they never do."""
     table = success_table(log.due, log.actions, log.use, n_models=log.costs.shape[1])
-    stuckness = likeliest(log.due, log.actions, log.use, table(log.due), log.turns == 0)
+    priors = (_NEVER, *PRIORS)
+    stuckness = likeliest(log.due, log.actions, log.use, table(log.due), log.turns == 0, priors=priors)
     return table, stuckness
 
 
