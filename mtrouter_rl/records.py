@@ -189,6 +189,9 @@ class Turn:
         truncated: A limit outside the task (turns, budget) stopped the episode after this turn.
         router_cost_usd: Part of `cost_usd` that was paid for the decision itself, USD, >= 0; above 0 where a language model
             was asked which model to call.
+        parents: Indices of the earlier turns that this one comes from, smallest first: several where answers of sub-agents or
+            parallel calls meet, none, (), where it starts from the task alone. None if the log does not say; then it comes
+            from the turn before.
     """
 
     model: str
@@ -206,6 +209,7 @@ class Turn:
     terminated: bool
     truncated: bool
     router_cost_usd: float = 0.0
+    parents: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +264,14 @@ class Episode:
     def models(self) -> tuple[str, ...]:
         """Chosen model of every turn, length T."""
         return tuple(turn.model for turn in self.turns)
+
+    @property
+    def parents(self) -> tuple[tuple[int, ...], ...]:
+        """The turns that every turn comes from, length T: those that it names, else the turn before."""
+        before = ((), *((index,) for index in range(len(self.turns) - 1)))
+        return tuple(
+            chained if turn.parents is None else turn.parents for turn, chained in zip(self.turns, before, strict=False)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

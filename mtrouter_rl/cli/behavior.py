@@ -21,7 +21,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
 COMMAND = Command(
     name="behavior",
     group=Group.REPORT,
-    summary="how policies route: switches, errors, what the choice depends on",
+    summary="how policies route: switches, errors and their spread, what the choice depends on",
     description=(
         "Reads behavior.json of a run, or works it out from the episodes of a dataset (or of a run that has none). What "
         "every measure means, and how to read it: docs/routing-behavior.md."

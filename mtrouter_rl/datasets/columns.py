@@ -67,6 +67,9 @@ TURN_SCHEMA = _schema(
     truncated=pa.bool_(),
     router_cost_usd=pa.float64(),
 )
+PARENTS_COLUMN = pa.field("parents", pa.list_(pa.int64()), nullable=True)
+"""Column of a turns file that is there where a turn of it names its parents, and in no other: a log of chains has the bytes
+that it had before there was the column."""
 HIDDEN_SCHEMA = _schema(episode_id=pa.string(), turn=pa.int64(), hidden=pa.string())
 
 _USAGE_COLUMNS = ("n_fresh", "n_cached", "n_written", "n_output")
@@ -136,8 +139,22 @@ def table_to_episode_fields(table: pa.Table) -> list[dict[str, object]]:
     return rows
 
 
-def turns_to_table(episodes: Sequence[Episode]) -> pa.Table:
+def turn_schema(*, has_parents: bool) -> pa.Schema:
+    """Columns of a turns file."""
+    return TURN_SCHEMA.append(PARENTS_COLUMN) if has_parents else TURN_SCHEMA
+
+
+def name_parents(episodes: Sequence[Episode]) -> bool:
+    """Whether a turn of any of the episodes says which turns it comes from."""
+    return any(turn.parents is not None for episode in episodes for turn in episode.turns)
+
+
+def turns_to_table(episodes: Sequence[Episode], *, has_parents: bool | None = None) -> pa.Table:
     """Turn rows of all episodes, in order. Inverse: `table_to_turns`.
+
+    Args:
+        episodes: The episodes.
+        has_parents: Whether the table has the column of parents; None lets the turns decide.
 
     Raises:
         DatasetError: If a value does not fit the type of its column.
@@ -149,11 +166,12 @@ def turns_to_table(episodes: Sequence[Episode]) -> pa.Table:
         "episode_id": _column(ids, TURN_SCHEMA.field("episode_id"), lambda episode_id: episode_id),
         "turn": pa.array(indices, pa.int64()),
     }
-    for field in TURN_SCHEMA:
+    schema = turn_schema(has_parents=name_parents(episodes) if has_parents is None else has_parents)
+    for field in schema:
         if field.name not in columns:
             path = f"usage.{field.name}" if field.name in _USAGE_COLUMNS else field.name
             columns[field.name] = _column(turns, field, attrgetter(path))
-    return pa.Table.from_arrays([columns[name] for name in TURN_SCHEMA.names], schema=TURN_SCHEMA)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def table_to_turns(table: pa.Table) -> list[tuple[str, int, Turn]]:
@@ -165,10 +183,14 @@ def table_to_turns(table: pa.Table) -> list[tuple[str, int, Turn]]:
         TokenUsage(n_fresh=n_fresh, n_cached=n_cached, n_written=n_written, n_output=n_output)
         for n_fresh, n_cached, n_written, n_output in zip(*(columns[name] for name in _USAGE_COLUMNS), strict=True)
     ]
-    plain = zip(*(columns[name] for name in _PLAIN_COLUMNS), strict=True)
+    names = _PLAIN_COLUMNS
+    if PARENTS_COLUMN.name in table.column_names:
+        names = (*names, PARENTS_COLUMN.name)
+        rows = table[PARENTS_COLUMN.name].to_pylist()
+        columns[PARENTS_COLUMN.name] = [None if row is None else tuple(row) for row in rows]
+    plain = zip(*(columns[name] for name in names), strict=True)
     turns = (
-        Turn(usage=usage, **dict(zip(_PLAIN_COLUMNS, values, strict=True)))
-        for usage, values in zip(usages, plain, strict=True)
+        Turn(usage=usage, **dict(zip(names, values, strict=True))) for usage, values in zip(usages, plain, strict=True)
     )
     return list(zip(columns["episode_id"], columns["turn"], turns, strict=True))
 

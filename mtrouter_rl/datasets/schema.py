@@ -11,7 +11,7 @@ from typing import Literal, TypedDict, get_args
 import pyarrow as pa
 
 from mtrouter_rl.cards.pool import HandoverCard, ModelCard, Prices, PromptCacheCard
-from mtrouter_rl.datasets.columns import EPISODE_SCHEMA, HIDDEN_SCHEMA, TURN_SCHEMA
+from mtrouter_rl.datasets.columns import EPISODE_SCHEMA, HIDDEN_SCHEMA, turn_schema
 from mtrouter_rl.datasets.info import INFO_FILE, OLD_VERSIONS, SCHEMA_VERSION, DatasetInfo
 from mtrouter_rl.datasets.validation import EPISODE_RULES, TURN_RULES
 from mtrouter_rl.records import SPLITS, Episode, EpisodeStatus, TokenUsage, Turn, UsageSource
@@ -35,6 +35,8 @@ _MEANINGS: dict[Table, dict[str, str]] = {
     "turns": {
         "episode_id": "Episode that the turn belongs to; a row of the episodes file of the same shard.",
         "turn": "Index of the turn in its episode, from 0.",
+        "parents": "Earlier turns that this one comes from, by index: several where answers of sub-agents or parallel calls "
+        "meet, none where it starts from the task alone. Null if the log does not say: then it comes from the turn before.",
     },
     "hidden": {
         "episode_id": "Episode that the turn belongs to.",
@@ -43,7 +45,11 @@ _MEANINGS: dict[Table, dict[str, str]] = {
         "be trained on it.",
     },
 }
-_SCHEMAS: dict[Table, pa.Schema] = {"episodes": EPISODE_SCHEMA, "turns": TURN_SCHEMA, "hidden": HIDDEN_SCHEMA}
+_SCHEMAS: dict[Table, pa.Schema] = {
+    "episodes": EPISODE_SCHEMA,
+    "turns": turn_schema(has_parents=True),
+    "hidden": HIDDEN_SCHEMA,
+}
 _RECORD_RULES: dict[str, tuple[str, ...]] = {
     "turns.model": ("must be a model of info.json",),
     "turns.served_model": ("must be a model of info.json",),
@@ -61,6 +67,10 @@ _RECORD_RULES: dict[str, tuple[str, ...]] = {
     ),
     "turns.propensity": ('may be null only where info.json says that propensities are "unknown"',),
     "turns.latency_s": ("may be null only in an imported log",),
+    "turns.parents": (
+        "must be earlier turns of the episode, each once and the smallest first",
+        "the column is there only in a shard of which a turn names its parents",
+    ),
     "episodes.episode_id": ("must be unique in the dataset",),
     "episodes.max_turns": ("must be at least the number of turns",),
     "episodes.budget_usd": ("must be at least the cost of all turns",),

@@ -216,7 +216,8 @@ class DatasetWriter:
             files.hidden: columns.hidden_to_table(traced),
             files.episodes: columns.episodes_to_table(episodes, n_hidden=sum(len(trace.hidden) for trace in traced)),
         }
-        turns_ok = check_columns(tables[files.turns], columns.TURN_SCHEMA, file=files.turns, log=log)
+        turn_schema = columns.turn_schema(has_parents=columns.name_parents(episodes))
+        turns_ok = check_columns(tables[files.turns], turn_schema, file=files.turns, log=log)
         if check_columns(tables[files.episodes], columns.EPISODE_SCHEMA, file=files.episodes, log=log) and turns_ok:
             check_episodes(episodes, context=Context.of(self.info), files=files, log=log)
             check_unique_ids([(files.episodes, episode.episode_id) for episode in episodes], log)
@@ -348,7 +349,8 @@ def _load_shard(
     episode_table, turn_table = read_table(folder / files.episodes), read_table(folder / files.turns)
     if is_old:
         episode_table, turn_table = upgrade_episodes(episode_table), upgrade_turns(turn_table)
-    turns_ok = check_columns(turn_table, columns.TURN_SCHEMA, file=files.turns, log=log)
+    schema = columns.turn_schema(has_parents=columns.PARENTS_COLUMN.name in turn_table.column_names)
+    turns_ok = check_columns(turn_table, schema, file=files.turns, log=log)
     if not check_columns(episode_table, columns.EPISODE_SCHEMA, file=files.episodes, log=log) or not turns_ok:
         return []
     _check_turn_count(episode_table, turn_table, files=files, log=log)

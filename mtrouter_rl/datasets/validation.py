@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Generic, TypeVar, get_args
+from typing import Generic, TypeVar, cast, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -487,6 +487,7 @@ def check_episodes(episodes: Iterable[Episode], *, context: Context, files: Shar
             elif turn.served_model in context.prices:
                 prices = context.prices[turn.served_model]
                 _check_cost(turn, prices, file=files.turns, episode=episode.episode_id, index=index, log=log)
+        _check_parents(episode, files.turns, log)
         _check_ends(episode, files.turns, log)
         _check_utility(episode, files.turns, log)
         _check_limits(episode, files.episodes, log)
@@ -574,6 +575,41 @@ def _check_cost(turn: Turn, prices: Prices, *, file: str, episode: str, index: i
                 fix="log tokens and cost as billed, and keep in info.json the prices they were billed at",
             )
         )
+
+
+def _check_parents(episode: Episode, file: str, log: ViolationLog) -> None:
+    """Check that the turns which a turn says it comes from are earlier ones, so that the links are a graph without circles."""
+    for index, turn in enumerate(episode.turns):
+        if turn.parents is None:
+            continue
+        problem = _parents_problem(turn.parents, index, len(episode.turns))
+        if problem:
+            log.add(
+                Violation(
+                    file=file,
+                    episode=episode.episode_id,
+                    turn=index,
+                    field="parents",
+                    value=str(list(turn.parents))[:_MAX_SHOWN],
+                    rule=problem,
+                    fix="name earlier turns of the episode by their index, each once and the smallest first; [] for a turn "
+                    "that comes from the task alone, null where the log does not say",
+                )
+            )
+
+
+def _parents_problem(parents: Sequence[object], index: int, n_turns: int) -> str:
+    """The rule that parents break, in words; empty if they keep all."""
+    for parent in parents:
+        if not isinstance(parent, int) or isinstance(parent, bool) or not 0 <= parent < n_turns:
+            return f"{parent} is no turn of the episode, whose turns are 0 to {n_turns - 1}"
+        if parent == index:
+            return "a turn must not come from itself"
+        if parent > index:
+            return f"{parent} is a later turn; a turn comes from earlier ones"
+    if list(parents) != sorted(set(cast("Sequence[int]", parents))):
+        return "must name every turn once, the smallest first"
+    return ""
 
 
 def _check_ends(episode: Episode, file: str, log: ViolationLog) -> None:

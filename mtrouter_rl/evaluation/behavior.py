@@ -10,6 +10,7 @@ import numpy as np
 from mtrouter_rl.errors import ResultsError, unknown_name
 from mtrouter_rl.evaluation.behavior_errors import bad_ends, error_behavior, first_errors
 from mtrouter_rl.evaluation.behavior_file import PHASES, BehaviorRow, ModelDependence
+from mtrouter_rl.evaluation.behavior_spread import error_spread
 from mtrouter_rl.records import UNLIMITED_BUDGET_USD, Episode, FloatArray, IntArray, JsonValue, Split
 from mtrouter_rl.statistics.cluster_bootstrap import mean_estimate
 from mtrouter_rl.statistics.estimate import Estimate
@@ -80,6 +81,7 @@ def behavior_row(
         last_turn_before_failure=bad_ends(completed, names),
         budget_use_by_turn=None if budget_use is None else tuple(map(float, budget_use.mean(axis=0)[1:])),
         budget_used_mean=None if budget_use is None else float(budget_use[:, -1].mean()),
+        spread=error_spread(completed, names, seed=setting.seed, n_resamples=setting.n_resamples),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from mtrouter_rl.evaluation.behavior_file import BadEnd, ErrorBehavior, FirstError
+from mtrouter_rl.evaluation.behavior_spread import linked_turns
 from mtrouter_rl.records import Episode
 from mtrouter_rl.statistics.wilson import wilson_interval
 
@@ -67,19 +68,21 @@ def error_behavior(episodes: Sequence[Episode]) -> ErrorBehavior:
 def first_errors(episodes: Sequence[Episode], model_names: Sequence[str]) -> dict[str, FirstError]:
     """Every model's part in the first errors of completed episodes, in pool order.
 
-    `lift` compares a model's share of first errors with its share of the turns at risk, which are those up to and
-    including the first error, and all turns of an episode without one: (first errors / turns at risk) of the model over
-    the same of all models, a ratio of hazards in discrete time.
+    A first error is one to which no other error leads, and the turns at risk are those to which no error leads. In an episode
+    that is a chain these are its first error, and the turns up to and including it. `lift` compares a model's share of first
+    errors with its share of the turns at risk: (first errors / turns at risk) of the model over the same of all models, a
+    ratio of hazards in discrete time.
 
     Source: Allison, Discrete-Time Methods for the Analysis of Event Histories (1982), for the turns at risk.
     """
     at_risk, firsts, failed = Counter[str](), Counter[str](), Counter[str]()
     for episode in episodes:
-        first = next((index for index, turn in enumerate(episode.turns) if turn.error), None)
-        at_risk.update(episode.models if first is None else episode.models[: first + 1])
-        if first is not None:
-            firsts[episode.models[first]] += 1
-            failed[episode.models[first]] += episode.utility < FULL_UTILITY - _TOLERANCE
+        turns = linked_turns(episode)
+        at_risk.update(turn.model for turn in turns if not turn.has_failed_ancestor)
+        for turn in turns:
+            if turn.is_first_error:
+                firsts[turn.model] += 1
+                failed[turn.model] += episode.utility < FULL_UTILITY - _TOLERANCE
     n_firsts, n_at_risk = firsts.total(), at_risk.total()
     found = {}
     for name in model_names:

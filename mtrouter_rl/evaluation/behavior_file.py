@@ -97,10 +97,10 @@ class FirstError(FiniteRecord):
     """A model's part in the first errors of episodes.
 
     Attributes:
-        n_first_errors: Episodes whose first error turn was this model's.
+        n_first_errors: Errors of this model to which no other error leads: in an episode that is a chain, its first one.
         share_of_first_errors: Of all first errors; None if there were none.
-        failed_after_share: Share of those episodes that end with a utility below 1; None if there are none.
-        n_turns_at_risk: Turns of this model up to and including the first error; all its turns of an episode without one.
+        failed_after_share: Share of those errors after which the episode ends with a utility below 1; None if there are none.
+        n_turns_at_risk: Turns of this model to which no error leads: in a chain, those up to and including the first error.
         lift: Its share of first errors over its share of the turns at risk: above 1, it errs first more often than its
             use explains. None if it has no turn at risk or there were no first errors.
     """
@@ -110,6 +110,53 @@ class FirstError(FiniteRecord):
     failed_after_share: Share | None
     n_turns_at_risk: Count
     lift: NonNegative | None
+
+
+class FollowedBy(FiniteRecord):
+    """How many turns of a kind are errors.
+
+    Attributes:
+        n_turns: Turns of the kind.
+        n_errors: Those that are errors.
+        share: Share of errors, with its interval over (task, variation); None without such turns. It has no ends where all
+            or none are errors, or where all are of one (task, variation): no spread can be told then.
+    """
+
+    n_turns: Count
+    n_errors: Count
+    share: Estimate | None
+
+
+class SpreadFrom(FollowedBy):
+    """How many turns that come from an error are errors themselves.
+
+    Attributes:
+        difference: Their share of errors less that of turns that come from no error, both on the same resamples; None where
+            one of the two is, and without ends where one of them has none.
+    """
+
+    difference: Estimate | None
+
+
+class ErrorSpread(FiniteRecord):
+    """How errors spread along the links between turns; see `mtrouter_rl.evaluation.behavior_spread`.
+
+    Attributes:
+        n_linked: Turns that name the turns which they come from. The others come from the turn before.
+        n_first_errors: Errors to which no other error leads. In an episode that is a chain there is one at most.
+        n_inherited_errors: The other errors.
+        after_success: Turns that come from others, none of which is an error.
+        after_error: Turns that come from an error at least.
+        after_error_of: Model -> turns that come from an error of this model, in pool order. A turn that comes from errors of
+            two models counts for both.
+    """
+
+    n_linked: Count
+    n_first_errors: Count
+    n_inherited_errors: Count
+    after_success: FollowedBy
+    after_error: SpreadFrom
+    after_error_of: dict[str, SpreadFrom]
 
 
 class BadEnd(FiniteRecord):
@@ -148,6 +195,7 @@ class BehaviorRow(FiniteRecord):
         budget_use_by_turn: Mean share of the budget spent up to and including each turn; an episode that ended keeps its
             last value. None if an episode was run without a budget.
         budget_used_mean: Mean share of the budget spent by the end; likewise.
+        spread: How errors spread along the links between turns; None in a row of version 1.
     """
 
     policy: Annotated[str, Field(min_length=1)]
@@ -169,6 +217,7 @@ class BehaviorRow(FiniteRecord):
     last_turn_before_failure: dict[str, BadEnd]
     budget_use_by_turn: tuple[NonNegative, ...] | None
     budget_used_mean: NonNegative | None
+    spread: ErrorSpread | None = None
 
     @field_validator("switch_matrix")
     @classmethod
@@ -187,7 +236,7 @@ class Behavior(SavedRecord):
     """One behaviour file.
 
     Attributes:
-        schema_version: Version of this layout.
+        schema_version: Version of this layout; 2 has `spread` besides.
         env: Name of the environment card.
         pool: Name of the pool card.
         model_names: Names of the pool's models, in pool order.
@@ -200,7 +249,7 @@ class Behavior(SavedRecord):
     FIX: ClassVar[str] = "correct it, or evaluate again"
     IS_STRICT: ClassVar[bool] = True
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     env: str
     pool: str
     model_names: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -213,7 +262,8 @@ class Behavior(SavedRecord):
         if repeated:
             raise ValueError(f"rows {repeated} appear more than once; a row is one (policy, split)")
         for row in self.rows:
-            named = set(chain(row.turn_share, row.cost_share, row.first_error, row.last_turn_before_failure))
+            spread = () if row.spread is None else row.spread.after_error_of
+            named = set(chain(row.turn_share, row.cost_share, row.first_error, row.last_turn_before_failure, spread))
             unknown = sorted(named - set(self.model_names))
             if unknown or len(row.switch_matrix) != len(self.model_names):
                 raise ValueError(

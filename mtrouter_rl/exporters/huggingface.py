@@ -47,6 +47,9 @@ _TURNS_TEXT = {
     "router_cost_usd": "what the decision itself cost, USD; part of `cost_usd`",
     "terminated, truncated": "the task itself ended / a limit stopped the episode",
 }
+_PARENTS_TEXT = (
+    "earlier turns that this one comes from, by index; null where the log does not say: then the turn before"
+)
 
 
 class HuggingFaceOptions(Frozen):
@@ -66,16 +69,19 @@ def _write(loaded: Loaded, out: Path, options: HuggingFaceOptions) -> None:
     data = out / "data"
     data.mkdir(parents=True)
     episodes = [traced.episode for traced in loaded.traced]
+    has_parents = columns.name_parents(episodes)
     for index, start in enumerate(range(0, len(episodes), EPISODES_PER_FILE)):
         shard = episodes[start : start + EPISODES_PER_FILE]
-        pq.write_table(_turn_rows(shard), data / f"turns-{index:05d}.parquet", compression="zstd")
+        pq.write_table(
+            _turn_rows(shard, has_parents=has_parents), data / f"turns-{index:05d}.parquet", compression="zstd"
+        )
         pq.write_table(_episode_rows(shard), data / f"episodes-{index:05d}.parquet", compression="zstd")
     (out / INFO_FILE).write_text(loaded.info.to_json(), encoding="utf-8")
     (out / "README.md").write_text(dataset_card(loaded.info, episodes, license_id=options.license), encoding="utf-8")
 
 
-def _turn_rows(episodes: Sequence[Episode]) -> pa.Table:
-    table = columns.turns_to_table(episodes)
+def _turn_rows(episodes: Sequence[Episode], *, has_parents: bool) -> pa.Table:
+    table = columns.turns_to_table(episodes, has_parents=has_parents)
     for name in ("task", "status"):
         values = [getattr(episode, name) for episode in episodes for _ in episode.turns]
         table = table.append_column(name, pa.array(values, pa.string()))
@@ -107,7 +113,8 @@ def dataset_card(info: DatasetInfo, episodes: Sequence[Episode], *, license_id: 
         f"| {_cell(model.name)} | {model.prices.input:g} | {model.prices.cached_input:g} | {model.prices.output:g} |"
         for model in info.models
     )
-    fields = "\n".join(f"- `{name}`: {text}" for name, text in _TURNS_TEXT.items())
+    texts = _TURNS_TEXT | ({"parents": _PARENTS_TEXT} if columns.name_parents(episodes) else {})
+    fields = "\n".join(f"- `{name}`: {text}" for name, text in texts.items())
     assumed = "".join(f"- {text}\n" for text in info.assumptions) or "- nothing\n"
     simulated = "The models were **simulated**; no real LLM answered." if info.is_simulated else "The models were real."
     return f"""---

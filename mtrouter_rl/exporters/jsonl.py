@@ -62,6 +62,7 @@ class TurnFields(Line):
     terminated: bool
     truncated: bool
     router_cost_usd: float = 0.0
+    parents: tuple[int, ...] | None = None
 
     def to_record(self) -> Turn:
         """The turn as a record."""
@@ -160,7 +161,8 @@ def episode_value(traced: TracedEpisode) -> dict[str, object]:
 
 def _turn_value(turn: Turn) -> dict[str, object]:
     usage = {name: getattr(turn.usage, name) for name in UsageFields.model_fields}
-    return {name: getattr(turn, name) for name in TurnFields.model_fields} | {"usage": usage}
+    names = set(TurnFields.model_fields) - ({"parents"} if turn.parents is None else set())
+    return {name: getattr(turn, name) for name in TurnFields.model_fields if name in names} | {"usage": usage}
 
 
 def parse_line(kind: type[_LineT], text: str | bytes, where: str) -> _LineT:

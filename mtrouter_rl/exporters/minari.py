@@ -7,6 +7,7 @@ for (the info, and episodes that failed or have no turn) lies in a file of its o
 
 import copy
 import importlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from pydantic import Field
 
+from mtrouter_rl.datasets.columns import name_parents
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import DatasetError
 from mtrouter_rl.exporters.base import Exporter, Loaded, RewardOptions, missing_package
@@ -254,6 +256,8 @@ def _infos(traced: TracedEpisode) -> dict[str, object]:
         values = [getattr(turn, name) for turn in turns]
         first = unknown if name in _NULLABLE else 0.0
         infos[name] = np.array([first, *(unknown if value is None else value for value in values)], dtype=np.float64)
+    if name_parents([traced.episode]):
+        infos["parents"] = ["", *(json.dumps(turn.parents) for turn in turns)]
     if traced.hidden:
         what = f"hidden information of episode '{traced.episode.episode_id}'"
         infos["hidden"] = ["", *(escape(dump_line(dict(row), what=what)) for row in traced.hidden)]
@@ -357,6 +361,9 @@ def _turn(
     fields |= {name: None for name in _NULLABLE if np.isnan(cast(float, fields[name]))}
     fields |= {name: observed[name][after] for name in ("action_text", "observation_text", "error")}
     fields |= {name: tuple(map(bool, cast(list[int], observed[name][index]))) for name in _FLAGS}
+    if "parents" in infos:
+        named = cast("list[int] | None", json.loads(str(infos["parents"][after])))
+        fields["parents"] = None if named is None else tuple(named)
     return Turn(
         model=info.model_names[int(data.actions[index])],
         usage=TokenUsage(**counts),

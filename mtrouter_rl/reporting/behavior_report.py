@@ -1,24 +1,26 @@
-"""`behavior.json` as text for a terminal: four short tables a split."""
+"""`behavior.json` as text for a terminal: five short tables a split."""
 
 from collections.abc import Sequence
 
 from mtrouter_rl.evaluation.behavior_file import Behavior, BehaviorRow
 from mtrouter_rl.reporting.tables import ABSENT, Table, format_number, format_percent, to_plain
+from mtrouter_rl.statistics.estimate import Estimate
 from mtrouter_rl.statistics.mutual_information import MutualInformation
 
 _SKILL_NOTE = "The skill due is hidden information of the simulation; no router sees it."
 
 
 def format_behavior(behavior: Behavior) -> str:
-    """All policies of all splits: switching, errors, what the choice depends on, and every model's part."""
+    """All policies of all splits: switching, errors, how they spread, what the choice depends on, and every model's part."""
     return "\n\n".join(to_plain(table) for split in behavior.splits for table in behavior_tables(behavior, split))
 
 
-def behavior_tables(behavior: Behavior, split: str) -> tuple[Table, Table, Table, Table]:
-    """The same as tables, of one split."""
+def behavior_tables(behavior: Behavior, split: str) -> tuple[Table, ...]:
+    """The same as tables, of one split; that of spread is left out where no row has it."""
     rows = behavior.split_rows(split)
     where = f"{behavior.env}, {split} split, pool {behavior.pool}"
-    return _switching(rows, where), _errors(rows), _dependence(rows), _models(rows)
+    spread = (_spread(rows),) if any(row.spread is not None for row in rows) else ()
+    return _switching(rows, where), _errors(rows), *spread, _dependence(rows), _models(rows)
 
 
 def _switching(rows: Sequence[BehaviorRow], where: str) -> Table:
@@ -78,6 +80,36 @@ def _errors(rows: Sequence[BehaviorRow]) -> Table:
         "turns taken as independent; n: the cases."
     )
     return Table(caption=caption, header=("policy", "errors", *shares, "turns to recovery"), rows=cells)
+
+
+def _spread(rows: Sequence[BehaviorRow]) -> Table:
+    cells: list[tuple[str, ...]] = []
+    for row in (row for row in rows if row.spread is not None):
+        assert row.spread is not None
+        base = row.spread.after_success
+        cells.append((f"{row.policy}: after no error", str(base.n_turns), _percent(base.share), ABSENT))
+        after = {"after any error": row.spread.after_error} | {
+            f"after {name}'s": one for name, one in row.spread.after_error_of.items() if one.n_turns
+        }
+        cells += [
+            (f"{row.policy}: {name}", str(one.n_turns), _percent(one.share), _percent(one.difference))
+            for name, one in after.items()
+        ]
+    n_linked = sum(row.spread.n_linked for row in rows if row.spread is not None)
+    links = f"{n_linked} turns name their parents, the others come from" if n_linked else "Every turn comes from"
+    caption = (
+        "How errors spread: of the turns that come from no error, from any, and from one of a model, how many are errors, and "
+        f"how many percentage points more than after no error. {links} the turn before. Brackets: 95% intervals over (task, "
+        "variation)."
+    )
+    return Table(caption=caption, header=("policy: parents", "turns", "errors", "more, points"), rows=tuple(cells))
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ABSENT
+    ends = None if estimate.ends is None else (100 * estimate.ends[0], 100 * estimate.ends[1])
+    return _with_ends(100 * estimate.value, ends, decimals=1)
 
 
 def _dependence(rows: Sequence[BehaviorRow]) -> Table:

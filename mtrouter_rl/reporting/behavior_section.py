@@ -17,7 +17,7 @@ def behavior_mismatch(behavior: Behavior, results: Results) -> str | None:
 
 
 def behavior_tables(behavior: Behavior, split: str) -> tuple[Table, ...]:
-    """Tables of a split, each of which names it: switching, errors, dependence, every model's part; none without rows."""
+    """Tables of a split, each of which names it; none without rows."""
     if split not in behavior.splits:
         return ()
     tables = behavior_report.behavior_tables(behavior, split)

@@ -81,9 +81,16 @@ def infos(draw):
     )
 
 
+def _parents(index):
+    """Earlier turns, or nothing said."""
+    earlier = st.lists(st.integers(0, max(index - 1, 0)), max_size=index, unique=True)
+    return st.none() | earlier.map(lambda found: tuple(sorted(found)))
+
+
 @st.composite
 def _turns(draw, info, *, n_turns, gains):
     turns = []
+    has_parents = draw(st.booleans())
     for index in range(n_turns):
         model, served = draw(st.sampled_from(info.models)), draw(st.sampled_from(info.models))
         usage = TokenUsage(n_fresh=draw(counts), n_cached=draw(counts), n_written=draw(counts), n_output=draw(counts))
@@ -104,6 +111,7 @@ def _turns(draw, info, *, n_turns, gains):
                 latency_s=None if info.origin == "imported" and draw(st.booleans()) else draw(latencies),
                 terminated=False,
                 truncated=False,
+                parents=draw(_parents(index)) if has_parents else None,
             )
         )
     return turns

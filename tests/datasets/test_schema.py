@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mtrouter_rl.datasets.columns import EPISODE_SCHEMA, HIDDEN_SCHEMA, NULLABLE_COLUMNS, TURN_SCHEMA
+from mtrouter_rl.datasets.columns import EPISODE_SCHEMA, HIDDEN_SCHEMA, turn_schema
 from mtrouter_rl.datasets.info import SCHEMA_VERSION, DatasetInfo
 from mtrouter_rl.datasets.schema import attribute_meanings, dataset_schema
 from mtrouter_rl.datasets.store import Dataset
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "dataset-schema.md"
 SCHEMA = dataset_schema()
 FILES = {
     "episodes-NNNNN.parquet": EPISODE_SCHEMA,
-    "turns-NNNNN.parquet": TURN_SCHEMA,
+    "turns-NNNNN.parquet": turn_schema(has_parents=True),
     "hidden-NNNNN.parquet": HIDDEN_SCHEMA,
 }
 
@@ -43,7 +43,7 @@ def test_every_column_is_there_with_its_type():
     assert SCHEMA["schema_version"] == SCHEMA_VERSION
     for file, columns in FILES.items():
         described = [(one["name"], one["type"], one["nullable"]) for one in SCHEMA["files"][file]]
-        assert described == [(column.name, str(column.type), column.name in NULLABLE_COLUMNS) for column in columns]
+        assert described == [(column.name, str(column.type), column.nullable) for column in columns]
 
 
 def test_every_rule_is_there():

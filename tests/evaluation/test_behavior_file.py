@@ -52,7 +52,7 @@ BROKEN = [
         lambda data: data.update(model_names=["tiny", "middle", "huge"]),
         r"names models \['big'\] that model_names lacks",
     ),
-    (lambda data: data.update(schema_version=2), "schema_version"),
+    (lambda data: data.update(schema_version=3), "schema_version"),
 ]
 
 
@@ -78,4 +78,4 @@ def test_text_shows_numbers_cases_and_what_is_missing(behavior):
     assert "hand: big" in text
     assert "100.0% n=1" in text  # bad ends of big
     lines = text.splitlines()
-    assert next(line for line in lines if line.startswith("hand") and line.endswith("-")).count("p=") == 1
+    assert next(line for line in lines if line.startswith("hand ") and line.endswith("-")).count("p=") == 1

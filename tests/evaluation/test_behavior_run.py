@@ -89,7 +89,7 @@ def test_the_command_on_a_run(call, run_folder, tmp_path):
     assert "Switching: corridor, test split" in text
     assert "cheapest: small" in text
     assert (tmp_path / BEHAVIOR_FILE).read_bytes() == (run_folder / BEHAVIOR_FILE).read_bytes()
-    assert json.loads(call(run_folder, "--json"))["schema_version"] == 1
+    assert json.loads(call(run_folder, "--json"))["schema_version"] == 2
 
 
 def test_the_command_on_a_dataset(call, corridor_log):

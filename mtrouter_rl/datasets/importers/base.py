@@ -1,11 +1,11 @@
-"""What an importer is, the names of models in logs, and the report of everything that was left out or mended."""
+"""What an importer is, what those of conversations share, names of models in logs, and the report of all that was left out."""
 
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, Self, TypedDict, cast
+from typing import ClassVar, Generic, Literal, Protocol, Self, TypedDict, TypeVar, cast
 
 from pydantic import PrivateAttr
 
@@ -417,3 +417,33 @@ class Importer(Protocol):
 def cut(text: str, length: int = 120) -> str:
     """Beginning of a text, for a message."""
     return text if len(text) <= length else text[:length] + "..."
+
+
+class ChatOptions(Frozen):
+    """What every such format can be asked.
+
+    Attributes:
+        propensities: "exact" leaves an episode out in which the propensity of a turn is not known, "unknown" keeps it.
+    """
+
+    propensities: Literal["exact", "unknown"]
+
+
+ChatOptionsT = TypeVar("ChatOptionsT", bound=ChatOptions)
+
+
+class ChatImporter(Generic[ChatOptionsT]):
+    """Base of the importers of logged conversations; a subclass is an `Importer`, with `episodes` of its own."""
+
+    options_model: ClassVar[type[Frozen]]
+    takes_scores: ClassVar[bool] = False
+    """Whether the importer reads `ImportSource.scores`; those that use `SessionAssembler` do."""
+    env: str
+    is_simulated: bool = False
+    assumptions: tuple[str, ...]
+
+    def __init__(self, options: Frozen) -> None:
+        """Take the checked options."""
+        checked: ChatOptionsT = self.options_model.model_validate(options.model_dump())  # type: ignore[assignment]
+        self._options = checked
+        self.propensities: Literal["exact", "estimated", "unknown"] = checked.propensities

@@ -61,6 +61,7 @@ class CallRecord:
         timestamp: When; a text in ISO 8601, or seconds (or milliseconds) since 1970. Orders the calls of a session.
         agent_id: Which agent of the session made the call; empty for the main one, or where the log does not say.
         parent_id: Agent that called that one; empty if none did.
+        parents: Request ids of the earlier calls of the session that it comes from; None if the line does not say.
         served_model: Model that answered, as the log names it; empty if it is the chosen one.
         logged_cost_usd: Cost by the log, USD; None takes what the usage says.
         propensity: Probability of the chosen model; None if it is not known.
@@ -85,6 +86,7 @@ class CallRecord:
     timestamp: str | float | None = None
     agent_id: str = ""
     parent_id: str = ""
+    parents: tuple[str, ...] | None = None
     served_model: str = ""
     logged_cost_usd: float | None = None
     propensity: float | None = None

@@ -35,7 +35,7 @@ from pydantic import Field
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import ChatImporter, ChatOptions, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     BAD_SHAPE,
@@ -56,7 +56,6 @@ from mtrouter_rl.datasets.importers.chat import (
     split_conversation,
     validated,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.formats.mini_answers import FORMAT_ERROR, lost_amount, with_all_answers
 from mtrouter_rl.datasets.importers.formats.rows import as_text, first_of
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from mtrouter_rl.datasets.importers.archives import plain_name
-from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError, cut
+from mtrouter_rl.datasets.importers.base import (
+    Amount,
+    ChatImporter,
+    ImportReport,
+    ImportSource,
+    UnusableEpisodeError,
+    cut,
+)
 from mtrouter_rl.datasets.importers.call_records import BrokenRecord, CallRecord, Record, ScoreRecord, SessionFacts
 from mtrouter_rl.datasets.importers.chat import (
     BAD_SHAPE,
@@ -26,7 +33,6 @@ from mtrouter_rl.datasets.importers.chat import (
     call_usage,
     validated,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatImporter
 from mtrouter_rl.datasets.importers.json_rows import BROKEN_JSON, Row, read_rows
 from mtrouter_rl.datasets.importers.messages import (
     ChatMessage,
@@ -238,6 +244,7 @@ class _Reader:
             timestamp=call.timestamp,
             agent_id=call.agent_id or "",
             parent_id=call.parent_id or "",
+            parents=None if call.parents is None else tuple(call.parents),
             observation=call.observation or "",
             facts=self._facts(call, line.where),
             fingerprint=_digest({key: value for key, value in line.row.items() if key not in _END_FIELDS}),

@@ -136,6 +136,13 @@ class CallLine(SessionFields, CallFields):
     ] = None
     agent_id: Annotated[str | None, Field(description="agent that made the call; default: the main one")] = None
     parent_id: Annotated[str | None, Field(description="agent that called that one; default: none")] = None
+    parents: Annotated[
+        list[str] | None,
+        Field(
+            description="request_id of the earlier calls that this one comes from, such as several sub-agents' last calls; [] "
+            "for the task alone; default: the call before"
+        ),
+    ] = None
     observation: Annotated[
         str | None,
         Field(description="what came back after the answer; needed for the last call only, others show it in the next"),

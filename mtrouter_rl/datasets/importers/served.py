@@ -16,10 +16,9 @@ from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from mtrouter_rl.datasets.importers.base import Amount, ImportSource, UnusableEpisodeError, cut
+from mtrouter_rl.datasets.importers.base import Amount, ChatImporter, ImportSource, UnusableEpisodeError, cut
 from mtrouter_rl.datasets.importers.call_records import BrokenRecord, CallRecord, Record, ScoreRecord, SessionFacts
 from mtrouter_rl.datasets.importers.chat import call_usage
-from mtrouter_rl.datasets.importers.chat_importer import ChatImporter
 from mtrouter_rl.datasets.importers.messages import ChatMessage, read_message, read_messages, split_opening
 from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.datasets.importers.sessions import SessionAssembler, SessionOptions

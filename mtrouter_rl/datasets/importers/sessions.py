@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mtrouter_rl.datasets.importers.base import Amount, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.agents import link_agents, named_parents
+from mtrouter_rl.datasets.importers.base import Amount, ChatOptions, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.call_records import (
     BrokenRecord,
     CallRecord,
@@ -29,7 +30,6 @@ from mtrouter_rl.datasets.importers.chat import (
     last_turn_gains,
     note_left_out,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatOptions
 from mtrouter_rl.datasets.importers.messages import ChatMessage
 from mtrouter_rl.datasets.importers.query_table import BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.score_files import read_score_files
@@ -54,6 +54,7 @@ TWO_SCORES = "session whose lines give different scores: the last one counts"
 EARLY_FAILURE = "session that a call before its last one calls failed, and nothing later does"
 SUB_AGENTS = "call of another agent than the session's main one, left out of its episode"
 SEVERAL_AGENTS = "session of several agents"
+OWN_TASK = "prompt that began the conversation of a sub-agent, which no turn shows beyond the call that asked for it"
 LONELY_SCORE = "score of a session that has no call in the log"
 OVER_LIMIT = "cost limit that the last call went over: the budget is what was spent"
 OVER_TURNS = "turn limit below the number of calls: the limit is that number"
@@ -85,10 +86,11 @@ class SessionOptions(ChatOptions):
         ),
     ] = "reject"
     sub_agents: Annotated[
-        Literal["main", "reject"],
+        Literal["main", "turns", "reject"],
         Field(
             description="calls of other agents in a session; main: the episode is the main agent's alone, and the others' "
-            "calls and money are counted as left out; reject: the session is left out"
+            "calls and money are counted as left out; turns: they are turns too, and turns name those that they come from; "
+            "reject: the session is left out"
         ),
     ] = "main"
     max_open_sessions: Annotated[
@@ -306,10 +308,14 @@ class _SessionBuilder:
         main, *others = by_agent(self._records)
         side = [record for thread in others for record in thread]
         if side and self._options.sub_agents == "reject":
-            detail = f"{len(side)} calls of other agents; --option sub_agents=main takes the main one's alone"
+            detail = (
+                f"{len(side)} calls of other agents; --option sub_agents=main takes the main one's alone, =turns all"
+            )
             raise UnusableEpisodeError(SEVERAL_AGENTS, detail, source=side[0].source)
         facts = self._facts()
-        thread = Placer(main, self._tell, keeps_examples=self._options.earlier_answers == "keep").thread
+        if side and self._options.sub_agents == "turns":
+            return self._of_all_agents((main, *others), facts)
+        thread = self._placed(main)
         calls = [self._logged(placed.record) for placed in thread.calls]
         episode = self._build(thread, calls, facts, side)
         for one in side:
@@ -320,6 +326,27 @@ class _SessionBuilder:
                 amount=self._assembler._amount([one]),
             )
         return episode
+
+    def _placed(self, records: Sequence[CallRecord]) -> Thread:
+        return Placer(records, self._tell, keeps_examples=self._options.earlier_answers == "keep").thread
+
+    def _of_all_agents(self, agents: Sequence[Sequence[CallRecord]], facts: SessionFacts) -> Episode:
+        """An episode whose turns are the calls of all agents, in the order in which they began."""
+        threads = [self._placed(records) for records in agents]
+        linked = link_agents(threads, self._records)
+        whole = Thread(
+            opening=threads[0].opening,
+            calls=list(linked.calls),
+            left_out=[note for thread in threads for note in thread.left_out],
+        )
+        for thread in threads[1:]:
+            self._tell(OWN_TASK, thread.calls[0].record.source, f"session '{self._session_id}'")
+        episode = self._build(whole, [self._logged(placed.record) for placed in whole.calls], facts, ())
+        turns = tuple(
+            turn if turn.parents is not None else replace(turn, parents=own)
+            for turn, own in zip(episode.turns, linked.parents, strict=True)
+        )
+        return replace(episode, turns=turns, extra={**episode.extra, "turn_agents": list(linked.agents)})
 
     def _facts(self) -> SessionFacts:
         """What all lines say of the session; of those that say something, the last one counts.
@@ -387,7 +414,11 @@ class _SessionBuilder:
         ending: Ending = "terminated" if facts.status in (None, "completed") else facts.status  # type: ignore[assignment]
         gains = _gains(facts, [placed.record.utility_gain for placed in thread.calls], ending)
         answers = [(placed.record.action_text, placed.observation) for placed in thread.calls]
-        turns = self._builder.turns(answers, calls, gains, ending)
+        named = named_parents(thread.calls, self._records, self._tell)
+        turns = tuple(
+            replace(turn, parents=own)
+            for turn, own in zip(self._builder.turns(answers, calls, gains, ending), named, strict=True)
+        )
         if any(call.logged_cost_usd is not None for call in calls):
             self._builder.note_costs(turns, calls, source=where)
         else:

@@ -17,7 +17,14 @@ from pydantic import Field
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import (
+    Amount,
+    ChatImporter,
+    ChatOptions,
+    ImportReport,
+    ImportSource,
+    UnusableEpisodeError,
+)
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     BAD_SHAPE,
@@ -39,7 +46,6 @@ from mtrouter_rl.datasets.importers.chat import (
     split_conversation,
     validated,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.sample import Sample
 from mtrouter_rl.errors import DatasetError

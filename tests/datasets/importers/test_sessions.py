@@ -7,6 +7,7 @@ import random
 import pytest
 
 from mtrouter_rl.datasets.importers import sessions, threads
+from mtrouter_rl.datasets.importers.agents import BAD_PARENTS, LEFT_PARENT
 from mtrouter_rl.datasets.importers.messages import open_conversation, read_messages
 from mtrouter_rl.datasets.importers.openai_jsonl import (
     ANSWER_IN_PROMPT,
@@ -309,6 +310,111 @@ def test_calls_of_another_agent_are_no_turns_of_the_main_one(read):
     assert report["left_out"]["usd"] == pytest.approx(0.0024)
     _, report = read(rows, sub_agents="reject")
     assert "sub_agents=main" in details(report, sessions.SEVERAL_AGENTS)[0]
+
+
+def in_time(*rows):
+    return [row | {"timestamp": float(index)} for index, row in enumerate(rows, start=1)]
+
+
+def parallel_agents():
+    """The boss asks a mason and a painter at once; the mason asks a helper; the boss reads both answers, and ends."""
+    boss, mason = [user("Build.")], [user("Lay bricks.")]
+    return in_time(
+        call("t", boss, "I ask."),
+        call("t", mason, "help me", model="big", agent_id="mason", parent_id="boss"),
+        call("t", [user("Paint.")], "painted", agent_id="painter", parent_id="boss"),
+        call("t", [user("Carry.")], "carried", agent_id="helper", parent_id="mason", error="dropped"),
+        call("t", [*mason, answer("help me"), user("carried")], "laid", agent_id="mason", parent_id="boss"),
+        call("t", [*boss, answer("I ask."), user("laid, painted")], "Check.", model="big"),
+        call("t", [*boss, answer("I ask."), user("laid, painted"), answer("Check."), user("ok")], "Done.", score=1.0),
+    )
+
+
+def test_calls_of_all_agents_as_turns_that_name_what_they_come_from(read):
+    episodes, report = read(parallel_agents(), sub_agents="turns")
+    episode = episodes["t"]
+    assert [turn.action_text for turn in episode.turns] == [
+        "I ask.",
+        "help me",
+        "painted",
+        "carried",
+        "laid",
+        "Check.",
+        "Done.",
+    ]
+    assert episode.parents == ((), (0,), (0,), (1,), (1, 3), (0, 2, 4), (5,))
+    assert episode.extra["turn_agents"] == ["", "mason", "painter", "helper", "mason", "", ""]
+    assert "sub_agent_calls" not in episode.extra
+    assert [turn.utility_gain for turn in episode.turns] == [0.0] * 6 + [1.0]
+    assert sessions.SUB_AGENTS not in report["passed_over"]
+    assert report["notes"][sessions.OWN_TASK]["n"] == 3
+    assert episode.cost_usd == pytest.approx(5 * 0.00012 + 2 * 0.0012)  # nothing billed is left out
+
+
+def test_an_agent_that_ends_late_is_read_when_it_has_ended(read):
+    boss = [user("Build.")]
+    rows = in_time(
+        call("t", boss, "I ask."),
+        call("t", [user("Paint.")], "first coat", agent_id="painter", parent_id="boss"),
+        call("t", [*boss, answer("I ask."), user("ok")], "I wait."),
+        call("t", [user("Paint."), answer("first coat"), user("go on")], "second", agent_id="painter"),
+        call("t", [*boss, answer("I ask."), user("ok"), answer("I wait."), user("painted")], "Done.", score=1.0),
+    )
+    assert read(rows, sub_agents="turns")[0]["t"].parents == ((), (0,), (0,), (1,), (2, 3))
+
+
+def test_agents_that_only_prompts_tell_apart_come_from_the_main_one(read):
+    boss, mason = [system("You are the boss."), user("Build.")], [system("You are the mason."), user("Lay bricks.")]
+    rows = [
+        call("t", boss, "I ask."),
+        call("t", mason, "laid", model="big"),
+        call("t", [*boss, answer("I ask."), user("the mason says: laid")], "Done.", score=1.0),
+    ]
+    assert read(rows, sub_agents="turns")[0]["t"].parents == ((), (0,), (0, 1))
+
+
+def test_a_session_of_one_agent_is_the_same_chain_whatever_the_option_says(read):
+    rows = grown("t", 3)
+    assert read(rows, sub_agents="turns")[0] == read(rows)[0]
+    assert [turn.parents for turn in read(rows, sub_agents="turns")[0]["t"].turns] == [None] * 3
+
+
+def test_parents_that_lines_name_count(read):
+    rows = [row | {"request_id": f"c{index}"} for index, row in enumerate(grown("t", 4))]
+    rows[2]["parents"] = ["c0"]
+    rows[3] |= {"parents": ["c2", "c1"]}
+    turns = read(rows)[0]["t"].turns
+    assert [turn.parents for turn in turns] == [None, None, (0,), (1, 2)]
+    rows[3]["parents"] = []
+    assert read(rows)[0]["t"].parents == ((), (0,), (0,), ())
+
+
+def test_parents_that_lines_name_come_before_what_agents_tell(read):
+    rows = [row | {"request_id": f"c{index}"} for index, row in enumerate(parallel_agents())]
+    rows[5]["parents"] = ["c2"]
+    assert read(rows, sub_agents="turns")[0]["t"].parents == ((), (0,), (0,), (1,), (1, 3), (2,), (5,))
+    episodes, report = read(rows)
+    assert [turn.parents for turn in episodes["t"].turns] == [None] * 3
+    assert details(report, LEFT_PARENT, "notes") == ["'c2'"]
+
+
+@pytest.mark.parametrize(
+    ("parents", "what"),
+    [
+        (["c7"], "'c7', which is no call of the session; name earlier calls of the session by their request_id"),
+        (["c1"], "'c1', which is the call itself"),
+        (["c0", "c2"], "'c2', which is a later call"),
+        ([""], "'', which is no call of the session"),
+    ],
+)
+def test_a_parent_that_is_no_earlier_call_takes_its_session_with_it(read, parents, what):
+    rows = [row | {"request_id": f"c{index}"} for index, row in enumerate(grown("t", 3))]
+    rows[1]["parents"] = parents
+    episodes, report = read(rows)
+    assert not episodes
+    (example,) = report["rejected"][BAD_PARENTS]["examples"]
+    assert example["source"] == "log0.jsonl:2"
+    assert f"parents names {what}" in example["detail"]
 
 
 def test_agents_that_the_log_names(read):

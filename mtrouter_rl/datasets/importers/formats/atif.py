@@ -16,7 +16,15 @@ from typing import Annotated, ClassVar, Literal, cast
 from pydantic import Field
 
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import Amount, ImportReport, ImportSource, UnusableEpisodeError, cut
+from mtrouter_rl.datasets.importers.base import (
+    Amount,
+    ChatImporter,
+    ChatOptions,
+    ImportReport,
+    ImportSource,
+    UnusableEpisodeError,
+    cut,
+)
 from mtrouter_rl.datasets.importers.chat import (
     ChatMessage,
     Ending,
@@ -27,7 +35,6 @@ from mtrouter_rl.datasets.importers.chat import (
     read_message,
     validated,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.formats.atif_files import (
     RESULT_FILE,
     REWARD_FILES,

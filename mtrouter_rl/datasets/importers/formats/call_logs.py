@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from mtrouter_rl.datasets.importers.base import Amount, ImportSource, ModelNames, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import Amount, ChatImporter, ImportSource, ModelNames, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.call_records import (
     BrokenRecord,
     Record,
@@ -15,7 +15,6 @@ from mtrouter_rl.datasets.importers.call_records import (
     SessionStatus,
 )
 from mtrouter_rl.datasets.importers.chat import BAD_PROPENSITY, BAD_SHAPE, ChatMessage
-from mtrouter_rl.datasets.importers.chat_importer import ChatImporter
 from mtrouter_rl.datasets.importers.formats.rows import Object, as_number, as_text
 from mtrouter_rl.datasets.importers.query_table import is_missing, read_score
 from mtrouter_rl.datasets.importers.sessions import SessionAssembler, SessionOptions

@@ -201,7 +201,7 @@ class _Reader:
         yield ScoreRecord(source=source, session_id=session_id, facts=SessionFacts(score=score))
 
     def _call(
-        self, source: str, row: Object, trace_id: str, session_id: str, agents: Mapping[str, str]
+        self, source: str, row: Object, trace_id: str, session_id: str, agents: Mapping[str, tuple[str, str]]
     ) -> Record | None:
         trace = self._export.traces.get(trace_id, {})
         own = [as_object(one.get("metadata")) for one in (row, trace)]
@@ -218,6 +218,7 @@ class _Reader:
             model, served = self._models.pair([as_text(_get(row, "providedModelName")), as_text(row.get("model"))], [])
             start, end = (seconds_of(as_text(_get(row, name)) or None) for name in ("startTime", "endTime"))
             facts = facts_of(*own)
+            agent_id, parent_id = agents.get(as_text(row.get("id")), ("", ""))
             return CallRecord(
                 source=source,
                 session_id=session_id,
@@ -228,7 +229,8 @@ class _Reader:
                 usage=call_usage(usage, answer_is_empty=not response.action_text, where="usageDetails"),
                 request_id=as_text(row.get("id")),
                 timestamp=start,
-                agent_id=agents.get(as_text(row.get("id")), ""),
+                agent_id=agent_id,
+                parent_id=parent_id,
                 logged_cost_usd=cost,
                 latency_s=None if start is None or end is None else end - start,
                 propensity=propensity_of(*own),
@@ -240,10 +242,10 @@ class _Reader:
             return broken(source, session_id, error, usage)
 
 
-def _agents(observations: Iterable[Object]) -> dict[str, str]:
-    """Agent of every observation that lies below one of type AGENT inside another one of that type."""
+def _agents(observations: Iterable[Object]) -> dict[str, tuple[str, str]]:
+    """Of every observation that lies below one of type AGENT inside another one of that type: this agent, and that one."""
     rows = {as_text(row.get("id")): row for row in observations}
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for name in rows:
         above: list[str] = []
         place, seen = name, set()
@@ -253,7 +255,7 @@ def _agents(observations: Iterable[Object]) -> dict[str, str]:
                 above.append(place)
             place = as_text(_get(rows[place], "parentObservationId"))
         if len(above) > 1:
-            found[name] = above[0]
+            found[name] = (above[0], above[1])
     return found
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mtrouter_rl.datasets.importers.archives import LogFile
 from mtrouter_rl.datasets.importers.balrog_files import apportion
-from mtrouter_rl.datasets.importers.base import Amount, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import Amount, ChatImporter, ChatOptions, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
     BAD_MODEL,
     BAD_SHAPE,
@@ -30,7 +30,6 @@ from mtrouter_rl.datasets.importers.chat import (
     read_message,
     validated,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatImporter, ChatOptions
 from mtrouter_rl.datasets.importers.formats.rows import as_number, as_object, as_text, first_of
 from mtrouter_rl.datasets.importers.formats.whole_runs import OTHER_TOTAL, Run, RunCall, RunConverter
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT

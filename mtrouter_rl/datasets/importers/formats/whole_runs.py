@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.importers.archives import LogFile
-from mtrouter_rl.datasets.importers.base import Amount, ImportSource, UnusableEpisodeError
+from mtrouter_rl.datasets.importers.base import Amount, ChatOptions, ImportSource, UnusableEpisodeError
 from mtrouter_rl.datasets.importers.chat import (
     BAD_PROPENSITY,
     ChatMessage,
@@ -18,7 +18,6 @@ from mtrouter_rl.datasets.importers.chat import (
     note_left_out,
     split_conversation,
 )
-from mtrouter_rl.datasets.importers.chat_importer import ChatOptions
 from mtrouter_rl.datasets.importers.query_table import BAD_COUNT, BAD_SCORE, stable_variation
 from mtrouter_rl.datasets.importers.run_scores import RunScores
 from mtrouter_rl.pools.usage import UsageReading

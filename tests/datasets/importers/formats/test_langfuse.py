@@ -83,6 +83,11 @@ def test_the_calls_of_an_agent_inside_another_one_are_no_turns(read):
     (episode,), report = read("langfuse", {"a.json": trace})
     assert (len(episode.turns), episode.extra["sub_agent_calls"]) == (2, 1)
     assert report.left_out.n_prompt == 100
+    (whole,), report = read("langfuse", {"a.json": trace}, sub_agents="turns")
+    assert (len(whole.turns), report.left_out.n_prompt) == (3, 0)
+    mason = whole.extra["turn_agents"].index("b")
+    assert whole.parents[mason] == ((0,) if mason else ())
+    assert mason in whole.parents[2]
 
 
 def test_a_prompt_that_is_no_messages_names_its_field(read):

@@ -41,6 +41,22 @@ def test_the_calls_of_an_agent_below_another_one_are_no_turns(read):
     assert report.left_out.n_prompt == 100
 
 
+def test_the_calls_of_agents_are_turns_that_name_their_parents_where_that_is_asked_for(read):
+    rows = logs.otlp(
+        agent("boss", "", "boss"),
+        call("1", "boss"),
+        agent("mason", "boss", "mason"),
+        call("3", "mason", **{"gen_ai.prompt.1.content": "Lay bricks."}),
+        agent("helper", "mason", "helper"),
+        call("4", "helper", **{"gen_ai.prompt.1.content": "Carry."}),
+        call("2", "boss", 1),
+    )
+    (episode,), report = read("otel", {"a.json": rows}, scores={"s1": 1}, sub_agents="turns")
+    assert episode.parents == ((), (0,), (1,), (0, 1))
+    assert episode.extra["turn_agents"] == ["", "mason/mason", "helper/helper", ""]
+    assert report.left_out.n_prompt == 0
+
+
 def test_a_session_may_be_named_above_or_be_the_trace(read):
     def bare(span_id, parent, index):
         found = call(span_id, parent, index)
