@@ -1,5 +1,8 @@
 """A router that follows a learned policy only where the log shows it to be better than the best single model.
 
+Where the log shows that the learned policy as a whole is better, its interval above 0, it is followed at every
+turn (`is_whole`). Where it is worse, it is not followed at all (`is_held`). Else every turn is judged by itself:
+
 A learned Q-function is most wrong where it has seen least, and a greedy router goes where it is overrated. So the training
 is repeated without each of K folds of the log. How much the repeats differ says how far an advantage is to be trusted: with
 A_k the advantage that the k-th repeat sees, the delete-a-group jackknife gives the variance (K - 1) / K sum_k (A_k - mean A)^2.
@@ -57,6 +60,7 @@ class SafeSettings(Frozen):
         baseline: The single model that is called where the policy is not followed.
         caution: Errors that an advantage has to be above; 0 follows the policy wherever it sees any advantage.
         typical_error: Root mean square error of the advantage over the states of the log.
+        is_whole: Whether the policy is followed throughout, since the log says that as a whole it is better.
         is_held: Whether the baseline is called throughout, since the log says that following is worse.
         members: Digests of the files of the learned router and of its repeats, so that none is taken for another.
     """
@@ -64,6 +68,7 @@ class SafeSettings(Frozen):
     baseline: str
     caution: Annotated[NonNegative, Field(allow_inf_nan=False)] = CAUTION
     typical_error: Annotated[NonNegative, Field(allow_inf_nan=False)]
+    is_whole: bool = False
     is_held: bool = False
     members: tuple[str, ...] = ()
 
@@ -169,6 +174,10 @@ class SafeRouter:
         actions, seen = self._actions([observation])
         if self.settings.is_held:
             return f"{name} is called throughout: on the log it is better than following the learned policy"
+        if self.settings.is_whole:
+            return (
+                f"the learned policy is followed throughout: on the log it is better than {name}, the best single model"
+            )
         if seen is None or seen.chosen[0] == self._baseline:
             return f"the learned policy calls {name}, the best single model, as well"
         if not observation["action_mask"][self._baseline]:
@@ -239,7 +248,7 @@ class SafeRouter:
         if self.settings.is_held and masks[:, self._baseline].all():
             return np.full(len(masks), self._baseline), None
         chosen = self.policy.action_probabilities(observations).argmax(axis=1)
-        if (chosen == self._baseline).all():
+        if self.settings.is_whole or (chosen == self._baseline).all():
             return chosen, None
         if self.settings.is_held:
             return np.where(masks[:, self._baseline], self._baseline, chosen), None

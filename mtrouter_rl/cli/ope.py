@@ -39,13 +39,15 @@ COMMAND = Command(
     group=Group.LOGS,
     summary="estimate from a log what routers would earn, without running them",
     description=(
-        "Off-policy evaluation: importance sampling (is, wis, pdis, wpdis), fitted Q evaluation (dm) and doubly robust "
-        "estimates (dr, wdr) of score, cost and return, with intervals. Where the log cannot tell, it says so, and why. "
+        "Off-policy evaluation: importance sampling (is, wis, pdis, wpdis), fitted Q evaluation (dm), doubly robust "
+        "estimates (dr, wdr) and roll-outs in an approximate model of the log (am: quick, and can tell single models) of "
+        "score, cost and return, with intervals. Where the log cannot tell, it says so, and why. "
         "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | mixed:S | single:MODEL. See "
         "docs/off-policy-evaluation.md."
     ),
     examples=(
         "random single:small --dataset logs/corridor --estimators wis wpdis",
+        "random single:small single:large --dataset logs/corridor --estimators am",
         "routers/fitted-q random --dataset logs/corridor --out runs/ope",
     ),
     options=(
@@ -55,7 +57,7 @@ COMMAND = Command(
         POOL,
         COST_WEIGHT,
         shared.COST_UNIT,
-        Option("--estimators", "is wis pdis wpdis dm dr wdr (default: all of them)", nargs="+", metavar="NAME"),
+        Option("--estimators", "is wis pdis wpdis dm dr wdr (default: all of these), am", nargs="+", metavar="NAME"),
         shared.encoder(),
         shared.seed("training and bootstrap"),
         Option("--repeats", "how often the log is halved for dm (default: 2)", int, "R"),

@@ -10,7 +10,9 @@ Both policies are judged on the same episodes, so what counts is the difference.
 such: studentised draws of the differences of first states, the spread of the training of the difference, and of what the
 history does not show as much as belongs to the turns at which the two policies disagree: with a share a of their choices in
 common, biases of spread s have a difference of spread s sqrt(2 (1 - a)), as if each turn brought its own. That last step is
-ours, and was not measured. By weighting it is the difference of the two policies' draws, as in `mtrouter-rl ope`.
+ours, and was not measured. By weighting it is the difference of the two policies' draws, as in `mtrouter-rl ope`. Where
+neither may be believed, as of a single model in a log of mixed episodes, it is the difference of roll-outs in a model of each
+fold (`mtrouter_rl.ope.rollouts`).
 
 A policy that is judged so was trained on (K - 1) / K of the log: the router that learned from all of it should be no worse.
 
@@ -28,18 +30,19 @@ import numpy.typing as npt
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope.estimates import (
     COLUMNS,
-    HEADLINES,
     PolicyEstimates,
+    common_estimator,
     estimate_policies,
     fit_values,
+    max_turns,
     training_noise,
-    with_return,
 )
 from mtrouter_rl.ope.fqe import FqeResult, Prediction
 from mtrouter_rl.ope.inputs import OpeLog, find_behavior, turn_away_switching
 from mtrouter_rl.ope.record import Estimated
-from mtrouter_rl.ope.sequential import Estimator, Values, estimate
-from mtrouter_rl.ope.trajectory_arrays import TurnLog
+from mtrouter_rl.ope.rollouts import RolloutResult, joined, roll_out
+from mtrouter_rl.ope.sequential import APPROXIMATE_MODEL, Estimator, Values, estimate
+from mtrouter_rl.ope.trajectory_arrays import TurnLog, with_return
 from mtrouter_rl.records import FloatArray
 from mtrouter_rl.statistics.estimate import studentized_ends
 
@@ -101,19 +104,86 @@ def compare(
         raise InvalidConfigError(run.turned_away[policy])
     find_behavior(run, say=say)
     fitted = fit_by_fold(run, folds, say=say, show_progress=show_progress)
-    rough = dataclasses.replace(run, request=dataclasses.replace(run.request, n_resamples=_FEWEST_RESAMPLES))
-    believed = estimate_policies(rough, fitted)[0][policy].headline or "dm"
-    picked, best = choose_singles(run, fitted, folds, by=believed, singles=singles)
+    rolled = roll_out_by_fold(run, folds, say=say, show_progress=show_progress)
+    believed = _by_of_singles(run, fitted, rolled, policy=policy, singles=singles)
+    picked, best = choose_singles(run, fitted, folds, by=believed, singles=singles, rolled=rolled)
     picked = picked if chosen is None else tuple(chosen)
-    joined, values = with_best_single(run, fitted, folds, [singles[name] for name in picked])
-    estimates, spread = estimate_policies(joined, values)
+    names = [singles[name] for name in picked]
+    whole, values = with_best_single(run, fitted, folds, names)
+    together = None if rolled is None else rolled.joined({BEST_SINGLE: names})
+    estimates, spread = estimate_policies(whole, values, together)
     by = common_estimator(estimates[policy], estimates[BEST_SINGLE])
     difference = None
     if by == "dm":
-        difference = fitted_difference(joined, values, (policy, BEST_SINGLE), memory=(spread or {}).get("return", 0.0))
+        difference = fitted_difference(whole, values, (policy, BEST_SINGLE), memory=(spread or {}).get("return", 0.0))
+    elif by == APPROXIMATE_MODEL:
+        assert together is not None
+        difference = rolled_difference(whole, together, (policy, BEST_SINGLE))
     elif by is not None:
         difference = _difference(estimates[policy], estimates[BEST_SINGLE], by)
     return Comparison(policy=policy, estimates=estimates, chosen=picked, best=best, by=by, difference=difference)
+
+
+def _by_of_singles(
+    run: OpeLog, fitted: FqeResult, rolled: "FoldedRollouts | None", *, policy: str, singles: Mapping[str, str]
+) -> Estimator:
+    """What single models are compared by: the first estimator that may be believed for the policy and all of them.
+
+    If there is none, roll-outs, which tell single models better than fitted values do; without these, what the policy itself is
+    estimated by.
+    """
+    rough = dataclasses.replace(run, request=dataclasses.replace(run.request, n_resamples=_FEWEST_RESAMPLES))
+    found = estimate_policies(rough, fitted, None if rolled is None else rolled.joined({}))[0]
+    by = common_estimator(found[policy], *(found[name] for name in singles.values() if name in found))
+    return by or (found[policy].headline or "dm" if rolled is None else APPROXIMATE_MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedRollouts:
+    """Roll-outs in the models of the folds, each made of its fold alone, and the folds' shares of the episodes."""
+
+    parts: tuple[RolloutResult, ...]
+    shares: tuple[float, ...]
+
+    def joined(self, more: Mapping[str, Sequence[str]]) -> RolloutResult:
+        """All policies on the whole log, and `more`: policies that are another one in every fold."""
+        same = {name: [name] * len(self.parts) for name in self.parts[0].names}
+        return joined(self.parts, self.shares, {**same, **more})
+
+    def value(self, name: str, *, without: int) -> float:
+        """Return of a policy on all folds but one; -1 leaves none out."""
+        kept = [
+            (part, share) for k, (part, share) in enumerate(zip(self.parts, self.shares, strict=True)) if k != without
+        ]
+        total = sum(share for _, share in kept)
+        return float(sum(share / total * part.of(name)[_RETURN] for part, share in kept))
+
+
+def roll_out_by_fold(
+    run: OpeLog, folds: npt.NDArray[np.int64], *, say: Callable[[str], None], show_progress: bool
+) -> FoldedRollouts | None:
+    """Roll-outs in a model of every fold, made of its episodes alone; None if the log does not allow any."""
+    from mtrouter_rl.ope.logged_turns import turns_of_log
+
+    try:
+        turns = turns_of_log(run, say=say, show_progress=show_progress)
+        of_turn = folds[run.transitions.episodes]
+        parts = [
+            roll_out(
+                turns.where(of_turn == fold),
+                {name: run.probabilities[name][of_turn == fold] for name in run.names},
+                costs=run.transitions.costs_usd[of_turn == fold].astype(np.float64),
+                reward=run.request.reward,
+                n_turns=max_turns(run),
+                seed=run.request.seed,
+            )
+            for fold in range(int(folds.max()) + 1)
+        ]
+    except InvalidConfigError as error:
+        run.notes.append(f"no roll-outs in a model of the log: {error}")
+        return None
+    shares = np.bincount(folds) / len(folds)
+    return FoldedRollouts(parts=tuple(parts), shares=tuple(shares.tolist()))
 
 
 def fit_by_fold(run: OpeLog, folds: npt.NDArray[np.int64], *, say: Say, show_progress: bool) -> FqeResult:
@@ -159,11 +229,24 @@ def _part(run: OpeLog, members: npt.NDArray[np.bool_], turns: npt.NDArray[np.boo
 
 
 def choose_singles(
-    run: OpeLog, fitted: FqeResult, folds: npt.NDArray[np.int64], *, by: Estimator, singles: Mapping[str, str]
+    run: OpeLog,
+    fitted: FqeResult,
+    folds: npt.NDArray[np.int64],
+    *,
+    by: Estimator,
+    singles: Mapping[str, str],
+    rolled: FoldedRollouts | None = None,
 ) -> tuple[tuple[str, ...], str]:
     """The single model of the best return on all folds but one, for every fold, and on the whole log."""
+
+    def value(name: str, fold: int) -> float:
+        if by == APPROXIMATE_MODEL:
+            assert rolled is not None
+            return rolled.value(name, without=fold)
+        return return_of(run, fitted, name, folds != fold, by=by)
+
     returns = {
-        model: [return_of(run, fitted, name, folds != fold, by=by) for fold in (*range(int(folds.max()) + 1), -1)]
+        model: [value(name, fold) for fold in (*range(int(folds.max()) + 1), -1)]
         for model, name in singles.items()
         if name in run.names
     }
@@ -253,10 +336,25 @@ def fitted_difference(run: OpeLog, fitted: FqeResult, names: tuple[str, str], *,
     )["dm"]
     gaps = with_return(fitted.gaps[:, one] - fitted.gaps[:, other], reward)
     noise = training_noise(gaps, n_resamples=request.n_resamples, seed=request.seed)
-    agreement = float(np.minimum(run.probabilities[names[0]], run.probabilities[names[1]]).sum(axis=1).mean())
+    agreement = _agreement(run, names)
     normal = np.random.default_rng([_MEMORY_STREAM, request.seed]).normal(size=request.n_resamples)
     unseen = normal * memory * np.sqrt(2 * max(0.0, 1 - agreement))
     low, high = studentized_ends((found.draws + noise)[:, _RETURN] + unseen)
+    return Estimated(value=float(found.value[_RETURN]), low=low, high=high)
+
+
+def _agreement(run: OpeLog, names: tuple[str, str]) -> float:
+    """What the choices of two policies at the turns of the log have in common, in [0, 1]."""
+    return float(np.minimum(run.probabilities[names[0]], run.probabilities[names[1]]).sum(axis=1).mean())
+
+
+def rolled_difference(run: OpeLog, rolled: RolloutResult, names: tuple[str, str]) -> Estimated:
+    """Difference of return of two policies by roll-outs."""
+    request = run.request
+    found = rolled.difference(
+        *names, agreement=_agreement(run, names), n_resamples=request.n_resamples, seed=request.seed
+    )
+    low, high = studentized_ends(found.draws[:, _RETURN])
     return Estimated(value=float(found.value[_RETURN]), low=low, high=high)
 
 
@@ -264,8 +362,3 @@ def _difference(one: PolicyEstimates, other: PolicyEstimates, by: Estimator) -> 
     mine, theirs = one.estimates[by], other.estimates[by]
     low, high = studentized_ends(mine.draws[:, _RETURN] - theirs.draws[:, _RETURN])
     return Estimated(value=float(mine.value[_RETURN] - theirs.value[_RETURN]), low=low, high=high)
-
-
-def common_estimator(one: PolicyEstimates, other: PolicyEstimates) -> Estimator | None:
-    """The first estimator that may be believed for both policies; None if there is none."""
-    return next((name for name in HEADLINES if one.believes(name) and other.believes(name)), None)

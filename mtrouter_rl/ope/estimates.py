@@ -15,17 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.ope.bandit import MIN_EFFECTIVE_SAMPLE_SIZE
 from mtrouter_rl.ope.bellman import BellmanCheck, bellman_check
 from mtrouter_rl.ope.diagnosis import MAX_PARETO_K, MIN_SUPPORT
 from mtrouter_rl.ope.fqe import QUANTITIES, FqeData, FqeResult, expected_cost, fitted_q_evaluation
 from mtrouter_rl.ope.inputs import OpeLog
 from mtrouter_rl.ope.reward_memory import reward_memory
+from mtrouter_rl.ope.rollouts import RolloutResult, roll_out
 from mtrouter_rl.ope.run_lengths import CallRuns, call_runs
 from mtrouter_rl.ope.sequential import (
+    APPROXIMATE_MODEL,
     ESTIMATORS,
     MODEL_BASED,
     Estimator,
@@ -36,6 +36,7 @@ from mtrouter_rl.ope.sequential import (
     diagnose,
     estimate,
 )
+from mtrouter_rl.ope.trajectory_arrays import with_return
 from mtrouter_rl.records import FloatArray
 
 COLUMNS = (*QUANTITIES, "return")
@@ -57,10 +58,15 @@ THRESHOLDS = {
     "max_beyond_share": MAX_BEYOND_SHARE,
 }
 _MEMORY_STREAM = 3
-HEADLINES: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm")
-"""The headline is the first that may be believed: WDR, else the other weighting estimators from the steadiest on, else DM."""
-_FAMILIES: Mapping[str, frozenset[Estimator]] = {"weighting": frozenset(ESTIMATORS) - {"dm"}, "fitted": MODEL_BASED}
-"""What an estimator rests on: on weights, on fitted values, or on both (DR and WDR)."""
+HEADLINES: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm", "am")
+"""The headline is the first that may be believed: WDR, else the other weighting estimators from the steadiest on, else DM, else
+roll-outs in a model of the log, if they were asked for."""
+_FAMILIES: Mapping[str, frozenset[Estimator]] = {
+    "weighting": frozenset(ESTIMATORS) - {"dm"},
+    "fitted": MODEL_BASED,
+    "model": frozenset({"am"}),
+}
+"""What an estimator rests on: on weights, on fitted values, on both (DR and WDR), or on a model of the logged world."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,8 @@ class PolicyEstimates:
         unsupported_share: Share of its choices that the behaviour policy hardly ever makes there; None if nobody knows.
         runs: Its runs of calls of one model against those of the log.
         checks: Of the fitted values, by quantity.
-        refusals: Why a family of estimators ("weighting", "fitted") is not believed; a family that is believed is left out.
+        refusals: Why a family of estimators ("weighting", "fitted", "model") is not believed; a family that is believed is left
+            out.
         headline: The estimator to believe; None if the log cannot tell.
     """
 
@@ -119,31 +126,60 @@ def fit_values(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) 
     )
 
 
-def with_return(values: FloatArray, reward: RewardCard) -> npt.NDArray[np.float64]:
-    """Append the return to arrays whose last axis is (utility, cost)."""
-    returns = np.asarray(reward.reward(values[..., 0], values[..., 1]))
-    return np.concatenate([values, returns[..., None]], axis=-1, dtype=np.float64)
+def common_estimator(one: PolicyEstimates, *others: PolicyEstimates) -> Estimator | None:
+    """The first estimator that may be believed for all of these policies; None if there is none."""
+    return next((name for name in HEADLINES if all(some.believes(name) for some in (one, *others))), None)
+
+
+def play_model(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) -> RolloutResult:
+    """Make a model of the logged world, and let all policies play it.
+
+    Raises:
+        InvalidConfigError: If the log has no token counts.
+    """
+    from mtrouter_rl.ope.logged_turns import turns_of_log
+
+    turns = turns_of_log(run, say=say, show_progress=show_progress)
+    say(f"play {len(run.names)} policies in a model of the log")
+    return roll_out(
+        turns,
+        {name: run.probabilities[name] for name in run.names},
+        costs=run.transitions.costs_usd.astype(np.float64),
+        reward=run.request.reward,
+        n_turns=max_turns(run),
+        seed=run.request.seed,
+    )
+
+
+def max_turns(run: OpeLog) -> int:
+    """The largest turn limit of the logged episodes."""
+    return max(episode.max_turns for episode in run.episodes)
 
 
 def estimate_policies(
-    run: OpeLog, fitted: FqeResult | None
+    run: OpeLog, fitted: FqeResult | None, rolled: RolloutResult | None = None
 ) -> tuple[dict[str, PolicyEstimates], dict[str, float] | None]:
     """Estimate all policies.
 
     Args:
         run: The log.
         fitted: Fitted values; None leaves out what needs them.
+        rolled: Roll-outs of all policies; likewise.
 
     Returns:
         Estimates by policy, and the `memory_spread` by quantity that is in the intervals of DM, None if there are none.
     """
     assert run.log is not None
-    parts = {name: _unchecked(run, name, fitted) for name in run.names}
+    parts = {name: _unchecked(run, name, fitted, rolled) for name in run.names}
     spread = None
     if fitted is not None and any("dm" in part.estimates for part in parts.values()):
         spread = memory_spread([part.checks for part in parts.values() if _bad_weights(part.diagnosis)])
     return {
-        name: _checked(run.log, part if spread is None else _with_memory(part, spread, seed=(run.request.seed, number)))
+        name: _checked(
+            run.log,
+            part if spread is None else _with_memory(part, spread, seed=(run.request.seed, number)),
+            rolled,
+        )
         for number, (name, part) in enumerate(parts.items())
     }, spread
 
@@ -178,7 +214,7 @@ def _with_memory(part: PolicyEstimates, spread: Mapping[str, float], *, seed: tu
     return replace(part, estimates=part.estimates | {"dm": replace(dm, draws=draws)})
 
 
-def _checked(log: TurnLog, part: PolicyEstimates) -> PolicyEstimates:
+def _checked(log: TurnLog, part: PolicyEstimates, rolled: RolloutResult | None) -> PolicyEstimates:
     refusals = refusals_of(
         log,
         part.estimates,
@@ -186,12 +222,13 @@ def _checked(log: TurnLog, part: PolicyEstimates) -> PolicyEstimates:
         unsupported=part.unsupported_share,
         runs=part.runs,
         checks=part.checks,
+        rolled=rolled,
     )
     told = replace(part, refusals=refusals)
     return replace(told, headline=next((name for name in HEADLINES if told.believes(name)), None))
 
 
-def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstimates:
+def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None, rolled: RolloutResult | None) -> PolicyEstimates:
     """Estimates of one policy, without refusals and headline."""
     assert run.log is not None
     probabilities = run.probabilities[name]
@@ -209,9 +246,11 @@ def _unchecked(run: OpeLog, name: str, fitted: FqeResult | None) -> PolicyEstima
         probabilities,
         values=values,
         seed=run.request.seed,
-        estimators=run.request.estimators,
+        estimators=tuple(one for one in run.request.estimators if one != APPROXIMATE_MODEL),
         n_resamples=run.n_resamples,
     )
+    if rolled is not None:
+        estimates["am"] = rolled.estimate(name, n_resamples=run.n_resamples, seed=run.request.seed)
     if "dm" in estimates and fitted is not None:
         gaps = with_return(fitted.gaps[:, fitted.names.index(name)], reward)
         noise = training_noise(gaps, n_resamples=run.n_resamples, seed=run.request.seed)
@@ -284,6 +323,7 @@ def refusals_of(
     unsupported: float | None,
     runs: CallRuns,
     checks: Mapping[str, BellmanCheck],
+    rolled: RolloutResult | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """Why the log cannot tell, by the thresholds in `THRESHOLDS`.
 
@@ -294,9 +334,10 @@ def refusals_of(
         unsupported: Share of choices in unsupported states; None if nobody knows.
         runs: The policy's runs of calls of one model against those of the log.
         checks: Of the fitted values, by quantity.
+        rolled: Roll-outs in a model of the log; None if there are none.
 
     Returns:
-        Reasons by family of estimators, "weighting" and "fitted"; a family that may be believed is left out.
+        Reasons by family of estimators, "weighting", "fitted" and "model"; a family that may be believed is left out.
     """
     deviations = _spread(log)
     support = [] if unsupported is None else _without_support(unsupported)
@@ -304,10 +345,12 @@ def refusals_of(
     fitted = [*_bad_values(checks, deviations), *support, *_long_runs(runs)]
     if "dm" in estimates:
         fitted += _too_wide(estimates["dm"], deviations["return"])
-    best = next((name for name in HEADLINES if name in estimates and name != "dm"), None)
+    best = next((name for name in HEADLINES if name in estimates and name in _FAMILIES["weighting"]), None)
     if best is not None:
         weighting += _too_wide(estimates[best], deviations["return"])
     found = {"weighting": tuple(weighting), "fitted": tuple(fitted)}
+    if rolled is not None:
+        found["model"] = (*_bad_model(rolled, deviations), *support, *_too_wide(estimates["am"], deviations["return"]))
     return {family: reasons for family, reasons in found.items() if reasons}
 
 
@@ -362,6 +405,17 @@ def _bad_values(checks: Mapping[str, BellmanCheck], deviations: Mapping[str, flo
             if abs(bias) - 2 * error > MAX_BIAS * deviations[column]
         ]
     return found
+
+
+def _bad_model(rolled: RolloutResult, deviations: Mapping[str, float]) -> list[str]:
+    """A model of the log in which the policy that logged it earns something else, beyond chance."""
+    return [
+        f"the model of the log contradicts the log: for the policy that made it, {column} is off by {gap:+.3g} an episode "
+        f"(standard error {error:.2g}), beyond chance by more than {MAX_BIAS:g} standard deviations of logged episodes "
+        f"({deviations[column]:.3g})"
+        for column, gap, error in zip(COLUMNS, rolled.gap.tolist(), rolled.gap_error.tolist(), strict=True)
+        if abs(gap) - 2 * error > MAX_BIAS * deviations[column]
+    ]
 
 
 def _too_wide(one: OpeEstimate, deviation: float) -> list[str]:

@@ -24,7 +24,7 @@ from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
 from mtrouter_rl.ope.behavior_model import BehaviorModel, estimate_propensities
 from mtrouter_rl.ope.fqe import FqeParameters
 from mtrouter_rl.ope.record import Propensities
-from mtrouter_rl.ope.sequential import ESTIMATORS, Estimator, TurnLog, check_probabilities
+from mtrouter_rl.ope.sequential import APPROXIMATE_MODEL, ESTIMATORS, Estimator, TurnLog, check_probabilities
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import BoolArray, Episode, FloatArray, Observation
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -335,7 +335,7 @@ def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
     known = None if turns.lacks_propensities else np.array(turns.propensities)
     run.kind = "unknown" if known is None else ("exact" if run.dataset.info.propensities == "exact" else "estimated")
     run.behavior = None if known is None else _recreated(run, known)
-    needs = set(run.request.estimators) != {"dm"}
+    needs = bool(set(run.request.estimators) - {"dm", APPROXIMATE_MODEL})
     if known is None and needs:
         say("the log has no propensities: estimate them")
         model = _estimated_behavior(run)

@@ -48,6 +48,14 @@ class WeightDiagnosis(Frozen):
     pareto_k: float | None
 
 
+class ModelCheck(Frozen):
+    """How far a model of the log is off for the policy that made the log; see `mtrouter_rl.ope.rollouts.RolloutResult`."""
+
+    gap: float
+    gap_error: float
+    task_spread: float
+
+
 class PolicyReport(Frozen):
     """What the log says of one router.
 
@@ -55,7 +63,8 @@ class PolicyReport(Frozen):
         policy: Its name.
         router: What the user wrote.
         headline: The estimator to believe; None if the log cannot tell.
-        refusals: Why an estimator was not believed, by estimator family ("weighting", "fitted"); empty lists are left out.
+        refusals: Why an estimator was not believed, by estimator family ("weighting", "fitted", "model"); empty lists are left
+            out.
         estimates: Estimator -> quantity (utility, cost_usd, return) -> number; empty if the router could not be estimated.
         effective_sample_size: Of the whole-episode weights; None without propensities.
         largest_weight_share: Share of the largest of them; likewise.
@@ -126,9 +135,10 @@ class OpeReport(Frozen):
         fqe: Parameters of the fitted values; None likewise.
         memory_spread: By quantity, what the intervals of DM hold for what the history does not show, as a standard
             deviation; None if there is no DM.
+        approximate_model: By quantity, the check of the model of the log; None if none was asked for.
         thresholds: Behind the refusals.
         policies: In the order that was asked for.
-        differences: Between every two policies that have a headline by the same estimator.
+        differences: Between every two policies that have a headline, by the first estimator that may be believed for both.
         selection: Quality of the choice against closed-loop results, by quantity; None without such results.
         notes: What a reader must know, a sentence each.
         package_version: Of mtrouter_rl.
@@ -152,6 +162,7 @@ class OpeReport(Frozen):
     encoder: str | None
     fqe: FqeParameters | None
     memory_spread: dict[str, float] | None = None
+    approximate_model: dict[str, ModelCheck] | None = None
     thresholds: dict[str, float]
     policies: tuple[PolicyReport, ...]
     differences: tuple[Difference, ...]

@@ -19,17 +19,27 @@ from mtrouter_rl.errors import InvalidConfigError, unknown_name
 from mtrouter_rl.evaluation.query_router import ask
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.evaluation.shown_episodes import N_EPISODES, TRANSCRIPTS_FILE, transcripts_of
-from mtrouter_rl.ope.estimates import COLUMNS, THRESHOLDS, PolicyEstimates, estimate_policies, fit_values
+from mtrouter_rl.ope.estimates import (
+    COLUMNS,
+    THRESHOLDS,
+    PolicyEstimates,
+    common_estimator,
+    estimate_policies,
+    fit_values,
+    play_model,
+)
 from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, find_behavior, prepare, turn_away_switching
 from mtrouter_rl.ope.record import (
     Difference,
     Estimated,
+    ModelCheck,
     OpeReport,
     PolicyReport,
     WeightDiagnosis,
     selection_by_quantity,
 )
-from mtrouter_rl.ope.sequential import ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
+from mtrouter_rl.ope.rollouts import RolloutResult
+from mtrouter_rl.ope.sequential import APPROXIMATE_MODEL, ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import Ends, FloatArray, TracedEpisode
 from mtrouter_rl.statistics.estimate import COST_RANGE, RETURN_RANGE, studentized_ends, within
@@ -53,8 +63,8 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
         ResultsError: If the closed-loop results cannot be read.
     """
     for name in request.estimators:
-        if name not in ESTIMATORS:
-            raise unknown_name("estimator", name, ESTIMATORS)
+        if name not in (known := (*ESTIMATORS, APPROXIMATE_MODEL)):
+            raise unknown_name("estimator", name, known)
     truth = None if request.truth is None else _truth(request.truth, request.truth_split, request.reward)
     run = prepare(request, say=say, show_progress=show_progress)
     turn_away_switching(run)
@@ -62,8 +72,11 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     values = None
     if MODEL_BASED & set(request.estimators) and run.names:
         values = fit_values(run, say=say, show_progress=show_progress)
-    found, spread = estimate_policies(run, values)
-    return _report(run, found, memory_spread=spread, truth=truth)
+    rolled = None
+    if APPROXIMATE_MODEL in request.estimators and run.names:
+        rolled = play_model(run, say=say, show_progress=show_progress)
+    found, spread = estimate_policies(run, values, rolled)
+    return _report(run, found, memory_spread=spread, rolled=rolled, truth=truth)
 
 
 def write_transcripts(request: OpeRequest, folder: Path) -> Path | None:
@@ -98,6 +111,7 @@ def _report(
     found: Mapping[str, PolicyEstimates],
     *,
     memory_spread: dict[str, float] | None,
+    rolled: RolloutResult | None,
     truth: dict[str, dict[str, float]] | None,
 ) -> OpeReport:
     assert run.log is not None
@@ -132,6 +146,7 @@ def _report(
         encoder=request.encoder if has_values else None,
         fqe=request.fqe if has_values else None,
         memory_spread=memory_spread,
+        approximate_model=None if rolled is None else _approximate_model(rolled),
         thresholds=THRESHOLDS,
         policies=policies,
         differences=_differences(found),
@@ -139,6 +154,11 @@ def _report(
         notes=tuple(run.notes),
         package_version=__version__,
     )
+
+
+def _approximate_model(rolled: RolloutResult) -> dict[str, ModelCheck]:
+    numbers = zip(COLUMNS, rolled.gap.tolist(), rolled.gap_error.tolist(), rolled.task_spread.tolist(), strict=True)
+    return {name: ModelCheck(gap=gap, gap_error=error, task_spread=spread) for name, gap, error, spread in numbers}
 
 
 def _policy_report(run: OpeLog, name: str, found: PolicyEstimates | None) -> PolicyReport:
@@ -217,18 +237,18 @@ def _own_value(run: OpeLog, router: Router, name: str) -> float | None:
 
 
 def _differences(found: Mapping[str, PolicyEstimates]) -> tuple[Difference, ...]:
-    """Between every two policies with a headline by the same estimator."""
+    """Between every two policies that have a headline, by the first estimator that may be believed for both."""
     column = COLUMNS.index("return")
     rows = []
     for one, other in combinations(found, 2):
-        headline = found[one].headline
-        if headline is None or headline != found[other].headline:
+        by = common_estimator(found[one], found[other])
+        if by is None:
             continue
-        mine, theirs = found[one].estimates[headline], found[other].estimates[headline]
+        mine, theirs = found[one].estimates[by], found[other].estimates[by]
         draws = mine.draws[:, column] - theirs.draws[:, column]
         low, high = studentized_ends(draws)
         value = Estimated(value=float(mine.value[column] - theirs.value[column]), low=low, high=high)
-        rows.append((one, other, headline, value, bootstrap_p_value(draws)))
+        rows.append((one, other, by, value, bootstrap_p_value(draws)))
     adjusted = holm([row[4] for row in rows])
     return tuple(
         Difference(policy=a, other=b, estimator=name, difference=value, p_value=p, p_value_holm=q)

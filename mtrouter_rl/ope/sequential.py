@@ -40,6 +40,7 @@ from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.statistics.studentized import RatioSum
 
 __all__ = [
+    "APPROXIMATE_MODEL",
     "ESTIMATORS",
     "MODEL_BASED",
     "Estimator",
@@ -52,8 +53,11 @@ __all__ = [
     "estimate",
 ]
 
-Estimator = Literal["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr"]
+Estimator = Literal["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "am"]
 ESTIMATORS: tuple[Estimator, ...] = ("is", "wis", "pdis", "wpdis", "dm", "dr", "wdr")
+"""All that rest on weights and fitted values: those that are worked out if nobody says which."""
+APPROXIMATE_MODEL: Estimator = "am"
+"""Roll-outs in a model of the logged world; see `mtrouter_rl.ope.rollouts`."""
 MODEL_BASED: frozenset[Estimator] = frozenset({"dm", "dr", "wdr"})
 
 

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
 from mtrouter_rl.records import BoolArray, FloatArray
 
 _SUM_TOLERANCE = 1e-6
+
+
+def with_return(values: FloatArray, reward: RewardCard) -> npt.NDArray[np.float64]:
+    """Append the return to arrays whose last axis is (utility, cost)."""
+    returns = np.asarray(reward.reward(values[..., 0], values[..., 1]))
+    return np.concatenate([values, returns[..., None]], axis=-1, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -320,8 +320,11 @@ def _repeat(fold: int) -> str:
 
 
 def _safe(trained: _Trained, found: Comparison, learned: Verdict, *, say: Say, show_progress: bool) -> Verdict:
-    """Make the safe router, judge it in its turn, and save it."""
+    """Make the safe router, judge it in its turn where it is another one than the learned, and save it."""
     request, names = trained.request, trained.request.train.config.pool.model_names
+    if learned.word == "better":
+        settings = SafeSettings(baseline=found.best, caution=request.caution, typical_error=0.0, is_whole=True)
+        return _saved(request, _whole(learned, request), router=_safe_router(trained, settings))
     values = _values(trained)
     baseline = names.index(found.best)
     chosen = values[0].argmax(axis=1)
@@ -344,14 +347,24 @@ def _safe(trained: _Trained, found: Comparison, learned: Verdict, *, say: Say, s
     )
     if settings.is_held:
         verdict = _held(verdict, found.best)
-    router = SafeRouter(
-        name=request.name,
+    return _saved(request, verdict.model_copy(update={"learned": learned}), router=_safe_router(trained, settings))
+
+
+def _safe_router(trained: _Trained, settings: SafeSettings) -> SafeRouter:
+    return SafeRouter(
+        name=trained.request.name,
         settings=settings,
         policy=_valued(trained.learned),
         repeats=[_valued(one) for one in trained.repeats],
         provenance=getattr(trained.learned, "provenance", None),
     )
-    return _saved(request, verdict.model_copy(update={"learned": learned}), router=router)
+
+
+def _whole(learned: Verdict, request: VerdictRequest) -> Verdict:
+    """The verdict on a safe router that is the learned one."""
+    text = learned.text.replace(learned.policy, request.name, 1)
+    told = f"{text}; as a whole the learned policy is better, so it is followed throughout"
+    return learned.model_copy(update={"policy": request.name, "text": told})
 
 
 def _safe_probabilities(

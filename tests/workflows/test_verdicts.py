@@ -145,6 +145,29 @@ def test_a_router_that_the_log_shows_to_be_worse_is_held(training, corridor_conf
     assert verdict.text.endswith(f"so it calls single:{router.settings.baseline} throughout")
 
 
+def test_a_router_that_the_log_shows_to_be_better_is_followed_throughout(
+    training, corridor_config, corridor_log, monkeypatch
+):
+    plain = verdicts.verdict_of_folds
+
+    def better(found, *, policy, **counts):
+        made = plain(found, policy=policy, **counts)
+        return made.model_copy(update={"word": "better", "text": f"{policy} is better"})
+
+    monkeypatch.setattr(verdicts, "verdict_of_folds", better)
+    verdict = run(ask(training, is_safe=True, caution=1e6))
+    router = resolve_router(str(training.out), corridor_config.pool)
+    assert router.settings.is_whole
+    states = states_of(corridor_config, corridor_log)
+    np.testing.assert_array_equal(router.action_probabilities(states), router.policy.action_probabilities(states))
+    assert verdict.policy == router.name
+    assert (
+        verdict.text
+        == f"{router.name} is better; as a whole the learned policy is better, so it is followed throughout"
+    )
+    assert load_verdict(training.out, verdict.router) == verdict
+
+
 def files(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()

@@ -105,15 +105,20 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             context.pool,
         )
 
-    def judged(self, context: TrainingContext) -> "JudgedLog":
+    def judged(self, context: TrainingContext, transitions: Transitions | None = None) -> "JudgedLog":
         """What was due before every turn of the context's log, by networks that have not seen the turn's (task, variation).
+
+        Args:
+            context: The training.
+            transitions: The log, where it is laid out already (undiscounted).
 
         Raises:
             InvalidConfigError, PoolMismatchError, RouterError: As `train`.
         """
         silence_gym_notice()
         dataset, features = require_data(context, self.card)
-        transitions = lay_out_logs(context, self.card, gamma=1.0)
+        if transitions is None:
+            transitions = lay_out_logs(context, self.card, gamma=1.0)
         log = LogColumns.of_episodes(dataset.completed)
         words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
         kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())

@@ -18,6 +18,7 @@ class LogColumns:
     Attributes:
         words: Word of every action (see `action_word`), length N.
         is_error: Reported as an error, shape (N,).
+        terminated: The task itself ended with the turn, shape (N,).
         tokens: Prompt, output and cached tokens of the call, shape (N, 3).
         warm: Which models held a warm cache, shape (N, M).
         masks: Which models were allowed, shape (N, M).
@@ -28,6 +29,7 @@ class LogColumns:
 
     words: list[str]
     is_error: BoolArray
+    terminated: BoolArray
     tokens: FloatArray
     warm: BoolArray
     masks: BoolArray
@@ -45,7 +47,7 @@ class LogColumns:
     def of_episodes(cls, episodes: Iterable[Episode]) -> "LogColumns":
         """Go through the episodes once."""
         words, tasks, variations = list[str](), list[str](), list[int]()
-        parts: list[tuple[npt.NDArray[np.bool_], FloatArray, BoolArray, BoolArray, FloatArray]] = []
+        parts: list[tuple[BoolArray, BoolArray, FloatArray, BoolArray, BoolArray, FloatArray]] = []
         for episode in episodes:
             if not episode.turns:
                 continue
@@ -55,6 +57,7 @@ class LogColumns:
             parts.append(
                 (
                     np.array([bool(turn.error) for turn in turns]),
+                    np.array([turn.terminated for turn in turns], dtype=np.bool_),
                     np.array(usage, dtype=np.float64),
                     np.array([turn.warm for turn in turns], dtype=np.bool_),
                     np.array([turn.action_mask for turn in turns], dtype=np.bool_),
@@ -63,10 +66,13 @@ class LogColumns:
             )
             tasks.append(episode.task)
             variations.append(episode.variation)
-        is_error, tokens, warm, masks, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
+        is_error, terminated, tokens, warm, masks, sizes = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
         return cls(
             words=words,
             is_error=is_error,
+            terminated=terminated,
             tokens=tokens,
             warm=warm,
             masks=masks,

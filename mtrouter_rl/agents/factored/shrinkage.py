@@ -79,6 +79,18 @@ class SuccessTable:
     main: FloatArray
     pairs: FloatArray
 
+    @classmethod
+    def of_logits(cls, logits: FloatArray, *, n_models: int) -> "SuccessTable":
+        """From all numbers in one array: models, pairs, kinds, level."""
+        n_kinds = (len(logits) - n_models - 1) // (n_models + 1)
+        main, pairs, kinds, level = np.split(logits, np.cumsum([n_models, n_kinds * n_models, n_kinds]))
+        return cls(level=level, kinds=kinds, main=main, pairs=pairs.reshape(n_kinds, n_models))
+
+    @property
+    def logits(self) -> FloatArray:
+        """All numbers in one array, in the order of `of_logits`."""
+        return np.concatenate([self.main, self.pairs.ravel(), self.kinds, self.level])
+
     def __call__(self, due: FloatArray) -> FloatArray:
         """Probability of every model, shape (..., K) -> (..., M)."""
         logits = self.level + (due @ self.kinds)[..., None] + self.main + due @ self.pairs
@@ -95,22 +107,64 @@ def success_table(due: FloatArray, actions: npt.NDArray[np.int64], use: FloatArr
         use: Shape (N,).
         n_models: M.
     """
-    n_kinds = due.shape[1]
-    called = np.eye(n_models)[actions]
-    deviations = np.repeat([_MAIN_SD, _PAIR_SD, _KIND_SD, _LEVEL_SD], [n_models, n_kinds * n_models, n_kinds, 1])
-    penalty = deviations**-2.0
+    penalty = _penalty(n_kinds=due.shape[1], n_models=n_models)
     logits = np.zeros(len(penalty))
     for _ in range(_NEWTON_STEPS):
-        curvature, gradient = np.diag(penalty), -penalty * logits
-        for some in _blocks(len(due)):
-            ones = np.ones((len(due[some]), 1))
-            columns = np.concatenate([pair_columns(due[some], called[some]), due[some], ones], axis=1)
-            expected = 1 / (1 + np.exp(-columns @ logits))
-            curvature += (columns * (expected * (1 - expected) + _SMALLEST_VARIANCE)[:, None]).T @ columns
-            gradient += columns.T @ (use[some] - expected)
-        logits = logits + np.linalg.solve(curvature, gradient)
-    main, pairs, kinds, level = np.split(logits, np.cumsum([n_models, n_kinds * n_models, n_kinds]))
-    return SuccessTable(level=level, kinds=kinds, main=main, pairs=pairs.reshape(n_kinds, n_models))
+        curvature, gradient = _curvature(due, actions, use, logits, n_models=n_models)
+        logits = logits + np.linalg.solve(np.diag(penalty) + curvature, gradient - penalty * logits)
+    return SuccessTable.of_logits(logits, n_models=n_models)
+
+
+def success_tables_without(
+    table: SuccessTable,
+    due: FloatArray,
+    actions: npt.NDArray[np.int64],
+    use: FloatArray,
+    groups: npt.NDArray[np.int64],
+) -> list[SuccessTable]:
+    """What a fitted table would be without each group of turns in its turn, by one Newton step from the whole.
+
+    Args:
+        table: Fitted to all turns.
+        due: As of `success_table`, with which it was fitted.
+        actions: Likewise.
+        use: Likewise.
+        groups: Group of every turn, from 0, shape (N,).
+
+    Source: Pregibon, Logistic Regression Diagnostics (1981), section 4.
+    """
+    n_models, logits = len(table.main), table.logits
+    parts = [
+        _curvature(due[groups == group], actions[groups == group], use[groups == group], logits, n_models=n_models)
+        for group in range(int(groups.max()) + 1)
+    ]
+    whole = np.diag(_penalty(n_kinds=due.shape[1], n_models=n_models)) + sum(curvature for curvature, _ in parts)
+    return [
+        SuccessTable.of_logits(logits - np.linalg.solve(whole - curvature, gradient), n_models=n_models)
+        for curvature, gradient in parts
+    ]
+
+
+def _penalty(*, n_kinds: int, n_models: int) -> FloatArray:
+    """Inverse prior variances of the logits of a `SuccessTable`."""
+    deviations = np.repeat([_MAIN_SD, _PAIR_SD, _KIND_SD, _LEVEL_SD], [n_models, n_kinds * n_models, n_kinds, 1])
+    penalty: FloatArray = deviations**-2.0
+    return penalty
+
+
+def _curvature(
+    due: FloatArray, actions: npt.NDArray[np.int64], use: FloatArray, logits: FloatArray, *, n_models: int
+) -> tuple[FloatArray, FloatArray]:
+    """Curvature and gradient of the likelihood of some turns."""
+    curvature, gradient = np.zeros((len(logits), len(logits))), np.zeros(len(logits))
+    called = np.eye(n_models)[actions]
+    for some in _blocks(len(due)):
+        ones = np.ones((len(due[some]), 1))
+        columns = np.concatenate([pair_columns(due[some], called[some]), due[some], ones], axis=1)
+        expected = 1 / (1 + np.exp(-columns @ logits))
+        curvature += (columns * (expected * (1 - expected) + _SMALLEST_VARIANCE)[:, None]).T @ columns
+        gradient += columns.T @ (use[some] - expected)
+    return curvature, gradient
 
 
 def pair_columns(due: FloatArray, models: FloatArray) -> FloatArray:
