@@ -386,7 +386,7 @@ class _LoggedTurns:
 def _named_behavior(name: str, pool: PoolCard) -> Router | None:
     """The behaviour policy, if it can be made from its name."""
     is_known = name.partition(":")[0] in ("uniform", "sticky", "random")
-    return resolve_router(name, pool) if is_known else None
+    return resolve_router(name, pool, cache=None) if is_known else None
 
 
 def _recreated(run: OpeLog, known: FloatArray) -> FloatArray | None:
