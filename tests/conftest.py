@@ -14,6 +14,7 @@ os.environ.setdefault(
 
 from mtrouter_rl.cards import list_cards
 from mtrouter_rl.envs.factory import resolve_env
+from mtrouter_rl.ope import logged_turns
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.workflows import CollectRequest, collect_dataset, load_agent
 
@@ -30,6 +31,12 @@ def corridor_log(tmp_path_factory, corridor_config) -> Path:
     with RolloutPool(corridor_config, n_workers=1) as pool:
         collect_dataset(pool, CollectRequest(policy="uniform", n_episodes=150, seed=0, out=folder), show_progress=False)
     return folder
+
+
+@pytest.fixture
+def quickly_judged(monkeypatch):
+    """Networks that tell what was due go through the log twice: roll-outs in a model of it are rough, and cost a second."""
+    monkeypatch.setattr(logged_turns, "_MOST_PASSES", 2)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A router that follows a learned policy only where the log shows it to be better than the best single model.
 
-Where the log shows that the learned policy as a whole is better, its interval above 0, it is followed at every
-turn (`is_whole`). Where it is worse, it is not followed at all (`is_held`). Else every turn is judged by itself:
+Where the log shows that the learned policy as a whole loses no more than `MARGIN` against the best single model, at 95%, and
+does better as far as it is known, it is followed at every turn (`is_whole`). Where the log shows it to be worse, it is not
+followed at all (`is_held`). Else every turn is judged by itself:
 
 A learned Q-function is most wrong where it has seen least, and a greedy router goes where it is overrated. So the training
 is repeated without each of K folds of the log. How much the repeats differ says how far an advantage is to be trusted: with
@@ -15,9 +16,10 @@ without caution, 0.033 s with caution 1, and 0.0033 s with 2, whatever d is. Wit
 episode of sixty turns, which is why 2 is the default. What this does not hold: errors that all repeats share, such as of
 a network that cannot see what decides, and that the advantage is of going on as the learner assumes, not with the single model.
 
-Source: Shao and Wu, A General Theory for Jackknife Variance Estimation (1989): leaving out groups; Smyth, Linear Models and
-Empirical Bayes Methods (2004): moderated variances; Laroche, Trichelair and Tachet des Combes, Safe Policy Improvement with
-Baseline Bootstrapping (2019): the baseline acts where the data do not speak. Errors from repeats in place of counts are ours.
+Source: Piaggio et al., Reporting of Noninferiority and Equivalence Randomized Trials (2012): a margin in place of 0; Shao and
+Wu, A General Theory for Jackknife Variance Estimation (1989): leaving out groups; Smyth, Linear Models and Empirical Bayes
+Methods (2004): moderated variances; Laroche, Trichelair and Tachet des Combes, Safe Policy Improvement with Baseline
+Bootstrapping (2019): the baseline acts where the data do not speak. Errors from repeats in place of counts are ours.
 """
 
 from collections.abc import Sequence
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 
 LEARNED_FOLDER = "learned"
 FOLDS_FOLDER = "folds"
+MARGIN = 0.01
+"""Return that following a policy as a whole may cost at the low end of its interval: one point of a hundred."""
 CAUTION = 2.0
 """Default of `SafeSettings.caution`; see the module for what it bounds."""
 
@@ -60,7 +64,7 @@ class SafeSettings(Frozen):
         baseline: The single model that is called where the policy is not followed.
         caution: Errors that an advantage has to be above; 0 follows the policy wherever it sees any advantage.
         typical_error: Root mean square error of the advantage over the states of the log.
-        is_whole: Whether the policy is followed throughout, since the log says that as a whole it is better.
+        is_whole: Whether the policy is followed throughout, since the log says that as a whole it does no worse.
         is_held: Whether the baseline is called throughout, since the log says that following is worse.
         members: Digests of the files of the learned router and of its repeats, so that none is taken for another.
     """
@@ -175,9 +179,7 @@ class SafeRouter:
         if self.settings.is_held:
             return f"{name} is called throughout: on the log it is better than following the learned policy"
         if self.settings.is_whole:
-            return (
-                f"the learned policy is followed throughout: on the log it is better than {name}, the best single model"
-            )
+            return f"the learned policy is followed throughout: on the log it does no worse than {name}, the best single model"
         if seen is None or seen.chosen[0] == self._baseline:
             return f"the learned policy calls {name}, the best single model, as well"
         if not observation["action_mask"][self._baseline]:

@@ -12,7 +12,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.ope.fqe import FqeParameters
     from mtrouter_rl.ope.inputs import OpeRequest, log_setting
     from mtrouter_rl.ope.run import run_ope, write_transcripts
-    from mtrouter_rl.ope.sequential import ESTIMATORS
+    from mtrouter_rl.ope.sequential import ALL_ESTIMATORS
     from mtrouter_rl.reporting.ope_report import format_report
 
     pool, reward = log_setting(args.dataset, **values(args, "env", "pool", "cost_weight", "cost_unit_usd"))
@@ -20,7 +20,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         routers=tuple(args.routers),
         pool=pool,
         reward=reward,
-        estimators=tuple(args.estimators or ESTIMATORS),
+        estimators=tuple(args.estimators or ALL_ESTIMATORS),
         cache=None if args.out is None else args.out / "embeddings",
         n_threads=len(os.sched_getaffinity(0)),
         fqe=FqeParameters(**given(args, n_repeats="repeats", n_iterations="iterations", max_passes="passes")),
@@ -57,7 +57,7 @@ COMMAND = Command(
         POOL,
         COST_WEIGHT,
         shared.COST_UNIT,
-        Option("--estimators", "is wis pdis wpdis dm dr wdr (default: all of these), am", nargs="+", metavar="NAME"),
+        Option("--estimators", "is wis pdis wpdis dm dr wdr am (default: all of them)", nargs="+", metavar="NAME"),
         shared.encoder(),
         shared.seed("training and bootstrap"),
         Option("--repeats", "how often the log is halved for dm (default: 2)", int, "R"),

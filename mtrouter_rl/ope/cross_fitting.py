@@ -39,6 +39,7 @@ from mtrouter_rl.ope.estimates import (
 )
 from mtrouter_rl.ope.fqe import FqeResult, Prediction
 from mtrouter_rl.ope.inputs import OpeLog, find_behavior, turn_away_switching
+from mtrouter_rl.ope.logged_turns import WorldTurns
 from mtrouter_rl.ope.record import Estimated
 from mtrouter_rl.ope.rollouts import RolloutResult, joined, roll_out
 from mtrouter_rl.ope.sequential import APPROXIMATE_MODEL, Estimator, Values, estimate
@@ -82,6 +83,7 @@ def compare(
     policy: str,
     singles: Mapping[str, str],
     chosen: Sequence[str] | None = None,
+    turns: WorldTurns | None = None,
     say: Say,
     show_progress: bool,
 ) -> Comparison:
@@ -93,6 +95,7 @@ def compare(
         policy: Name of the cross-fitted policy.
         singles: Model -> name of the policy that calls it throughout.
         chosen: Single model of every fold; None chooses the one that is best on the other folds.
+        turns: The log as models of its world are made of it; None leaves roll-outs out.
         say: Told, in a sentence, what happens.
         show_progress: Whether to draw progress bars.
 
@@ -104,7 +107,7 @@ def compare(
         raise InvalidConfigError(run.turned_away[policy])
     find_behavior(run, say=say)
     fitted = fit_by_fold(run, folds, say=say, show_progress=show_progress)
-    rolled = roll_out_by_fold(run, folds, say=say, show_progress=show_progress)
+    rolled = None if turns is None else roll_out_by_fold(run, folds, turns)
     believed = _by_of_singles(run, fitted, rolled, policy=policy, singles=singles)
     picked, best = choose_singles(run, fitted, folds, by=believed, singles=singles, rolled=rolled)
     picked = picked if chosen is None else tuple(chosen)
@@ -159,29 +162,20 @@ class FoldedRollouts:
         return float(sum(share / total * part.of(name)[_RETURN] for part, share in kept))
 
 
-def roll_out_by_fold(
-    run: OpeLog, folds: npt.NDArray[np.int64], *, say: Callable[[str], None], show_progress: bool
-) -> FoldedRollouts | None:
-    """Roll-outs in a model of every fold, made of its episodes alone; None if the log does not allow any."""
-    from mtrouter_rl.ope.logged_turns import turns_of_log
-
-    try:
-        turns = turns_of_log(run, say=say, show_progress=show_progress)
-        of_turn = folds[run.transitions.episodes]
-        parts = [
-            roll_out(
-                turns.where(of_turn == fold),
-                {name: run.probabilities[name][of_turn == fold] for name in run.names},
-                costs=run.transitions.costs_usd[of_turn == fold].astype(np.float64),
-                reward=run.request.reward,
-                n_turns=max_turns(run),
-                seed=run.request.seed,
-            )
-            for fold in range(int(folds.max()) + 1)
-        ]
-    except InvalidConfigError as error:
-        run.notes.append(f"no roll-outs in a model of the log: {error}")
-        return None
+def roll_out_by_fold(run: OpeLog, folds: npt.NDArray[np.int64], turns: WorldTurns) -> FoldedRollouts:
+    """Roll-outs in a model of every fold, made of its episodes alone."""
+    of_turn = folds[run.transitions.episodes]
+    parts = [
+        roll_out(
+            turns.where(of_turn == fold),
+            {name: run.probabilities[name][of_turn == fold] for name in run.names},
+            costs=run.transitions.costs_usd[of_turn == fold].astype(np.float64),
+            reward=run.request.reward,
+            n_turns=max_turns(run),
+            seed=run.request.seed,
+        )
+        for fold in range(int(folds.max()) + 1)
+    ]
     shares = np.bincount(folds) / len(folds)
     return FoldedRollouts(parts=tuple(parts), shares=tuple(shares.tolist()))
 

@@ -26,8 +26,8 @@ from mtrouter_rl.ope.rollouts import RolloutResult, roll_out
 from mtrouter_rl.ope.run_lengths import CallRuns, call_runs
 from mtrouter_rl.ope.sequential import (
     APPROXIMATE_MODEL,
-    ESTIMATORS,
-    MODEL_BASED,
+    FAMILIES,
+    HEADLINES,
     Estimator,
     OpeDiagnosis,
     OpeEstimate,
@@ -35,6 +35,7 @@ from mtrouter_rl.ope.sequential import (
     Values,
     diagnose,
     estimate,
+    is_believed,
 )
 from mtrouter_rl.ope.trajectory_arrays import with_return
 from mtrouter_rl.records import FloatArray
@@ -58,15 +59,6 @@ THRESHOLDS = {
     "max_beyond_share": MAX_BEYOND_SHARE,
 }
 _MEMORY_STREAM = 3
-HEADLINES: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm", "am")
-"""The headline is the first that may be believed: WDR, else the other weighting estimators from the steadiest on, else DM, else
-roll-outs in a model of the log, if they were asked for."""
-_FAMILIES: Mapping[str, frozenset[Estimator]] = {
-    "weighting": frozenset(ESTIMATORS) - {"dm"},
-    "fitted": MODEL_BASED,
-    "model": frozenset({"am"}),
-}
-"""What an estimator rests on: on weights, on fitted values, on both (DR and WDR), or on a model of the logged world."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +85,8 @@ class PolicyEstimates:
     headline: Estimator | None
 
     def believes(self, name: Estimator) -> bool:
-        """Whether an estimator was worked out, and no family that it rests on is refused."""
-        needs = [family for family, members in _FAMILIES.items() if name in members]
-        return name in self.estimates and not any(family in self.refusals for family in needs)
+        """See `sequential.is_believed`."""
+        return is_believed(name, self.estimates, self.refusals)
 
 
 def fit_values(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) -> FqeResult:
@@ -345,7 +336,7 @@ def refusals_of(
     fitted = [*_bad_values(checks, deviations), *support, *_long_runs(runs)]
     if "dm" in estimates:
         fitted += _too_wide(estimates["dm"], deviations["return"])
-    best = next((name for name in HEADLINES if name in estimates and name in _FAMILIES["weighting"]), None)
+    best = next((name for name in HEADLINES if name in estimates and name in FAMILIES["weighting"]), None)
     if best is not None:
         weighting += _too_wide(estimates[best], deviations["return"])
     found = {"weighting": tuple(weighting), "fitted": tuple(fitted)}

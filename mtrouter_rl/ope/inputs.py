@@ -24,7 +24,7 @@ from mtrouter_rl.errors import InvalidConfigError, PoolMismatchError
 from mtrouter_rl.ope.behavior_model import BehaviorModel, estimate_propensities
 from mtrouter_rl.ope.fqe import FqeParameters
 from mtrouter_rl.ope.record import Propensities
-from mtrouter_rl.ope.sequential import APPROXIMATE_MODEL, ESTIMATORS, Estimator, TurnLog, check_probabilities
+from mtrouter_rl.ope.sequential import ALL_ESTIMATORS, APPROXIMATE_MODEL, Estimator, TurnLog, check_probabilities
 from mtrouter_rl.protocols import Router
 from mtrouter_rl.records import BoolArray, Episode, FloatArray, Observation
 from mtrouter_rl.registry import DEFAULT_ENCODER
@@ -65,7 +65,7 @@ class OpeRequest:
     reward: RewardCard
     seed: int = 0
     encoder: str = DEFAULT_ENCODER
-    estimators: tuple[Estimator, ...] = ESTIMATORS
+    estimators: tuple[Estimator, ...] = ALL_ESTIMATORS
     cache: Path | None = None
     fqe: FqeParameters = field(default_factory=FqeParameters)
     truth: Path | None = None

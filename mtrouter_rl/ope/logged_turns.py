@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 
 _CARD = "factored-q"
-_MOST_PASSES = 40
+_MOST_PASSES = 20
 """Passes over the log of a network that tells what is due, at most, so that a small log costs little."""
 _USEFUL = 0.5
 

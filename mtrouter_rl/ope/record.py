@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.files import save_record
 from mtrouter_rl.ope.fqe import FqeParameters
-from mtrouter_rl.ope.sequential import Estimator
+from mtrouter_rl.ope.sequential import Estimator, is_believed
 from mtrouter_rl.records import Frozen
 from mtrouter_rl.statistics.rank_agreement import selection_quality
 
@@ -90,6 +90,10 @@ class PolicyReport(Frozen):
     bellman: dict[str, dict[str, float]] = Field(default_factory=dict)
     own_value: float | None = None
     is_trained_on_log: bool | None = None
+
+    def believes(self, name: Estimator) -> bool:
+        """See `sequential.is_believed`."""
+        return is_believed(name, self.estimates, self.refusals)
 
 
 class Difference(Frozen):

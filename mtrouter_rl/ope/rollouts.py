@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from mtrouter_rl.agents.factored.stuck import Stuckness
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope.logged_turns import IntArray, WorldTurns
@@ -27,9 +29,11 @@ from mtrouter_rl.records import BoolArray, FloatArray
 
 N_GROUPS = 10
 """Groups of (task, variation) of the jackknife, at most."""
-_EPISODES, _FEWEST_A_PATH = 4000, 20
+_EPISODES, _EPISODES_PER_LOGGED, _FEWEST_A_PATH = 4000, 10, 10
 _FEWEST_TURNS = 4
 _MOST_WASTED = 2
+_DRAWS = 3
+"""Numbers of a turn beside those of who is stuck next: which model, is the episode over, is the turn of use."""
 _WORLD_STREAM, _HASH_STREAM, _NOISE_STREAM, _LEVEL_STREAM, _OWN_STREAM = 5, 6, 7, 8, 9
 
 
@@ -111,52 +115,53 @@ class Played:
         return value
 
 
-def play(world: LoggedWorld, habits: Habits, *, seed: int) -> Played:
-    """Let a policy play a world.
+@dataclass(frozen=True, kw_only=True)
+class Luck:
+    """Uniform numbers of every path: the same, whatever else is played and whoever plays.
 
-    Args:
-        world: The world.
-        habits: What the policy does.
-        seed: Of all chance; policies that play with one seed meet the same luck.
+    Attributes:
+        clusters: Numbers of the (task, variation), sorted, shape (V,).
+        numbers: Of every path, episode and turn, in the last row of who is stuck at first, shape (V, n, T + 1, 3 + M + 2).
     """
+
+    clusters: IntArray
+    numbers: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, log: WorldTurns, *, n_turns: int, seed: int) -> "Luck":
+        """Of all (task, variation) of a log: ten times as many episodes as it has, within bounds."""
+        clusters = np.unique(log.clusters)
+        n_episodes = min(_EPISODES, _EPISODES_PER_LOGGED * int((log.turns == 0).sum()))
+        shape = (max(n_episodes // len(clusters), _FEWEST_A_PATH), n_turns + 1, _DRAWS + log.costs.shape[1] + 2)
+        streams = (np.random.default_rng([_WORLD_STREAM, seed, cluster]) for cluster in clusters.tolist())
+        return cls(clusters=clusters, numbers=np.stack([one.random(shape, dtype=np.float32) for one in streams]))
+
+    def of_paths(self, clusters: IntArray) -> npt.NDArray[np.float32]:
+        """Of some (task, variation), path after path, shape (B, T + 1, 3 + M + 2)."""
+        chosen = self.numbers[np.searchsorted(self.clusters, clusters)]
+        return chosen.reshape(-1, *chosen.shape[2:])
+
+
+def who_is_stuck(stuckness: Stuckness, draws: npt.NDArray[np.float32]) -> BoolArray:
+    """Who is stuck, by numbers of shape (B, M + 2): together with a probability, else each by itself; shape (B, M)."""
+    prior, together = float(stuckness.prior), float(stuckness.together)
+    return np.where(draws[:, -1:] < together, draws[:, -2:-1] < prior, draws[:, :-2] < prior)
+
+
+def play(world: LoggedWorld, habits: Habits, luck: Luck) -> Played:
+    """Let a policy play a world. Policies that play with the same luck have less noise in their differences."""
     paths = world.paths
-    n_paths, n_models = len(paths.lengths), world.success.shape[2]
-    n_each = max(_EPISODES // n_paths, _FEWEST_A_PATH)
-    luck = _Luck(seed, paths.clusters, n_each, n_models, world)
+    numbers = luck.of_paths(paths.clusters)
+    n_paths, n_each = len(paths.lengths), luck.numbers.shape[1]
     path = np.repeat(np.arange(n_paths), n_each)
-    state = _State.start(len(path), n_models, luck)
+    state = _State.start(who_is_stuck(world.stuckness, numbers[:, -1, _DRAWS:]))
     for turn in range(world.costs.shape[1]):
         alive = np.flatnonzero(state.alive)
         if not len(alive):
             break
-        _take_turn(world, habits, state, path, alive, turn=turn, luck=luck)
+        _take_turn(world, habits, state, path, alive, turn=turn, draws=numbers[alive, turn])
     sums = np.stack([state.utility, state.cost], axis=1)
     return Played(means=sums.reshape(n_paths, n_each, 2).mean(axis=1), weights=paths.weights)
-
-
-class _Luck:
-    """Uniform numbers of every path, the same whatever else is played and whoever plays."""
-
-    def __init__(self, seed: int, clusters: IntArray, n_each: int, n_models: int, world: LoggedWorld) -> None:
-        self._streams = [np.random.default_rng([_WORLD_STREAM, seed, cluster]) for cluster in clusters.tolist()]
-        self._n_each, self._n_models, self._stuckness = n_each, n_models, world.stuckness
-
-    def draw(self, n: int) -> FloatArray:
-        """Shape (V * n_each, n)."""
-        return np.concatenate([stream.random((self._n_each, n)) for stream in self._streams])
-
-    @property
-    def n_stuck(self) -> int:
-        """Numbers that one drawing of who is stuck takes."""
-        return self._n_models + 2
-
-    def stuck(self, draws: FloatArray) -> BoolArray:
-        """Who is stuck, by numbers of shape (B, M + 2): together with a probability, else each by itself; shape (B, M)."""
-        prior, together = float(self._stuckness.prior), float(self._stuckness.together)
-        alone = draws[:, : self._n_models] < prior
-        all_at_once = draws[:, self._n_models] < prior
-        is_together = draws[:, self._n_models + 1] < together
-        return np.where(is_together[:, None], all_at_once[:, None], alone)
 
 
 @dataclass(kw_only=True)
@@ -172,23 +177,30 @@ class _State:
     cost: FloatArray
 
     @classmethod
-    def start(cls, n: int, n_models: int, luck: _Luck) -> "_State":
+    def start(cls, stuck: BoolArray) -> "_State":
+        n, n_models = stuck.shape
         return cls(
             alive=np.ones(n, dtype=bool),
             position=np.zeros(n, dtype=np.int64),
             wasted=np.zeros((n, n_models), dtype=np.int64),
             last=np.full(n, n_models, dtype=np.int64),
-            stuck=luck.stuck(luck.draw(luck.n_stuck)),
+            stuck=stuck,
             utility=np.zeros(n),
             cost=np.zeros(n),
         )
 
 
 def _take_turn(
-    world: LoggedWorld, habits: Habits, state: _State, path: IntArray, alive: IntArray, *, turn: int, luck: _Luck
+    world: LoggedWorld,
+    habits: Habits,
+    state: _State,
+    path: IntArray,
+    alive: IntArray,
+    *,
+    turn: int,
+    draws: npt.NDArray[np.float32],
 ) -> None:
     """One turn of all episodes that are not over."""
-    draws = luck.draw(3 + luck.n_stuck)[alive]
     paths, at, position = world.paths, path[alive], state.position[alive]
     kinds, tasks = world.kinds[at, position], paths.tasks[at]
     chosen = habits.probabilities(tasks, kinds, state.wasted[alive], state.last[alive]).cumsum(axis=1)
@@ -203,7 +215,7 @@ def _take_turn(
     moved, moved_at = alive[is_useful], at[is_useful]
     state.utility[moved] += paths.gains[moved_at, position[is_useful]]
     state.wasted[moved] = 0
-    state.stuck[moved] = luck.stuck(draws[is_useful, 3:])
+    state.stuck[moved] = who_is_stuck(world.stuckness, draws[is_useful, _DRAWS:])
     is_through = position[is_useful] + 1 >= paths.lengths[moved_at]
     state.alive[moved[is_through & paths.is_finished[moved_at]]] = False
     onward = is_useful.copy()
@@ -314,10 +326,11 @@ def roll_out(
     habits = [Habits.of(log, one) for one in (*policies.values(), logging)]
     success, stuckness = success_and_stuckness(log)
     world = LoggedWorld.of(log, success, stuckness, n_turns=n_turns)
-    played = [play(world, one, seed=seed) for one in habits]
+    luck = Luck.of(log, n_turns=n_turns, seed=seed)
+    played = [play(world, one, luck) for one in habits]
     values = with_return(np.stack([one.value for one in played]), reward)
     without = worlds_without(log, success, stuckness, groups, n_turns=n_turns)
-    left = with_return(np.stack([[play(one, habit, seed=seed).value for habit in habits] for one in without]), reward)
+    left = with_return(np.stack([[play(one, habit, luck).value for habit in habits] for one in without]), reward)
     totals = with_return(_totals(log, costs), reward)
     group_of_episode = groups[log.turns == 0]
     logged = np.stack([totals[group_of_episode != group].mean(axis=0) for group in range(len(without))])

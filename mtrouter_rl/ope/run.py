@@ -39,7 +39,7 @@ from mtrouter_rl.ope.record import (
     selection_by_quantity,
 )
 from mtrouter_rl.ope.rollouts import RolloutResult
-from mtrouter_rl.ope.sequential import APPROXIMATE_MODEL, ESTIMATORS, MODEL_BASED, OpeDiagnosis, OpeEstimate
+from mtrouter_rl.ope.sequential import ALL_ESTIMATORS, APPROXIMATE_MODEL, MODEL_BASED, OpeDiagnosis, OpeEstimate
 from mtrouter_rl.protocols import Router, ValueRouter
 from mtrouter_rl.records import Ends, FloatArray, TracedEpisode
 from mtrouter_rl.statistics.estimate import COST_RANGE, RETURN_RANGE, studentized_ends, within
@@ -63,8 +63,8 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
         ResultsError: If the closed-loop results cannot be read.
     """
     for name in request.estimators:
-        if name not in (known := (*ESTIMATORS, APPROXIMATE_MODEL)):
-            raise unknown_name("estimator", name, known)
+        if name not in ALL_ESTIMATORS:
+            raise unknown_name("estimator", name, ALL_ESTIMATORS)
     truth = None if request.truth is None else _truth(request.truth, request.truth_split, request.reward)
     run = prepare(request, say=say, show_progress=show_progress)
     turn_away_switching(run)
@@ -72,11 +72,23 @@ def run_ope(request: OpeRequest, *, say: Callable[[str], None], show_progress: b
     values = None
     if MODEL_BASED & set(request.estimators) and run.names:
         values = fit_values(run, say=say, show_progress=show_progress)
-    rolled = None
-    if APPROXIMATE_MODEL in request.estimators and run.names:
-        rolled = play_model(run, say=say, show_progress=show_progress)
+    rolled = _rolled(run, say=say, show_progress=show_progress)
     found, spread = estimate_policies(run, values, rolled)
     return _report(run, found, memory_spread=spread, rolled=rolled, truth=truth)
+
+
+def _rolled(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) -> RolloutResult | None:
+    """Roll-outs, if they were asked for; where a log does not allow them, a note says so, unless nothing else was asked for."""
+    estimators = run.request.estimators
+    if APPROXIMATE_MODEL not in estimators or not run.names:
+        return None
+    try:
+        return play_model(run, say=say, show_progress=show_progress)
+    except InvalidConfigError as error:
+        if set(estimators) == {APPROXIMATE_MODEL}:
+            raise
+        run.notes.append(f"no roll-outs in a model of the log (am): {error}")
+        return None
 
 
 def write_transcripts(request: OpeRequest, folder: Path) -> Path | None:

@@ -25,7 +25,7 @@ and Li, Doubly Robust Off-policy Value Evaluation (2016): DR; Thomas and Brunski
 (2016): WDR.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,8 +40,11 @@ from mtrouter_rl.statistics.resamples import N_RESAMPLES
 from mtrouter_rl.statistics.studentized import RatioSum
 
 __all__ = [
+    "ALL_ESTIMATORS",
     "APPROXIMATE_MODEL",
     "ESTIMATORS",
+    "FAMILIES",
+    "HEADLINES",
     "MODEL_BASED",
     "Estimator",
     "OpeDiagnosis",
@@ -51,14 +54,30 @@ __all__ = [
     "check_probabilities",
     "diagnose",
     "estimate",
+    "is_believed",
 ]
 
 Estimator = Literal["is", "wis", "pdis", "wpdis", "dm", "dr", "wdr", "am"]
 ESTIMATORS: tuple[Estimator, ...] = ("is", "wis", "pdis", "wpdis", "dm", "dr", "wdr")
-"""All that rest on weights and fitted values: those that are worked out if nobody says which."""
+"""All that rest on weights and fitted values."""
 APPROXIMATE_MODEL: Estimator = "am"
 """Roll-outs in a model of the logged world; see `mtrouter_rl.ope.rollouts`."""
+ALL_ESTIMATORS: tuple[Estimator, ...] = (*ESTIMATORS, APPROXIMATE_MODEL)
 MODEL_BASED: frozenset[Estimator] = frozenset({"dm", "dr", "wdr"})
+HEADLINES: tuple[Estimator, ...] = ("wdr", "dr", "wpdis", "pdis", "wis", "is", "dm", "am")
+"""The headline is the first that may be believed: WDR, else the other weighting estimators from the steadiest on, else DM, else
+roll-outs in a model of the log."""
+FAMILIES: Mapping[str, frozenset[Estimator]] = {
+    "weighting": frozenset(ESTIMATORS) - {"dm"},
+    "fitted": MODEL_BASED,
+    "model": frozenset({APPROXIMATE_MODEL}),
+}
+"""What an estimator rests on: on weights, on fitted values, on both (DR and WDR), or on a model of the logged world."""
+
+
+def is_believed(name: Estimator, estimates: Collection[str], refusals: Collection[str]) -> bool:
+    """Whether an estimator was worked out, and no family that it rests on is refused."""
+    return name in estimates and not any(name in members for family, members in FAMILIES.items() if family in refusals)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from mtrouter_rl.ope.cross_fitting import BEST_SINGLE, Comparison
 from mtrouter_rl.ope.estimates import PolicyEstimates
 from mtrouter_rl.ope.record import Estimated, OpeReport, PolicyReport
 from mtrouter_rl.ope.run_lengths import LONG_RUNS_FIX
+from mtrouter_rl.ope.sequential import HEADLINES
 from mtrouter_rl.records import Count
 
 VERDICT_FILE = "verdict.json"
@@ -178,7 +179,9 @@ def fixes(reasons: Sequence[str]) -> tuple[str, ...]:
 def verdict_of_estimates(report: OpeReport, policy: str) -> Verdict:
     """A router against the best single model, from off-policy estimates of both on a part that it was not trained on.
 
-    A single model that looks best and cannot be estimated leaves the verdict open: it may well be better than those that can.
+    All are compared by the first estimator that may be believed for every one of them. If there is none, by that of the router;
+    a single model that looks best by it and cannot be estimated so leaves the verdict open: it may well be better than those
+    that can.
     """
     rows = {one.policy: one for one in report.policies}
     mine = rows[policy]
@@ -186,7 +189,8 @@ def verdict_of_estimates(report: OpeReport, policy: str) -> Verdict:
     if mine.headline is None or not names:
         reasons = [reason for many in mine.refusals.values() for reason in many] or ["no single model can be estimated"]
         return cannot_tell(reasons[0], policy=policy, design="held-out part", needs=fixes(reasons))
-    by = mine.headline
+    everybody = [mine, *(rows[name] for name in names)]
+    by = next((one for one in HEADLINES if all(row.believes(one) for row in everybody)), mine.headline)
     best = max(names, key=lambda name: _return_by(rows[name], by))
     found = next((d for d in report.differences if {d.policy, d.other} == {policy, best}), None)
     if found is None:

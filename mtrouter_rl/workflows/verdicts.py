@@ -15,7 +15,7 @@ from mtrouter_rl.agents.loading import load_router
 from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.resolve import load_algorithm, make_features
 from mtrouter_rl.agents.rules.heuristics import single_router
-from mtrouter_rl.agents.safe import CAUTION, Advantage, SafeRouter, SafeSettings, member_folders
+from mtrouter_rl.agents.safe import CAUTION, MARGIN, Advantage, SafeRouter, SafeSettings, member_folders
 from mtrouter_rl.agents.saving import digest
 from mtrouter_rl.cards.policy import single_policy
 from mtrouter_rl.datasets.folds import Folds, LeftOut, check_fits_memory
@@ -25,6 +25,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.ope.cross_fitting import Comparison, compare
 from mtrouter_rl.ope.fqe import FqeParameters
 from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, prepare_log
+from mtrouter_rl.ope.logged_turns import WorldTurns, turns_of_log
 from mtrouter_rl.ope.record import Estimated
 from mtrouter_rl.ope.verdict import VERDICT_FILE, Verdict, cannot_tell, load_verdict, verdict_of_folds
 from mtrouter_rl.protocols import Router, ValueRouter
@@ -213,6 +214,7 @@ class _Trained:
         run: The log, with the probabilities of the repeats and of single models.
         folds: Fold of every episode, shape (E,).
         singles: Model -> policy that calls it throughout.
+        turns: The log as models of its world are made of it; None if it does not allow any.
     """
 
     request: VerdictRequest
@@ -221,6 +223,7 @@ class _Trained:
     run: OpeLog
     folds: npt.NDArray[np.int64]
     singles: Mapping[str, str]
+    turns: WorldTurns | None
 
     @property
     def of_turn(self) -> npt.NDArray[np.int64]:
@@ -242,7 +245,14 @@ class _Trained:
         policies = {name: probabilities} | {single: self.run.probabilities[single] for single in singles.values()}
         run = dataclasses.replace(self.run, probabilities=policies, notes=[], turned_away={})
         return compare(
-            run, self.folds, policy=name, singles=singles, chosen=chosen, say=say, show_progress=show_progress
+            run,
+            self.folds,
+            policy=name,
+            singles=singles,
+            chosen=chosen,
+            turns=self.turns,
+            say=say,
+            show_progress=show_progress,
         )
 
     def verdict(self, found: Comparison, policy: str) -> Verdict:
@@ -312,7 +322,16 @@ def _trained(request: VerdictRequest, *, say: Say, show_progress: bool) -> _Trai
         run=run,
         folds=request.folds.of_episodes(dataset.episodes, run.episodes),
         singles=singles,
+        turns=_turns(run, say=say, show_progress=show_progress),
     )
+
+
+def _turns(run: OpeLog, *, say: Say, show_progress: bool) -> WorldTurns | None:
+    try:
+        return turns_of_log(run, say=say, show_progress=show_progress)
+    except InvalidConfigError as error:
+        say(f"no roll-outs in a model of the log: {error}")
+        return None
 
 
 def _repeat(fold: int) -> str:
@@ -322,7 +341,7 @@ def _repeat(fold: int) -> str:
 def _safe(trained: _Trained, found: Comparison, learned: Verdict, *, say: Say, show_progress: bool) -> Verdict:
     """Make the safe router, judge it in its turn where it is another one than the learned, and save it."""
     request, names = trained.request, trained.request.train.config.pool.model_names
-    if learned.word == "better":
+    if _is_followed(learned):
         settings = SafeSettings(baseline=found.best, caution=request.caution, typical_error=0.0, is_whole=True)
         return _saved(request, _whole(learned, request), router=_safe_router(trained, settings))
     values = _values(trained)
@@ -360,10 +379,16 @@ def _safe_router(trained: _Trained, settings: SafeSettings) -> SafeRouter:
     )
 
 
+def _is_followed(learned: Verdict) -> bool:
+    """Whether the learned policy as a whole does better as far as is known, and loses no more than the margin at 95%."""
+    known = learned.difference
+    return known is not None and known.value > 0 and known.low > -MARGIN
+
+
 def _whole(learned: Verdict, request: VerdictRequest) -> Verdict:
     """The verdict on a safe router that is the learned one."""
     text = learned.text.replace(learned.policy, request.name, 1)
-    told = f"{text}; as a whole the learned policy is better, so it is followed throughout"
+    told = f"{text}; the learned policy as a whole loses no more than {MARGIN:g} at 95%, so it is followed throughout"
     return learned.model_copy(update={"policy": request.name, "text": told})
 
 

@@ -80,7 +80,9 @@ def test_it_follows_where_the_advantage_is_beyond_its_error():
     assert called(router(1.0, caution=0.0)) == [1, 1, 0], "without caution it is the learned router"
     assert called(router(0.0, typical_error=1.0)) == [0, 0, 0], "repeats that agree by luck are not taken at their word"
     assert called(router(0.0, is_held=True)) == [0, 0, 0]
-    assert called(router(1.0, is_whole=True)) == [1, 1, 0], "as a whole it is better, so no turn is judged by itself"
+    assert called(router(1.0, is_whole=True)) == [1, 1, 0], (
+        "as a whole it does no worse, so no turn is judged by itself"
+    )
     assert router(0.1).follows(STATES).tolist() == [True, False, False]
 
 
@@ -96,7 +98,8 @@ def test_where_the_baseline_is_masked_the_learned_policy_acts():
 def test_it_explains_itself():
     told = router(1.0, is_whole=True).explain(STATES[0])
     assert (
-        told == "the learned policy is followed throughout: on the log it is better than small, the best single model"
+        told
+        == "the learned policy is followed throughout: on the log it does no worse than small, the best single model"
     )
     one = router(0.1)
     assert isinstance(one, ExplainingRouter)

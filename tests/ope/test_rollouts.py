@@ -15,7 +15,7 @@ from mtrouter_rl.ope.inputs import OpeRequest, log_setting
 from mtrouter_rl.ope.logged_turns import WorldTurns
 from mtrouter_rl.ope.logged_world import Ending, LoggedWorld, Paths, shrunken_rates
 from mtrouter_rl.ope.record import load_report
-from mtrouter_rl.ope.rollouts import Habits, joined, play, roll_out
+from mtrouter_rl.ope.rollouts import Habits, Luck, joined, play, roll_out
 from mtrouter_rl.ope.run import run_ope
 from mtrouter_rl.records import TokenUsage, TracedEpisode
 
@@ -122,7 +122,7 @@ def test_models_that_are_stuck_together_are_stuck_at_once():
     costs = {}
     for together in (0.0, 1.0):
         world = LoggedWorld.of(log, success, Stuckness.of(0.3, together), n_turns=40)
-        costs[together] = play(world, Habits.of(log, both["both"]), seed=0).value[1]
+        costs[together] = play(world, Habits.of(log, both["both"]), Luck.of(log, n_turns=40, seed=0)).value[1]
     assert costs[1.0] > 1.5 * costs[0.0]  # nobody else gets on, and all turns are paid
 
 
