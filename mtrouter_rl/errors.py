@@ -89,6 +89,10 @@ class BusyError(MTRouterError):
     """Another process is writing to the same place."""
 
 
+class LostProcessError(MTRouterError):
+    """Another process of the same training was lost, or does not answer."""
+
+
 class ResultsError(MTRouterError):
     """A results file is missing, unreadable or breaks its schema."""
 

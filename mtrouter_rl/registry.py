@@ -235,6 +235,7 @@ ENCODERS = Registry(
     builtin={
         "minilm": "mtrouter_rl.embeddings.encoders:make_minilm",
         "minilm-bf16": "mtrouter_rl.embeddings.minilm_bf16:make_minilm_bf16",
+        "minilm-onnx": "mtrouter_rl.embeddings.minilm_onnx:make_minilm_onnx",
         "hashing": "mtrouter_rl.embeddings.encoders:make_hashing",
     },
 )

@@ -11,6 +11,7 @@ from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.protocols import MetricSink, Router
 from mtrouter_rl.transitions.arrays import LogShares, TrainingLog
 from mtrouter_rl.transitions.hold_out import HoldOut
+from mtrouter_rl.workers.peers import ALONE, Peers
 
 if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
@@ -64,6 +65,8 @@ class TrainingContext:
         log_shares: How mini-batches are drawn where there are several logs.
         max_output_tokens: Output limit of every call in the environment, on top of the models' own; None if nobody knows.
         held_out: A model that is held out of the training, for algorithms with `takes_held_out_model`.
+        peers: The processes that do the training together, for algorithms that train in gradient steps. All of them go through
+            `train` and end with the same router.
     """
 
     pool: PoolCard
@@ -80,6 +83,7 @@ class TrainingContext:
     log_shares: LogShares = "equal"
     max_output_tokens: int | None = None
     held_out: HoldOut | None = None
+    peers: Peers = ALONE
 
 
 class Algorithm(Protocol):

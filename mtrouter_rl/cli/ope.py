@@ -1,6 +1,7 @@
 """`mtrouter-rl ope`: what routers would earn, estimated from a log alone."""
 
 import argparse
+import os
 from pathlib import Path
 
 from mtrouter_rl.options import Command, Group, Option, Output, given, shared, values
@@ -21,6 +22,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         reward=reward,
         estimators=tuple(args.estimators or ALL_ESTIMATORS),
         cache=None if args.out is None else args.out / "embeddings",
+        n_threads=len(os.sched_getaffinity(0)),
         fqe=FqeParameters(**given(args, n_repeats="repeats", n_iterations="iterations", max_passes="passes")),
         **values(args, "dataset", "seed", "encoder", "truth", "truth_split"),
     )

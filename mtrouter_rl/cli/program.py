@@ -15,11 +15,12 @@ from typing import IO, NoReturn
 
 from mtrouter_rl.cli.commands import all_commands
 from mtrouter_rl.cli.parser import build_parser
-from mtrouter_rl.errors import MTRouterError
+from mtrouter_rl.errors import InvalidConfigError, MTRouterError
 from mtrouter_rl.files import locked, visible
 from mtrouter_rl.options import Command, Group, Output
 from mtrouter_rl.progress import hidden
 from mtrouter_rl.registry import code_allowed
+from mtrouter_rl.workers.peers import peers_of_torchrun
 
 __all__ = ["build_parser", "main", "run_command"]
 
@@ -32,13 +33,20 @@ def run_command(arguments: Sequence[str]) -> None:
 
     Raises:
         BusyError: If another command writes to the same place.
+        InvalidConfigError: If torchrun started several processes of a command that one process does.
     """
     args = build_parser().parse_args(arguments)
     command: Command = args.selected
+    peers = peers_of_torchrun()
+    if peers.n > 1 and not command.takes_torchrun:
+        raise InvalidConfigError(
+            f"torchrun started {peers.n} processes, and one process does '{command.full_name}'; run it without torchrun (with "
+            "--workers, where the command has it)"
+        )
     with ExitStack() as stack:
-        stack.enter_context(hidden(args.quiet))
+        stack.enter_context(hidden(args.quiet or not peers.is_first))
         stack.enter_context(code_allowed(args.allow_code))
-        for place in _places(args):
+        for place in _places(args) if peers.is_first else ():
             stack.enter_context(locked(place))
         command.run(args, Output(is_json=args.json, is_quiet=args.quiet))
 

@@ -11,6 +11,7 @@ from mtrouter_rl.options import Command, Group, Option, Output, given, shared, s
 from mtrouter_rl.options.environment import DEFAULT_ENV, environment, environment_config
 from mtrouter_rl.options.money import MONEY, booked, is_allowed, tell_spent
 from mtrouter_rl.pools.spend import costs_money
+from mtrouter_rl.workers.peers import Peers, joined, peers_of_torchrun
 
 if TYPE_CHECKING:
     from mtrouter_rl.envs.factory import EnvConfig
@@ -59,10 +60,15 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         **values(args, "seed", "out", "encoder", "overwrite", "evaluate_every", "log_shares"),
     )
     runs_episodes = args.evaluate_every is not None or load_algorithm(request.agent).needs_validation
+    peers = peers_of_torchrun()
+    if peers.n > 1:
+        _check_torchrun(args, peers, runs_episodes=runs_episodes)
     if not is_allowed(args, config, None, output, is_paid=runs_episodes and costs_money(config.pool)):
         return
-    with booked(args, config, output) as spent, RolloutPool(config, n_workers=args.workers) as pool:
-        verdict = _train(args, request, pool, output)
+    with joined(peers), booked(args, config, output) as spent, RolloutPool(config, n_workers=args.workers) as pool:
+        verdict = _train(args, request, pool, output, peers)
+    if not peers.is_first:
+        return
     tell_spent(spent(), output)
     output.show(
         f"router saved in {args.out}",
@@ -75,7 +81,18 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         output.say(NOT_COMPARED)
 
 
-def _train(args: argparse.Namespace, request: "TrainRequest", pool: "RolloutPool", output: Output) -> "Verdict | None":
+def _check_torchrun(args: argparse.Namespace, peers: Peers, *, runs_episodes: bool) -> None:
+    """Refuse several processes for what each of them would do by itself."""
+    if runs_episodes or args.verdict or args.safe:
+        raise InvalidConfigError(
+            f"torchrun started {peers.n} processes, which share the steps of one training from logs; --verdict, --safe, "
+            "--evaluate-every and agents that are chosen by running episodes are for the same command without torchrun"
+        )
+
+
+def _train(
+    args: argparse.Namespace, request: "TrainRequest", pool: "RolloutPool", output: Output, peers: Peers
+) -> "Verdict | None":
     """Train as the options ask for; the verdict on the router, if one is asked for or was given before."""
     from mtrouter_rl.agents.saving import digest
     from mtrouter_rl.ope.verdict import load_verdict
@@ -86,7 +103,9 @@ def _train(args: argparse.Namespace, request: "TrainRequest", pool: "RolloutPool
     if not (args.verdict or args.safe):
         if chosen:
             raise InvalidConfigError("--folds and --caution are for --verdict and --safe; give one of these as well")
-        train_router(request, pool=pool)
+        train_router(request, pool=pool, peers=peers)
+        if not peers.is_first:
+            return None
         return load_verdict(args.out, digest(args.out))
     if args.caution is not None and not args.safe:
         raise InvalidConfigError("--caution is for --safe, which is missing; give both or neither")
@@ -119,7 +138,9 @@ COMMAND = Command(
         "--verdict says whether the router is better than the best single model of the log. The agent is trained once more "
         "without each of K parts of the log, and that part judges; so it takes about K times as long. --safe does the same, "
         "and hands out a router that calls the best single model, and another one only where the log shows it to be better. "
-        "See docs/train-on-my-logs.md."
+        "See docs/train-on-my-logs.md.\n\n"
+        "torchrun --nproc-per-node N -m mtrouter_rl.cli train ... lets N processes share every gradient step. See "
+        "docs/past-one-machine.md."
     ),
     examples=(
         "--agent task-table --dataset logs/corridor --out routers/task-table",
@@ -146,4 +167,5 @@ COMMAND = Command(
         *MONEY,
     ),
     run=_run,
+    takes_torchrun=True,
 )

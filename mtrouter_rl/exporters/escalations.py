@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.errors import DatasetError, unknown_name
 from mtrouter_rl.records import Episode, TokenUsage
-from mtrouter_rl.transitions.usefulness import turn_kinds, usefulness
+from mtrouter_rl.transitions.usefulness import turn_facts, turn_kinds, usefulness
 
 REFERENCE_CALL = TokenUsage(n_fresh=3000, n_output=300)
 """Call by whose price models are ordered."""
@@ -77,8 +77,9 @@ def escalations(episodes: Sequence[Episode], *, cheap: str, prices: Mapping[str,
         prices: Price of a reference call by model; those that cost more than the cheap one are dearer.
     """
     completed = [episode for episode in episodes if episode.status == "completed" and episode.turns]
+    facts = turn_facts(completed)
     found = []
-    for episode, useful in zip(completed, usefulness(completed, turn_kinds(completed)), strict=True):
+    for episode, useful in zip(completed, usefulness(facts, turn_kinds(facts)), strict=True):
         for index in range(1, len(episode.turns)):
             before, turn = episode.turns[index - 1], episode.turns[index]
             has_failed = before.served_model == cheap and (

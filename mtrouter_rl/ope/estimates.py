@@ -108,7 +108,13 @@ def fit_values(run: OpeLog, *, say: Callable[[str], None], show_progress: bool) 
         f"fit values of {len(run.names)} policies to {len(run.transitions)} turns: {cost.n_steps:,} gradient steps{bound}, "
         f"about {max(1, round(cost.seconds)):,} s of one core"
     )
-    return fitted_q_evaluation(data, run.request.fqe, seed=run.request.seed, show_progress=show_progress)
+    return fitted_q_evaluation(
+        data,
+        run.request.fqe,
+        seed=run.request.seed,
+        show_progress=show_progress,
+        n_threads=run.request.n_threads,
+    )
 
 
 def common_estimator(one: PolicyEstimates, *others: PolicyEstimates) -> Estimator | None:

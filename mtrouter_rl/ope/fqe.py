@@ -20,8 +20,10 @@ network on one trunk, and the targets of an iteration come from one pass over th
 """
 
 import math
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -152,7 +154,7 @@ class FqeResult:
 
 
 def fitted_q_evaluation(
-    data: FqeData, parameters: FqeParameters, *, seed: int, show_progress: bool = False
+    data: FqeData, parameters: FqeParameters, *, seed: int, show_progress: bool = False, n_threads: int = 1
 ) -> FqeResult:
     """Evaluate all policies, cross-fitted over halves of the log.
 
@@ -161,6 +163,8 @@ def fitted_q_evaluation(
         parameters: Network, training, repeats.
         seed: Seed of halves, weights and mini-batches, at least 0. Torch's global random state is left as it was.
         show_progress: Whether to draw a progress bar.
+        n_threads: How many networks are fitted side by side, one a core; the numbers are the same with any. With dropout it is
+            always one, since torch has one random state for all threads.
 
     Raises:
         InvalidConfigError: If there are fewer than two clusters, no policy, an array of a wrong shape, a negative seed, or
@@ -168,26 +172,65 @@ def fitted_q_evaluation(
     """
     _check(data, parameters, seed)
     sums = [np.zeros((len(data.transitions), len(data.policies), len(QUANTITIES))) for _ in range(2)]
-    gaps = []
     starts = data.transitions.turns == 0
-    total = parameters.n_repeats * 2 * parameters.n_iterations
-    with torch.random.fork_rng(devices=[]), Progress("FQE", total=total, is_shown=show_progress) as bar:
-        for repeat in range(parameters.n_repeats):
-            half = halves(data, np.random.default_rng([seed, repeat]))
-            means = []
-            for part in (0, 1):
-                fit_seed = int(np.random.SeedSequence([seed, repeat, part]).generate_state(1)[0])
-                outside = (half == part)[data.transitions.episodes]
-                wanted = np.flatnonzero(outside | starts)
-                found = _Regression(data, half != part, parameters, seed=fit_seed).run(wanted, bar)
-                means.append(found.states[starts[wanted]].mean(axis=0))
-                for of_all, of_one in zip(sums, (found.logged, found.states), strict=True):
-                    of_all[outside] += of_one[outside[wanted]] / parameters.n_repeats
-            gaps.append(means[0] - means[1])
+    means = []
+    with torch.random.fork_rng(devices=[]):
+        for outside, wanted, found in _all_networks(
+            data, parameters, seed=seed, show_progress=show_progress, n_threads=n_threads
+        ):
+            means.append(found.states[starts[wanted]].mean(axis=0))
+            for of_all, of_one in zip(sums, (found.logged, found.states), strict=True):
+                of_all[outside] += of_one[outside[wanted]] / parameters.n_repeats
+    gaps = np.array(means[::2]) - np.array(means[1::2])
     values = Prediction(logged=sums[0], states=sums[1])
     return FqeResult(
-        names=tuple(data.policies), values=values, gaps=np.array(gaps), residuals=_residuals(data.transitions, values)
+        names=tuple(data.policies), values=values, gaps=gaps, residuals=_residuals(data.transitions, values)
     )
+
+
+_Found = tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], Prediction]
+"""Turns that a network did not see, shape (N,); turns that it valued, these and the first ones; their values."""
+
+
+class _EndedError(Exception):
+    """The other networks are of no use any more."""
+
+
+def _all_networks(
+    data: FqeData, parameters: FqeParameters, *, seed: int, show_progress: bool, n_threads: int
+) -> Iterator[_Found]:
+    """Fit the two networks of every repeat, each on one half of the log; gives what each says, in order."""
+    starts = data.transitions.turns == 0
+    making = threading.Lock()  # weights are drawn from torch's random state, which all threads share
+    is_over = threading.Event()
+    jobs = [(repeat, part) for repeat in range(parameters.n_repeats) for part in (0, 1)]
+    total = len(jobs) * parameters.n_iterations
+
+    def fit(job: tuple[int, int]) -> _Found:
+        repeat, part = job
+        half = halves(data, np.random.default_rng([seed, repeat]))
+        outside = (half == part)[data.transitions.episodes]
+        wanted = np.flatnonzero(outside | starts)
+        with making:
+            fit_seed = int(np.random.SeedSequence([seed, repeat, part]).generate_state(1)[0])
+            regression = _Regression(data, half != part, parameters, seed=fit_seed)
+        return outside, wanted, regression.run(wanted, count)
+
+    def count() -> None:
+        if is_over.is_set():
+            raise _EndedError
+        with making:
+            bar.update()
+
+    with Progress("FQE", total=total, is_shown=show_progress) as bar:
+        if n_threads == 1 or parameters.dropout > 0:
+            yield from map(fit, jobs)
+            return
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            try:
+                yield from threads.map(fit, jobs)
+            finally:  # also of an interrupted one, which would else go on to its end
+                is_over.set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,8 +340,12 @@ class _Regression:
             self.network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay, fused=True
         )
 
-    def run(self, wanted: npt.NDArray[np.int64], bar: Progress) -> Prediction:
-        """Fit, and give the mean prediction of the last iterates for the wanted turns, in the log's own units."""
+    def run(self, wanted: npt.NDArray[np.int64], count: Callable[[], None]) -> Prediction:
+        """Fit, calling `count` after every iteration.
+
+        Returns:
+            The mean prediction of the last iterates for the wanted turns, in the log's own units.
+        """
         n_iterations = self.parameters.n_iterations
         n_kept = min(self.parameters.keep_last, n_iterations)
         shape = (len(wanted), len(self.data.policies), len(QUANTITIES))
@@ -311,7 +358,7 @@ class _Regression:
                 found = self._predict(wanted)
                 logged += found.logged / n_kept
                 states += found.states / n_kept
-            bar.update()
+            count()
         return Prediction(logged=logged * self.scales, states=states * self.scales)
 
     def _whole_episodes(self) -> npt.NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
 
 _BATCH = 512
+_BEHAVIOR = "behaviour policy of the log"
 _TINY = 1e-9
 
 
@@ -55,6 +56,7 @@ class OpeRequest:
         truth: A results.json with closed-loop rows of the same policies; None if there is none.
         truth_split: Which split of it.
         n_resamples: Bootstrap resamples, at least; see `OpeLog.n_resamples`.
+        n_threads: Networks of the fitted values that are trained side by side; the numbers are the same with any.
     """
 
     routers: tuple[str, ...]
@@ -69,11 +71,14 @@ class OpeRequest:
     truth: Path | None = None
     truth_split: str = "test"
     n_resamples: int = N_RESAMPLES
+    n_threads: int = 1
 
 
 @dataclass(kw_only=True)
 class OpeLog:
     """What the steps share. Arrays are over the N logged turns, in order.
+
+    `logged` has what the log itself says of them, `recreated` what its behaviour policy would do, where its name tells that.
 
     The episodes are gone through again where they are needed, so that a log need not fit into memory.
     """
@@ -90,6 +95,8 @@ class OpeLog:
     probabilities: dict[str, FloatArray]
     clusters: npt.NDArray[np.int64]
     strata: npt.NDArray[np.int64]
+    logged: "_LoggedTurns"
+    recreated: FloatArray | None = None
     turned_away: dict[str, str] = field(default_factory=dict)
     log: TurnLog | None = None
     kind: Propensities = "unknown"
@@ -175,8 +182,12 @@ def prepare_log(
     transitions = make_transitions(dataset, features, reward=request.reward, gamma=1.0, show_progress=show_progress)
     for name in routers:
         say(f"ask {name} what it would do at {len(transitions)} turns")
-    pairs = [(episode.task, episode.variation) for episode in episodes]
-    asked = _ask_all(routers, episodes, request.pool)
+    behavior = _named_behavior(dataset.info.behavior_policy, request.pool)
+    logged = _LoggedTurns()
+    asked = _ask_all(
+        {**routers, **({} if behavior is None else {_BEHAVIOR: behavior})}, logged.pass_on(episodes), request.pool
+    )
+    recreated = asked.probabilities.pop(_BEHAVIOR, None)
     return OpeLog(
         request=request,
         dataset=dataset,
@@ -188,8 +199,10 @@ def prepare_log(
         masks=asked.masks,
         first_observations=asked.first_observations,
         probabilities=asked.probabilities,
-        clusters=_numbers(pairs),
-        strata=_numbers([task for task, _ in pairs]),
+        clusters=_numbers(logged.pairs),
+        strata=_numbers([task for task, _ in logged.pairs]),
+        logged=logged,
+        recreated=recreated,
     )
 
 
@@ -318,7 +331,7 @@ def switch_share(probabilities: FloatArray, actions: npt.NDArray[np.int64], turn
 
 def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
     """Propensities of the logged models, and the whole behaviour distribution if it can be had."""
-    turns = _LoggedTurns(run.episodes)
+    turns = run.logged
     known = None if turns.lacks_propensities else np.array(turns.propensities)
     run.kind = "unknown" if known is None else ("exact" if run.dataset.info.propensities == "exact" else "estimated")
     run.behavior = None if known is None else _recreated(run, known)
@@ -351,27 +364,37 @@ def find_behavior(run: OpeLog, *, say: Callable[[str], None]) -> None:
 
 
 class _LoggedTurns:
-    """Numbers of every logged turn, in order."""
+    """Task and variation of every episode, and numbers of every logged turn, in order, of the episodes that went through."""
 
-    def __init__(self, episodes: Iterable[Episode]) -> None:
+    def __init__(self) -> None:
+        self.pairs: list[tuple[str, int]] = []
         self.utilities, self.costs_usd, self.propensities = array("d"), array("d"), array("d")
         self.lacks_propensities = False
-        for turn in (turn for episode in episodes for turn in episode.turns):
-            self.utilities.append(turn.utility_gain)
-            self.costs_usd.append(turn.cost_usd)
-            self.lacks_propensities |= turn.propensity is None
-            self.propensities.append(1.0 if turn.propensity is None else turn.propensity)
+
+    def pass_on(self, episodes: Iterable[Episode]) -> Iterator[Episode]:
+        """The same episodes; what they hold is noted, so that a log is gone through once for both."""
+        for episode in episodes:
+            self.pairs.append((episode.task, episode.variation))
+            for turn in episode.turns:
+                self.utilities.append(turn.utility_gain)
+                self.costs_usd.append(turn.cost_usd)
+                self.lacks_propensities |= turn.propensity is None
+                self.propensities.append(1.0 if turn.propensity is None else turn.propensity)
+            yield episode
+
+
+def _named_behavior(name: str, pool: PoolCard) -> Router | None:
+    """The behaviour policy, if it can be made from its name."""
+    is_known = name.partition(":")[0] in ("uniform", "sticky", "random")
+    return resolve_router(name, pool, cache=None) if is_known else None
 
 
 def _recreated(run: OpeLog, known: FloatArray) -> FloatArray | None:
-    """Distribution of a behaviour policy that can be made from its name, if it agrees with what was logged."""
-    name = run.dataset.info.behavior_policy
-    if name.partition(":")[0] not in ("uniform", "sticky", "random"):
+    """Distribution of a behaviour policy that was made from its name, if it agrees with what was logged."""
+    if run.recreated is None:
         return None
-    asked = _ask_all({name: resolve_router(name, run.request.pool)}, run.episodes, run.request.pool)
-    probabilities = asked.probabilities[name]
-    again = probabilities[np.arange(len(known)), run.transitions.actions]
-    return probabilities if np.allclose(again, known, atol=1e-6) else None
+    again = run.recreated[np.arange(len(known)), run.transitions.actions]
+    return run.recreated if np.allclose(again, known, atol=1e-6) else None
 
 
 def _estimated_behavior(run: OpeLog) -> BehaviorModel:

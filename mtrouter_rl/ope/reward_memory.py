@@ -11,14 +11,14 @@ How useful a turn was is worked out by `mtrouter_rl.transitions.usefulness`.
 Otherwise the features are functions of the episode before the turn, never of what comes after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mtrouter_rl.records import Episode
-from mtrouter_rl.transitions.usefulness import Kind, turn_kinds, usefulness
+from mtrouter_rl.transitions.usefulness import TurnFacts, turn_facts, turn_kinds, usefulness
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -87,112 +87,111 @@ class RewardMemory:
         )
 
 
-def reward_memory(episodes: Sequence[Episode], model_names: Sequence[str]) -> RewardMemory:
-    """Features of the states before every turn, episode after episode.
+def reward_memory(episodes: Iterable[Episode], model_names: Sequence[str]) -> RewardMemory:
+    """Features of the states before every turn, episode after episode. The episodes are gone through once.
 
     Args:
         episodes: Episodes with at least one turn; N is the sum of their turns.
         model_names: Names of the pool, in pool order, length M.
     """
     index = {name: number for number, name in enumerate(model_names)}
-    kinds = turn_kinds(episodes)
-    useful = usefulness(episodes, kinds)
-    n_turns = sum(len(one) for one in kinds)
+    facts = turn_facts(episodes)
+    useful = usefulness(facts, turn_kinds(facts))
+    n_turns = sum(len(one.models) for one in facts)
     history = np.empty((n_turns, len(HISTORY_NAMES)), dtype=np.float32)
     pairs = np.empty((n_turns, len(index), len(PAIR_NAMES)), dtype=np.float32)
     start = 0
-    for episode, of_episode, of_turns in zip(episodes, kinds, useful, strict=True):
-        part = slice(start, start + len(episode.turns))
-        history[part], pairs[part] = _of_episode(episode, of_episode, of_turns, index=index)
+    for one, of_turns in zip(facts, useful, strict=True):
+        past = _Past(n_turns=len(one.models), n_models=len(index))
+        for model, gain, flags, how_useful in zip(one.models, one.gains.tolist(), one.flags, of_turns, strict=True):
+            past.add(index[model], gain=gain, flags=flags, useful=how_useful)
+        part = slice(start, start + len(one.models))
+        history[part], pairs[part] = past.history(one), past.pairs()
         start = part.stop
     return RewardMemory(history=history, pairs=pairs)
 
 
-def _of_episode(
-    episode: Episode, kinds: Sequence[Kind], useful: Sequence[float], *, index: dict[str, int]
-) -> tuple[Float32Array, Float32Array]:
-    """Features of one episode of T turns, shapes (T, H) and (T, M, P)."""
-    past = _Past(n_models=len(index), max_turns=episode.max_turns)
-    history = np.empty((len(episode.turns), len(HISTORY_NAMES)), dtype=np.float32)
-    pairs = np.empty((len(episode.turns), len(index), len(PAIR_NAMES)), dtype=np.float32)
-    for number, turn in enumerate(episode.turns):
-        history[number], pairs[number] = past.history(), past.pairs()
-        past.add(index[turn.model], gain=turn.utility_gain, kind=kinds[number], useful=useful[number])
-    return history, pairs
-
-
 class _Past:
-    """Counts of an episode so far, by model where they are arrays of shape (M,)."""
+    """Counts of an episode of T turns before each of them: shape (T,), or (T, M) by model.
 
-    def __init__(self, *, n_models: int, max_turns: int) -> None:
-        self.max_turns = max_turns
-        self.turn = self.n_gains = self.since_gain = 0
-        self.utility = 0.0
-        self.calls, self.gains = np.zeros(n_models), np.zeros(n_models)
-        self.calls_since_gain, self.errors_since_gain = np.zeros(n_models), np.zeros(n_models)
-        self.turns_since_call = np.full(n_models, np.inf)
-        self.last_useful, self.useful_since_call = np.zeros(n_models), np.zeros(n_models)
-        self.last_flags = np.zeros((n_models, 3))
-        self.useful = (0.0, 0.0)
+    Row t of an array is filled in by `add`, turn after turn; what holds at the start is there from the beginning.
+    """
 
-    def add(self, model: int, *, gain: float, kind: Kind, useful: float) -> None:
+    def __init__(self, *, n_turns: int, n_models: int) -> None:
+        by_model = (n_turns + 1, n_models)
+        self.turn = 0
+        self.utility, self.n_gains, self.since_gain = (np.zeros(n_turns + 1) for _ in range(3))
+        self.calls, self.gains = np.zeros(by_model), np.zeros(by_model)
+        self.calls_since_gain, self.errors_since_gain = np.zeros(by_model), np.zeros(by_model)
+        self.turns_since_call = np.full(by_model, np.inf)
+        self.last_useful, self.useful_since_call = np.zeros(by_model), np.zeros(by_model)
+        self.last_flags = np.zeros((*by_model, 3))
+        self.useful = np.zeros((n_turns + 1, 2))
+
+    def add(self, model: int, *, gain: float, flags: tuple[bool, bool, bool], useful: float) -> None:
         """Take in a turn."""
-        is_error = kind[1]
-        self.useful = (useful, self.useful[0])
-        self.useful_since_call += max(useful, 0.0)
-        self.useful_since_call[model] = 0.0
-        self.last_useful[model] = useful
-        self.last_flags[model] = kind[1:]
-        self.turn += 1
-        self.utility += gain
-        self.calls[model] += 1
-        self.turns_since_call += 1
-        self.turns_since_call[model] = 0
+        now, after = self.turn, self.turn + 1
+        self.useful[after] = useful, self.useful[now, 0]
+        self.useful_since_call[after] = self.useful_since_call[now] + max(useful, 0.0)
+        self.useful_since_call[after, model] = 0.0
+        self.turns_since_call[after] = self.turns_since_call[now] + 1
+        self.turns_since_call[after, model] = 0
+        for kept in (self.last_useful, self.last_flags, self.calls, self.gains):
+            kept[after] = kept[now]
+        self.last_useful[after, model] = useful
+        self.last_flags[after, model] = flags
+        self.calls[after, model] += 1
+        self.utility[after] = self.utility[now] + gain
+        self.n_gains[after] = self.n_gains[now]
+        self.turn = after
         if gain > _MIN_GAIN:
-            self.n_gains += 1
-            self.gains[model] += 1
-            self.since_gain = 0
-            self.calls_since_gain[:] = 0
-            self.errors_since_gain[:] = 0
-        else:
-            self.since_gain += 1
-            self.calls_since_gain[model] += 1
-            self.errors_since_gain[model] += is_error
+            self.n_gains[after] += 1
+            self.gains[after, model] += 1
+            return  # what is counted since the last gain starts at 0
+        self.since_gain[after] = self.since_gain[now] + 1
+        for counted, more in ((self.calls_since_gain, 1), (self.errors_since_gain, flags[0])):
+            counted[after] = counted[now]
+            counted[after, model] += more
 
-    def history(self) -> list[float]:
-        """One number for every name in `HISTORY_NAMES`."""
-        calls = self.calls_since_gain
-        return [
-            self.utility,
-            self.since_gain / _TURN_SCALE,
-            float(np.log1p(self.since_gain)) / 3,
-            self.n_gains / _TURN_SCALE,
-            self.turn / self.max_turns,
-            1 - self.turn / self.max_turns,
-            float(calls.max()) / _MOST_CALLS_SCALE,
-            float((calls >= 1).mean()),
-            float((calls >= 2).mean()),
-            *np.clip(self.useful, -_USEFULNESS_CAP, _USEFULNESS_CAP).tolist(),
-        ]
+    def history(self, facts: TurnFacts) -> npt.NDArray[np.float64]:
+        """One column for every name in `HISTORY_NAMES`, shape (T, H)."""
+        n = self.turn
+        calls, since, turns = self.calls_since_gain[:n], self.since_gain[:n], np.arange(n)
+        columns = (
+            self.utility[:n],
+            since / _TURN_SCALE,
+            np.log1p(since) / 3,
+            self.n_gains[:n] / _TURN_SCALE,
+            turns / facts.max_turns,
+            1 - turns / facts.max_turns,
+            calls.max(axis=1) / _MOST_CALLS_SCALE,
+            (calls >= 1).mean(axis=1),
+            (calls >= 2).mean(axis=1),
+            *np.clip(self.useful[:n], -_USEFULNESS_CAP, _USEFULNESS_CAP).T,
+        )
+        return np.stack(columns, axis=1)
 
     def pairs(self) -> npt.NDArray[np.float64]:
-        """One row for every model, columns as in `PAIR_NAMES`, shape (M, P)."""
-        calls = self.calls_since_gain
+        """For every model a column for every name in `PAIR_NAMES`, shape (T, M, P)."""
+        n = self.turn
+        calls, all_calls, gains, since_call = (
+            one[:n] for one in (self.calls_since_gain, self.calls, self.gains, self.turns_since_call)
+        )
         columns = (
             calls == 0,
             calls == 1,
             calls == 2,
             calls >= 3,
             np.minimum(calls, _CALLS_CAP) / _CALLS_CAP,
-            self.errors_since_gain > 0,
-            self.errors_since_gain > 1,
-            np.log1p(self.calls) / 3,
-            (self.gains + _PRIOR_GAINS) / (self.calls + _PRIOR_CALLS),
-            self.gains / np.maximum(self.calls, 1),
-            self.turns_since_call == 0,
-            np.minimum(self.turns_since_call, _TURNS_SINCE_CALL_CAP) / _TURNS_SINCE_CALL_CAP,
-            np.clip(self.last_useful, -_USEFULNESS_CAP, _USEFULNESS_CAP),
-            np.minimum(self.useful_since_call, _USEFULNESS_CAP),
-            *self.last_flags.T,
+            self.errors_since_gain[:n] > 0,
+            self.errors_since_gain[:n] > 1,
+            np.log1p(all_calls) / 3,
+            (gains + _PRIOR_GAINS) / (all_calls + _PRIOR_CALLS),
+            gains / np.maximum(all_calls, 1),
+            since_call == 0,
+            np.minimum(since_call, _TURNS_SINCE_CALL_CAP) / _TURNS_SINCE_CALL_CAP,
+            np.clip(self.last_useful[:n], -_USEFULNESS_CAP, _USEFULNESS_CAP),
+            np.minimum(self.useful_since_call[:n], _USEFULNESS_CAP),
+            *np.moveaxis(self.last_flags[:n], 2, 0),
         )
-        return np.stack(columns, axis=1).astype(np.float64)
+        return np.stack(columns, axis=2).astype(np.float64)

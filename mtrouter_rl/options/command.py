@@ -96,6 +96,7 @@ class Command:
         options: Its arguments.
         run: Does it.
         group: Where the help shows it.
+        takes_torchrun: Whether several processes that torchrun started do it together; the first one holds its `--out`.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Command:
     options: tuple[Option, ...]
     run: Callable[[argparse.Namespace, Output], None]
     group: Group = Group.LAB
+    takes_torchrun: bool = False
 
     @property
     def full_name(self) -> str:

@@ -116,6 +116,17 @@ class MiniBatch:
         """B."""
         return len(self.actions)
 
+    def part(self, rows: slice) -> "MiniBatch":
+        """Some of the transitions."""
+        following = self.next_observations
+        return MiniBatch(
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            next_observations=following[rows] if len(following) == len(self) else following,
+            terminals=self.terminals[rows],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transitions:

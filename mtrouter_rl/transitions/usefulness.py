@@ -9,11 +9,12 @@ shrunk towards 0 for rare kinds.
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mtrouter_rl.embeddings.action_word import action_word
-from mtrouter_rl.records import Episode
+from mtrouter_rl.records import Episode, FloatArray
 
 _N_WORDS = 30
 _HORIZON = 6
@@ -25,41 +26,71 @@ Kind = tuple[str, bool, bool, bool]
 """First word of the action ("" for a rare one), is an error, observation was seen before, action was seen before."""
 
 
-def turn_kinds(episodes: Sequence[Episode]) -> list[list[Kind]]:
+class TurnFacts(NamedTuple):
+    """What an episode of T turns says of its turns, without its texts, so that a long log is gone through once.
+
+    Attributes:
+        task: Its task.
+        max_turns: Its turn limit.
+        words: Word of every action, length T.
+        flags: Of every turn, as in `Kind` after the word, length T.
+        models: Name of the model of every turn, length T.
+        gains: Utility gained in every turn, shape (T,).
+    """
+
+    task: str
+    max_turns: int
+    words: list[str]
+    flags: list[tuple[bool, bool, bool]]
+    models: list[str]
+    gains: FloatArray
+
+
+def turn_facts(episodes: Iterable[Episode]) -> list[TurnFacts]:
+    """Facts of every episode."""
+    words, names = dict[str, str](), dict[str, str]()  # one object for equal words
+    return [_facts_of(episode, words, names) for episode in episodes]
+
+
+def _facts_of(episode: Episode, words: dict[str, str], names: dict[str, str]) -> TurnFacts:
+    seen, acted = {episode.first_observation}, set[str]()
+    of_turns, flags, models = list[str](), list[tuple[bool, bool, bool]](), list[str]()
+    for turn in episode.turns:
+        word = action_word(turn.action_text)
+        of_turns.append(words.setdefault(word, word))
+        models.append(names.setdefault(turn.model, turn.model))
+        flags.append((bool(turn.error), turn.observation_text in seen, turn.action_text in acted))
+        seen.add(turn.observation_text)
+        acted.add(turn.action_text)
+    gains = np.array([turn.utility_gain for turn in episode.turns])
+    return TurnFacts(episode.task, episode.max_turns, of_turns, flags, models, gains)
+
+
+def turn_kinds(facts: Sequence[TurnFacts]) -> list[list[Kind]]:
     """Kind of every turn of every episode."""
-    counts = Counter(action_word(turn.action_text) for episode in episodes for turn in episode.turns)
+    counts = Counter(word for one in facts for word in one.words)
     common = {word for word, _ in counts.most_common(_N_WORDS)}
+    known = dict[Kind, Kind]()  # one object for equal kinds
     kinds = []
-    for episode in episodes:
-        seen, acted = {episode.first_observation}, set[str]()
-        of_episode: list[Kind] = []
-        for turn in episode.turns:
-            word = action_word(turn.action_text)
-            of_episode.append(
-                (
-                    word if word in common else "",
-                    bool(turn.error),
-                    turn.observation_text in seen,
-                    turn.action_text in acted,
-                )
-            )
-            seen.add(turn.observation_text)
-            acted.add(turn.action_text)
-        kinds.append(of_episode)
+    for one in facts:
+        found: list[Kind] = [
+            (word if word in common else "", *flags) for word, flags in zip(one.words, one.flags, strict=True)
+        ]
+        kinds.append([known.setdefault(kind, kind) for kind in found])
     return kinds
 
 
-def usefulness(episodes: Sequence[Episode], kinds: Sequence[Sequence[Kind]]) -> list[list[float]]:
+def usefulness(facts: Sequence[TurnFacts], kinds: Sequence[Sequence[Kind]]) -> list[list[float]]:
     """Usefulness of every turn of every episode: that of its kind, see the module."""
-    following = [_gains_ahead(episode) for episode in episodes]
+    following = [_gains_ahead(one.gains) for one in facts]
     usual = _means(
-        ((episode.task, number // _TURNS_PER_BUCKET), gain)
-        for episode, gains in zip(episodes, following, strict=True)
+        ((one.task, number // _TURNS_PER_BUCKET), gain)
+        for one, gains in zip(facts, following, strict=True)
         for number, gain in enumerate(gains)
     )
     surplus = [
-        [gain - usual[(episode.task, number // _TURNS_PER_BUCKET)] for number, gain in enumerate(gains)]
-        for episode, gains in zip(episodes, following, strict=True)
+        [gain - usual[(one.task, number // _TURNS_PER_BUCKET)] for number, gain in enumerate(gains)]
+        for one, gains in zip(facts, following, strict=True)
     ]
     of_kind = _means(
         (
@@ -73,9 +104,9 @@ def usefulness(episodes: Sequence[Episode], kinds: Sequence[Sequence[Kind]]) -> 
     return [[of_kind[kind] / spread for kind in one] for one in kinds]
 
 
-def _gains_ahead(episode: Episode) -> list[float]:
+def _gains_ahead(utility_gains: FloatArray) -> list[float]:
     """Gains, losses left out, of every turn and those after it within the horizon."""
-    gains = np.array([max(turn.utility_gain, 0.0) for turn in episode.turns])
+    gains = np.maximum(utility_gains, 0.0)
     sums = np.concatenate([[0.0], gains.cumsum()])
     ends = np.minimum(np.arange(len(gains)) + _HORIZON, len(gains))
     return list((sums[ends] - sums[:-1]).tolist())

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from mtrouter_rl import __version__
-from mtrouter_rl.agents.base import Algorithm, PeriodicEvaluation, TrainingContext, Validate, check_router
+from mtrouter_rl.agents.base import Algorithm, NullSink, PeriodicEvaluation, TrainingContext, Validate, check_router
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, deployment_of
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.one_thread import one_thread
@@ -42,8 +42,9 @@ from mtrouter_rl.registry import DEFAULT_ENCODER
 from mtrouter_rl.rollout import RolloutPool
 from mtrouter_rl.transitions.arrays import LogShares
 from mtrouter_rl.transitions.hold_out import HoldOut
+from mtrouter_rl.workers.peers import ALONE, Peers
 from mtrouter_rl.workflows.run_folder import CONFIG_FILE, TENSORBOARD_FOLDER, describe, read_setting, save_config
-from mtrouter_rl.workflows.training_logs import LogSource, encode_logs, load_logs
+from mtrouter_rl.workflows.training_logs import LogSource, encode_logs, load_logs, write_features
 
 VALIDATION_FOLDER = "validation"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -127,29 +128,35 @@ def _info_of(folder: Path) -> JsonValue:
     return read_info_json(folder)
 
 
-def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show_progress: bool = True) -> Path:
+def train_router(
+    request: TrainRequest, *, pool: RolloutPool | None = None, show_progress: bool = True, peers: Peers = ALONE
+) -> Path:
     """Train an agent and save its router; resumes from the last checkpoint, and does nothing if it is done.
 
     Args:
         request: What to train.
         pool: Workers for closed-loop validation; needed by agents with `needs_validation` alone.
         show_progress: Whether to draw progress bars.
+        peers: The processes that do this training together; the first writes everything.
 
     Returns:
         The folder of the router.
 
     Raises:
-        InvalidConfigError: If the agent needs a log and none is given, or is to be evaluated during a training that has no
+        InvalidConfigError: If several processes are to train an agent that has no gradient steps, or that has to be run
+            meanwhile; if the agent needs a log and none is given, or is to be evaluated during a training that has no
             iterations or whose environment cannot be run; if several logs are given and it takes one, or one is given twice;
             if a model is held out and the agent cannot learn without it, or the log does not allow it.
         PoolMismatchError: If a log is of another pool, or two logs are of different models.
         RouterError: If `out` holds a router of another training.
         DatasetError: If the log breaks its rules.
+        LostProcessError: If another process of the training is lost.
     """
     from mtrouter_rl.reporting.tensorboard.sink import TensorBoardSink
 
     algorithm = load_algorithm(request.agent)
     _check_held_out(request, algorithm)
+    _check_peers(request, algorithm, peers)
     if algorithm.needs_features:
         make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
     datasets = load_logs(request.logs, algorithm=algorithm, agent=request.agent.name)
@@ -160,23 +167,28 @@ def train_router(request: TrainRequest, *, pool: RolloutPool | None = None, show
     is_resumed, started = (request.out / CHECKPOINT_FOLDER).is_dir(), time.process_time()
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_thread())
-        metrics = stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
         context = TrainingContext(
             pool=request.config.pool,
             reward=request.config.reward,
             seed=request.seed,
             dataset=datasets[0] if datasets else None,
             checkpoint_folder=request.out / CHECKPOINT_FOLDER,
-            metrics=metrics,
-            show_progress=show_progress,
+            metrics=stack.enter_context(TensorBoardSink(request.out / TENSORBOARD_FOLDER))
+            if peers.is_first
+            else NullSink(),
+            show_progress=show_progress and peers.is_first,
             validate=None if pool is None else make_validate(pool, request),
             evaluation=_periodic_evaluation(request, algorithm, stack),
             max_output_tokens=request.config.limits.max_output_tokens,
             held_out=request.held_out,
+            peers=peers,
         )
         if algorithm.needs_features:
-            context = _with_features(context, request, datasets)
+            with peers.first_alone():
+                context = _with_features(context, request, datasets)
         router = check_router(algorithm.train(context))
+    if not peers.is_first:
+        return request.out
     # Before the router: once that is there, the training counts as done and is not run again.
     (request.out / RECORD_FILE).unlink(missing_ok=True)
     took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
@@ -205,6 +217,22 @@ def _check_held_out(request: TrainRequest, algorithm: Algorithm) -> None:
         raise InvalidConfigError(
             f"agent '{request.agent.name}': algorithm '{request.agent.algorithm}' cannot learn without model "
             f"'{request.held_out.model}'; hold models out of fitted_q or myopic, whose targets need not follow the logged calls"
+        )
+
+
+def _check_peers(request: TrainRequest, algorithm: Algorithm, peers: Peers) -> None:
+    """Refuse several processes where they could not share the work, or where each would play episodes of its own."""
+    if peers.n == 1:
+        return
+    if not isinstance(getattr(algorithm, "parameters", None), LoopParameters):
+        raise InvalidConfigError(
+            f"agent '{request.agent.name}' is not trained in gradient steps, so {peers.n} processes cannot share them; run the "
+            "same command without torchrun"
+        )
+    if request.evaluate_every is not None:
+        raise InvalidConfigError(
+            f"--evaluate-every is {request.evaluate_every} under torchrun with {peers.n} processes, which would wait for the "
+            "episodes; leave it out and evaluate the finished router"
         )
 
 
@@ -257,6 +285,8 @@ def _with_features(context: TrainingContext, request: TrainRequest, datasets: Se
     if not datasets:
         return replace(context, features=HistoryFeatures(encoder=encoder, pool=request.config.pool))
     first, *more = encode_logs(request.logs, datasets, encoder, show_progress=context.show_progress)
+    if context.peers.n > 1:
+        write_features((first, *more))  # before the others look for them
     return replace(context, features=first.features, more_logs=tuple(more), log_shares=request.log_shares)
 
 

@@ -18,6 +18,7 @@ from mtrouter_rl.envs.factory import EnvConfig
 from mtrouter_rl.errors import InvalidConfigError, UnknownNameError
 from mtrouter_rl.protocols import TextEncoder
 from mtrouter_rl.transitions.arrays import TrainingLog
+from mtrouter_rl.transitions.mapped import features_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,13 @@ def encode_logs(
             continue
         log.features.encode_log(log.dataset.completed, show_progress=show_progress)
     return logs
+
+
+def write_features(logs: Sequence[TrainingLog]) -> None:
+    """Write the history features of logs that are too large for memory beside them, where they are not there yet."""
+    for log in logs:
+        if isinstance(log.dataset.episodes, StreamedEpisodes):
+            features_on_disk(log.dataset, log.features)
 
 
 def _load(source: LogSource) -> Dataset:

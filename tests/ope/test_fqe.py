@@ -269,6 +269,13 @@ def _replaced(record, **changes):
     return type(record)(**{**vars(record), **changes})
 
 
+def test_any_number_of_threads_gives_the_same_values(mdp):
+    data = mdp.data(200, seed=1)
+    one, three = (fitted_q_evaluation(data, FqeParameters(**FAST), seed=0, n_threads=n) for n in (1, 3))
+    np.testing.assert_array_equal(one.values.states, three.values.states)
+    np.testing.assert_array_equal(one.values.logged, three.values.logged)
+
+
 def test_halves_keep_clusters_together_and_split_every_stratum(mdp):
     data = mdp.data(24, seed=1)
     grouped = FqeData(**{**vars(data), "clusters": np.arange(24) // 2, "strata": np.arange(24) // 8})

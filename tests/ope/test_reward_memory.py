@@ -10,9 +10,8 @@ from mtrouter_rl.ope.reward_memory import (
     PAIR_NAMES,
     RewardMemory,
     reward_memory,
-    turn_kinds,
-    usefulness,
 )
+from mtrouter_rl.transitions.usefulness import turn_facts, turn_kinds, usefulness
 from tests.cases.evaluation_cases import MODELS, make_episode, make_turn
 
 EPISODE = make_episode(
@@ -83,7 +82,7 @@ def test_kinds_of_turns_by_hand():
         acting("go", error="unknown_action", shows="You are in a kitchen."),
         acting("", shows="b"),
     ]
-    (kinds,) = turn_kinds([make_episode(turns)])
+    (kinds,) = turn_kinds(turn_facts([make_episode(turns)]))
     assert kinds == [
         ("open", False, False, False),
         ("open", False, True, True),
@@ -94,7 +93,7 @@ def test_kinds_of_turns_by_hand():
 
 def test_rare_first_words_are_one_kind():
     turns = [acting(f"word{number // 2} it") for number in range(80)]
-    words = {kind[0] for kind in turn_kinds([make_episode(turns)])[0]}
+    words = {kind[0] for kind in turn_kinds(turn_facts([make_episode(turns)]))[0]}
     assert len(words) == 31
     assert "" in words
 
@@ -104,8 +103,8 @@ def test_usefulness_is_the_gain_that_follows_above_the_usual_one():
     good = [acting("open door"), acting("step", gain=0.5)]
     poor = [acting("look", gain=-0.3), acting("step")]
     episodes = [make_episode(good if number % 2 else poor, seed=number) for number in range(200)]
-    kinds = turn_kinds(episodes)
-    useful = usefulness(episodes, kinds)
+    facts = turn_facts(episodes)
+    useful = usefulness(facts, turn_kinds(facts))
     opened, looked = useful[1][0], useful[0][0]
     assert opened == pytest.approx(-looked)  # 0.5 and 0 around 0.25, losses left out, both shrunk by 100 / 150
     assert useful[1][1] == useful[0][1] == pytest.approx(0)  # a step is as usual on average
@@ -114,12 +113,14 @@ def test_usefulness_is_the_gain_that_follows_above_the_usual_one():
 
 def test_usefulness_of_a_log_without_gains_is_nothing():
     episodes = [make_episode([acting("look")], seed=number) for number in range(3)]
-    assert usefulness(episodes, turn_kinds(episodes)) == [[0.0]] * 3
+    facts = turn_facts(episodes)
+    assert usefulness(facts, turn_kinds(facts)) == [[0.0]] * 3
 
 
 def test_calls_are_remembered_by_how_useful_they_were():
     memory = reward_memory([EPISODE, EPISODE], MODELS)
-    useful = usefulness([EPISODE], turn_kinds([EPISODE]))[0]
+    facts = turn_facts([EPISODE])
+    useful = usefulness(facts, turn_kinds(facts))[0]
     last = history(memory, 3)
     assert last["usefulness_of_last_turn"] == pytest.approx(useful[2], rel=0.5)
     tiny, middle, big = (pair(memory, 3, model) for model in MODELS)
@@ -149,3 +150,10 @@ def test_episodes_follow_each_other():
     assert twice.pairs.shape == (10, 3, len(PAIR_NAMES))
     np.testing.assert_array_equal(twice.pairs[:5], twice.pairs[5:])
     assert RewardMemory.nothing(4, 3).pairs.shape == (4, 3, 0)
+
+
+def test_a_log_is_gone_through_once():
+    episodes = iter([EPISODE, EPISODE])
+    np.testing.assert_array_equal(
+        reward_memory(episodes, MODELS).pairs, reward_memory([EPISODE, EPISODE], MODELS).pairs
+    )

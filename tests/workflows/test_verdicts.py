@@ -193,9 +193,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(training, monkeypatch
             raise KeyboardInterrupt
         return train_router(request, **more)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(verdicts, "train_router", dies)
-        run(ask(killed, is_safe=True, caution=0.5))
+        with pytest.raises(KeyboardInterrupt):
+            run(ask(killed, is_safe=True, caution=0.5))
     assert not (killed.out / "router.json").exists(), "no half of a router is there to be served"
     assert run(ask(killed, is_safe=True, caution=0.5)) == verdict
     assert files(killed.out) == files(whole.out)

@@ -54,16 +54,25 @@ class GradientDropout(nn.Module):
 
     d3rlpy computes targets and greedy actions in training mode, but without gradients. Plain dropout would put noise
     into both, and the maximum over noisy values is too high.
+
+    Attributes:
+        share: (B, rows) where x has some rows only of a batch of B, and other processes have the rest: what is dropped is drawn
+            for the whole batch, so that it is the same in any number of processes. None where x is the batch.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
+        self.share: tuple[int, slice] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop components of x, any shape, with the given probability."""
         active = self.training and torch.is_grad_enabled()
-        return functional.dropout(x, self.probability, training=active)
+        if self.share is None or not active:
+            return functional.dropout(x, self.probability, training=active)
+        n_rows, rows = self.share
+        kept = functional.dropout(x.new_ones((n_rows, *x.shape[1:])), self.probability, training=True)
+        return x * kept[rows]
 
 
 class TextProjection(nn.Module):

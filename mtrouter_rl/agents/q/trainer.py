@@ -1,10 +1,13 @@
 """The one training loop. It runs any of the `learners` over a log, in iterations.
 
 An iteration is one interval of the target network: with Q-learning, one step of fitted-Q iteration. Everything random
-in an iteration comes from (seed, iteration), so a training that was killed and resumed ends with the same weights.
+in an iteration comes from (seed, iteration), so a training that was killed and resumed ends with the same weights. Several
+processes may share every step (`shared_steps`).
 """
 
+import json
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,6 +21,7 @@ from mtrouter_rl.agents.q.checkpoint import CheckpointStore
 from mtrouter_rl.agents.q.learners import IMITATOR, Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm, to_d3rlpy
 from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
 from mtrouter_rl.agents.q.networks import StateDict
+from mtrouter_rl.agents.q.shared_steps import SharedSteps
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, IMITATION_LOSS, LEARNING_RATE, Q_MEAN, STEPS_PER_SECOND, TD_LOSS
 from mtrouter_rl.progress import track
@@ -47,8 +51,8 @@ def train(
         learner: Which algorithm.
         transitions: The log.
         loop: Length and optimizer of the training.
-        context: Seed, checkpoint folder, metrics, progress bar, evaluation during the training. Torch's global random
-            state is left as it was.
+        context: Seed, checkpoint folder, metrics, progress bar, evaluation during the training, and the processes that train
+            together; the first of them measures, evaluates and writes. Torch's global random state is left as it was.
         identity: Everything else that decides the result; a checkpoint of another training is refused by it.
         make_router: Makes the router that is evaluated during the training.
 
@@ -56,8 +60,10 @@ def train(
         Weights of the learner's modules after each of the last `loop.keep_last` iterations, oldest first.
 
     Raises:
-        RouterError: If the checkpoint folder holds the checkpoint of another training, or one that cannot be read.
-        InvalidConfigError: If the training diverges, or the seed is negative.
+        RouterError: If the checkpoint folder holds the checkpoint of another training, or one that cannot be read; if
+            processes that train together were given different trainings.
+        InvalidConfigError: If the training diverges, the seed is negative, or a batch has fewer rows than there are processes.
+        LostProcessError: If another process of the training is lost.
     """
     whole_identity = {**identity, "seed": context.seed, "data": transitions.fingerprint()}
     store = CheckpointStore(context.checkpoint_folder, whole_identity)
@@ -65,6 +71,8 @@ def train(
         algorithm = _build(learner, transitions, loop=loop, seed=context.seed)
         networks = Networks(algorithm)
         n_done, kept = store.load(networks)
+        shared = SharedSteps(context.peers, networks, batch_size=loop.batch_size)
+        shared.check_equal(n_done=n_done, checksum=zlib.crc32(json.dumps(store.identity, sort_keys=True).encode()))
         algorithm.set_grad_step(1 + n_done * loop.steps_per_iteration)
         iterates = deque(kept, maxlen=loop.keep_last)
         watch = _Watch(learner, transitions, sink=context.metrics)
@@ -75,9 +83,11 @@ def train(
             learning_rate = set_learning_rate(networks.optimizer, loop, iteration)
             started = time.perf_counter()
             source = logged_returns if iteration < learner.n_warm_start else planned
-            losses = _run_iteration(algorithm, source, loop=loop, seed=context.seed, iteration=iteration)
+            losses = _run_iteration(algorithm, source, shared, loop=loop, seed=context.seed, iteration=iteration)
             steps_per_second = loop.steps_per_iteration / (time.perf_counter() - started)
             iterates.append(networks.weights(*learner.modules))
+            if not context.peers.is_first:
+                continue
             step = (iteration + 1) * loop.steps_per_iteration
             context.metrics.scalar(LEARNING_RATE, learning_rate, step)
             context.metrics.scalar(STEPS_PER_SECOND, steps_per_second, step)
@@ -106,7 +116,13 @@ def _build(learner: Learner, transitions: Transitions, *, loop: LoopParameters, 
 
 
 def _run_iteration(
-    algorithm: TrainableAlgorithm, transitions: Transitions, *, loop: LoopParameters, seed: int, iteration: int
+    algorithm: TrainableAlgorithm,
+    transitions: Transitions,
+    shared: SharedSteps,
+    *,
+    loop: LoopParameters,
+    seed: int,
+    iteration: int,
 ) -> dict[str, float]:
     """Gradient steps of one iteration; gives the means of the losses that d3rlpy names.
 
@@ -115,10 +131,10 @@ def _run_iteration(
     """
     generator = _seed(seed, iteration + 1)
     steps = [
-        algorithm.update(to_d3rlpy(transitions.sample(loop.batch_size, generator)))
+        algorithm.update(to_d3rlpy(shared.of_batch(transitions.sample(loop.batch_size, generator))))
         for _ in range(loop.steps_per_iteration)
     ]
-    losses = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+    losses = shared.mean_losses(steps)
     check_loss(losses["loss"], loop, iteration)
     return losses
 
