@@ -20,7 +20,7 @@ from mtrouter_rl.ope import run
 from mtrouter_rl.ope.fqe import FqeParameters
 from mtrouter_rl.ope.inputs import OpeRequest, log_setting
 
-STAGES = ("prepare", "turn_away_switching", "find_behavior", "fit_values", "estimate_policies")
+STAGES = ("prepare", "turn_away_switching", "find_behavior", "fit_values", "play_model", "estimate_policies")
 
 
 def timed(name):
