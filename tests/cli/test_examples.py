@@ -80,6 +80,7 @@ def prepared(tmp_path_factory, corridor_log, corridor_config):
     shutil.copytree(corridor_log, folder / "logs" / "corridor")
     shutil.copytree(write_suite(folder / "suite"), folder / "logs" / "suite")
     export_dataset("jsonl", corridor_log, folder / "exports" / "corridor.jsonl", {})
+    export_dataset("distillation", corridor_log, folder / "exports" / "distillation", {})
     (folder / "calls.jsonl").write_text("".join(f"{json.dumps(call)}\n" for call in CALLS), encoding="utf-8")
     names = sorted({call["session_id"] for call in CALLS})
     (folder / "scores.csv").write_text(

@@ -21,7 +21,15 @@ from mtrouter_rl.ope.fqe import FqeParameters
 from mtrouter_rl.ope.inputs import OpeLog, OpeRequest, log_setting, switch_share
 from mtrouter_rl.ope.record import load_report
 from mtrouter_rl.ope.run import run_ope
-from mtrouter_rl.ope.sequential import ALL_ESTIMATORS, TurnLog, Values, check_probabilities, diagnose, estimate
+from mtrouter_rl.ope.sequential import (
+    ALL_ESTIMATORS,
+    ESTIMATORS,
+    TurnLog,
+    Values,
+    check_probabilities,
+    diagnose,
+    estimate,
+)
 from mtrouter_rl.records import TracedEpisode
 from mtrouter_rl.reporting.ope_report import format_report
 from mtrouter_rl.testing import ScriptedRouter
@@ -44,6 +52,7 @@ TINY = FqeParameters(
 def make_request(dataset, routers=ROUTERS, **changes):
     pool, reward = log_setting(dataset)
     fields = {"routers": routers, "dataset": dataset, "pool": pool, "reward": reward, "fqe": TINY, "n_resamples": 400}
+    fields["estimators"] = ESTIMATORS
     return OpeRequest(**(fields | changes))
 
 
@@ -53,7 +62,7 @@ def run(request):
 
 @pytest.fixture(scope="module")
 def report(corridor_log):
-    return run(make_request(corridor_log))
+    return run(make_request(corridor_log, estimators=ALL_ESTIMATORS))
 
 
 def by_name(report):
@@ -90,9 +99,7 @@ def test_long_greedy_policies_are_not_told_by_weights(report):
 
 def test_values_fitted_too_little_are_refused(corridor_log):
     lazy = TINY.model_copy(update={"n_iterations": 3, "steps_per_iteration": 1, "n_repeats": 1})
-    found = by_name(run(make_request(corridor_log, ("single:large",), fqe=lazy, estimators=("wdr", "dm"))))[
-        "single:large"
-    ]
+    found = by_name(run(make_request(corridor_log, ("single:large",), fqe=lazy)))["single:large"]
     assert found.headline is None
     assert "fitted values contradict held-out turns: utility is off by" in found.refusals["fitted"][0]
 
@@ -196,6 +203,7 @@ def log_without_propensities(corridor_log, tmp_path_factory):
 def imported_request(dataset, routers, **changes):
     pool, reward = log_setting(dataset, cost_weight=0.5, cost_unit_usd=0.01)
     fields = {"routers": routers, "dataset": dataset, "pool": pool, "reward": reward, "fqe": TINY, "n_resamples": 400}
+    fields["estimators"] = ESTIMATORS
     return OpeRequest(**(fields | changes))
 
 
