@@ -33,7 +33,7 @@ def corridor_log(tmp_path_factory, corridor_config) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quickly_judged(monkeypatch):
     """Networks that tell what was due go through the log twice: roll-outs in a model of it are rough, and cost a second."""
     monkeypatch.setattr(logged_turns, "_MOST_PASSES", 2)

@@ -17,8 +17,6 @@ from mtrouter_rl.serving import load_router
 ROOT = Path(__file__).parents[2]
 SMALL = {"n_iterations": 2, "steps_per_iteration": 5, "batch_size": 32, "n_warm_start": 1, "keep_last": 1}
 
-pytestmark = pytest.mark.usefixtures("quickly_judged")
-
 
 @pytest.fixture
 def log(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.ope import logged_turns
 from mtrouter_rl.ope.inputs import OpeRequest, log_setting
 from mtrouter_rl.ope.logged_turns import WorldTurns
 from mtrouter_rl.ope.logged_world import Ending, LoggedWorld, Paths, shrunken_rates
@@ -200,7 +201,8 @@ def request_of(dataset, **changes):
     return OpeRequest(dataset=dataset, pool=pool, reward=reward, **(fields | changes))
 
 
-def test_single_models_of_a_mixed_log_are_told_apart(corridor_log, tmp_path):
+def test_single_models_of_a_mixed_log_are_told_apart(corridor_log, tmp_path, monkeypatch):
+    monkeypatch.setattr(logged_turns, "_MOST_PASSES", 20)  # as a user has it
     report = run_ope(request_of(corridor_log), say=lambda text: None, show_progress=False)
     returns = {one.policy: one.estimates["am"]["return"] for one in report.policies}
     assert {one.headline for one in report.policies} == {"am"}

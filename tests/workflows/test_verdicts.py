@@ -34,8 +34,6 @@ FQE = FqeParameters(
     joint_hidden=(16,),
 )
 
-pytestmark = pytest.mark.usefixtures("quickly_judged")
-
 
 def ask(train, **settings):
     return VerdictRequest(train=train, **({"fqe": FQE, "n_resamples": 100} | settings))
