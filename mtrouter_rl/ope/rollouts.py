@@ -32,6 +32,8 @@ N_GROUPS = 10
 _EPISODES, _EPISODES_PER_LOGGED, _FEWEST_A_PATH = 4000, 10, 10
 _FEWEST_TURNS = 4
 _MOST_WASTED = 2
+_KINDS = 32
+"""More than there are kinds of action; see `ActionKinds`."""
 _DRAWS = 3
 """Numbers of a turn beside those of who is stuck next: which model, is the episode over, is the turn of use."""
 _WORLD_STREAM, _HASH_STREAM, _NOISE_STREAM, _LEVEL_STREAM, _OWN_STREAM = 5, 6, 7, 8, 9
@@ -91,7 +93,7 @@ def _cells(
     total = np.minimum(wasted.sum(axis=1), _MOST_WASTED + 1)
     by_last = (kinds * n_last + last) * 2**40
     return (
-        tasks * 2**52 + by_last + code,
+        tasks * _KINDS * n_last * 2**40 + by_last + code,
         by_last + code,
         kinds * 2**40 + code,
         by_last + total,
@@ -260,23 +262,12 @@ class RolloutResult:
         values: FloatArray = self.values[self.names.index(name)]
         return values
 
-    def noise(self, terms: FloatArray, *, n_resamples: int, seed: int) -> FloatArray:
-        """Draws of the sampling error with these jackknife terms, of shape (G, 3); the same factors for all policies.
-
-        Widened to Student's t of G - 1 degrees of freedom. Shape (n_resamples, 3).
-        """
-        n = max(len(terms) - 1, 1)
-        rng = np.random.default_rng([_NOISE_STREAM, seed, len(terms)])
-        factors = rng.normal(size=(n_resamples, len(terms)))
-        draws: FloatArray = (factors * np.sqrt(n / rng.chisquare(n, size=(n_resamples, 1)))) @ terms
-        return draws
-
     def estimate(self, name: str, *, n_resamples: int, seed: int) -> OpeEstimate:
         """The estimate of a policy, with draws of all that may be off."""
         number = self.names.index(name)
         common = np.random.default_rng([_LEVEL_STREAM, seed]).normal(size=(n_resamples, 1))
         own = np.random.default_rng([_OWN_STREAM, seed, number]).normal(size=(n_resamples, 1))
-        noise = self.noise(self.terms[:, number], n_resamples=n_resamples, seed=seed)
+        noise = _noise(self.terms[:, number], n_resamples=n_resamples, seed=seed)
         draws = self.values[number] + noise + common * self.level_spread + own * self.task_spread
         return OpeEstimate(estimator="am", value=self.values[number], draws=draws)
 
@@ -293,10 +284,22 @@ class RolloutResult:
         """
         mine, theirs = self.names.index(one), self.names.index(other)
         value = self.values[mine] - self.values[theirs]
-        noise = self.noise(self.terms[:, mine] - self.terms[:, theirs], n_resamples=n_resamples, seed=seed)
+        noise = _noise(self.terms[:, mine] - self.terms[:, theirs], n_resamples=n_resamples, seed=seed)
         own = np.random.default_rng([_OWN_STREAM, seed, mine]).normal(size=(n_resamples, 1))
         spread = self.task_spread * np.sqrt(2 * max(0.0, 1 - agreement))
         return OpeEstimate(estimator="am", value=value, draws=value + noise + own * spread)
+
+
+def _noise(terms: FloatArray, *, n_resamples: int, seed: int) -> FloatArray:
+    """Draws of the sampling error with jackknife terms of shape (G, 3), shape (n_resamples, 3).
+
+    The factors are the same for all policies. They are widened to Student's t of G - 1 degrees of freedom.
+    """
+    n = max(len(terms) - 1, 1)
+    rng = np.random.default_rng([_NOISE_STREAM, seed, len(terms)])
+    factors = rng.normal(size=(n_resamples, len(terms)))
+    draws: FloatArray = (factors * np.sqrt(n / rng.chisquare(n, size=(n_resamples, 1)))) @ terms
+    return draws
 
 
 def roll_out(
