@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mtrouter_rl.evaluation.behavior_file import BehaviorRow
+from mtrouter_rl.evaluation.behavior_file import BehaviorRow, ErrorSpread, FollowedBy
 from mtrouter_rl.reporting.plot_style import (
     MIN_CELL_TURNS,
     OTHER_COLOR,
@@ -24,6 +24,8 @@ _LIGHT_UP_TO = 0.55
 _LINE_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 _N_MARKERS = 8
 """About as many markers on a line of budget use."""
+_N_TOTALS = 2
+"""Lanes of the figure of errors before those of single models."""
 
 
 def switch_matrix_figure(counts: Sequence[Sequence[int]], model_names: Sequence[str], *, title: str) -> Figure:
@@ -116,5 +118,57 @@ def budget_use_figure(rows: Sequence[BehaviorRow], *, split: str) -> Figure:
     axes.set_ylabel("share of the budget spent so far, mean")
     axes.grid(visible=True, color="0.92")
     left_title(figure, f"use of the budget over the episode, {split} split")
+    legend_below(axes, n_columns=4)
+    return figure
+
+
+def has_error_edges(spread: ErrorSpread | None) -> bool:
+    """Whether there is anything to draw of how errors spread: turns that come from an error, and turns that do not."""
+    return spread is not None and None not in (spread.after_success.share, spread.after_error.share)
+
+
+def error_spread_figure(rows: Sequence[BehaviorRow], model_names: Sequence[str], *, split: str) -> Figure:
+    """How often a turn is an error, by what it comes from: no error, any error, and an error of each model.
+
+    Bars are 95% intervals. Models whose errors fewer than `MIN_CELL_TURNS` turns come from are left out.
+
+    Args:
+        rows: Policies of one split, those of `has_error_edges`.
+        model_names: Names of the pool, in pool order.
+        split: Which split, for the title.
+    """
+    spreads = {row.policy: row.spread for row in rows if row.spread is not None}
+    lanes = {name: number for number, name in enumerate(("no error", "any error", *model_names))}
+    step = 0.8 / len(lanes)
+    figure, axes = new_figure(width=8.2, height=1.8 + (0.3 + 0.13 * len(lanes)) * len(spreads))
+    for name, lane in lanes.items():
+        shown: dict[int, FollowedBy] = {}
+        for number, spread in enumerate(spreads.values()):
+            cell = {"no error": spread.after_success, "any error": spread.after_error}.get(name)
+            cell = spread.after_error_of.get(name) if cell is None else cell
+            if cell is not None and (lane < _N_TOTALS or cell.n_turns >= MIN_CELL_TURNS):
+                shown[number] = cell
+        points = [(number, cell.share) for number, cell in shown.items() if cell.share is not None]
+        if not points:
+            continue
+        means = np.array([share.value for _, share in points])
+        ends = np.array([share.ends or (share.value, share.value) for _, share in points])
+        axes.errorbar(
+            means,
+            [number - 0.4 + step * (lane + 0.5) for number, _ in points],
+            xerr=np.abs(ends - means[:, None]).T,
+            fmt="o" if lane < _N_TOTALS else "D",
+            color=("0.55", "black")[lane] if lane < _N_TOTALS else model_style(lane - _N_TOTALS)[0],
+            ms=6 if lane < _N_TOTALS else 4,
+            lw=1.5,
+            label=name if lane < _N_TOTALS else f"{name}'s error",
+        )
+    axes.set_yticks(range(len(spreads)), list(spreads))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.set_xlabel("share of turns that are errors, by what the turn comes from")
+    axes.grid(visible=True, axis="x", color="0.92")
+    left_title(figure, f"how errors spread, {split} split")
     legend_below(axes, n_columns=4)
     return figure

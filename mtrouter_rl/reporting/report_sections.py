@@ -71,6 +71,8 @@ def behavior_blocks(run: ReportedRun, split: str, *, plots: Path) -> list[Block]
     from mtrouter_rl.reporting.behavior_plots import (
         budget_use_figure,
         cost_share_figure,
+        error_spread_figure,
+        has_error_edges,
         switch_matrix_figure,
     )
 
@@ -88,6 +90,12 @@ def behavior_blocks(run: ReportedRun, split: str, *, plots: Path) -> list[Block]
         path = plots / f"cost_share_{split}.png"
         cost_share_figure(mixing, run.behavior.model_names, split=split).savefig(path, dpi=DPI)
         blocks.append(Picture(path=path, text=f"Share of all money that each model's calls cost, {split} split"))
+    spreading = [row for row in mixing if has_error_edges(row.spread)]
+    if spreading:
+        path = plots / f"error_spread_{split}.png"
+        error_spread_figure(spreading, run.behavior.model_names, split=split).savefig(path, dpi=DPI)
+        text = f"How often a turn is an error, by what it comes from, {split} split; bars are 95% intervals"
+        blocks.append(Picture(path=path, text=text))
     first = first_learned(run.results, split)
     router = None if first is None else run.behavior.row(first.policy, split)
     if router is not None and router.n_turns:

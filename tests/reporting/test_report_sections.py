@@ -96,7 +96,14 @@ def test_everything_beside_the_results_is_shown(run_folder):
         assert part in page
     for part in ("stay, transient", "of first errors", "switches/episode", "regret@3", "other episodes than those"):
         assert part in text
-    for stem in ("cost_share_test", "switch_matrix_ood", "budget_use_test", "ope_return_test", "ope_score_test"):
+    for stem in (
+        "cost_share_test",
+        "switch_matrix_ood",
+        "budget_use_test",
+        "error_spread_test",
+        "ope_return_test",
+        "ope_score_test",
+    ):
         assert f"plots/{stem}.png" in text
         assert (run_folder / "plots" / f"{stem}.png").is_file()
 
