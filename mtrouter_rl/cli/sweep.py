@@ -5,10 +5,10 @@ import argparse
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.options import Command, Group, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
+from mtrouter_rl.options.money import refuse_paid
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
-    from mtrouter_rl.pools.spend import costs_money
     from mtrouter_rl.workflows.sweep import BEST_CARD_FILE, SWEEP_FILE, SweepRequest, parse_values, run_sweep
 
     settings: dict[str, tuple[object, ...]] = {}
@@ -21,11 +21,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
             raise InvalidConfigError(f"--set {name} is given twice; give all its values at once, with commas")
         settings[name] = found
     config = environment_config(args)
-    if costs_money(config.pool):
-        raise InvalidConfigError(
-            f"pool '{config.pool.name}' calls models that cost money, and a sweep plays many episodes; train the cards with "
-            "'mtrouter-rl train', and evaluate those few that matter"
-        )
+    refuse_paid(config)
     request = SweepRequest(
         config=config,
         agents=tuple(args.agent),

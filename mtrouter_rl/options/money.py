@@ -80,6 +80,19 @@ def is_allowed(
     return (ask or input)(f"{told}.\nSpend it? [y/N] ").strip().lower() in ("y", "yes")
 
 
+def refuse_paid(config: EnvConfig) -> None:
+    """For commands that play many episodes and have no options of `MONEY`: nothing is spent unasked.
+
+    Raises:
+        InvalidConfigError: If the models of the pool cost money.
+    """
+    if costs_money(config.pool):
+        raise InvalidConfigError(
+            f"pool '{config.pool.name}' calls models that cost money, and this command plays many episodes and does not ask "
+            "before it spends; train cards with 'mtrouter-rl train', and run the few that matter with 'mtrouter-rl evaluate'"
+        )
+
+
 def _estimate(args: argparse.Namespace, config: EnvConfig, n_episodes: int | None) -> tuple[str, object]:
     """(what it costs in words, the same as a record); of one episode where nobody knows how many there will be."""
     from mtrouter_rl.workflows.cost_estimate import estimate_cost

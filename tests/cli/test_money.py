@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +12,8 @@ from mtrouter_rl.cli import main
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.files import STATE_VARIABLE
 from mtrouter_rl.testing.fake_llm import FakeLLM, FakeSettings, remote_twin, write_twin
+
+ENVS = Path(__file__).parents[2] / "envs"
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +131,33 @@ def test_other_commands_that_run_episodes_ask_as_well(words, fake, tmp_path, cor
     told = capsys.readouterr().err
     assert "the limit of the run, 0.012 USD" in told
     assert "spent:" in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lab", "ablate", "--env", "corridor", "--dataset", "LOG"],
+        ["lab", "frontier", "routers/one", "--env", "corridor", "--against", "routers/other"],
+        ["lab", "leave-one-out", "--env", "corridor", "--dataset", "LOG"],
+        ["lab", "study-cross"],
+        ["sweep", "--env", "corridor", "--dataset", "LOG", "--agent", "myopic"],
+    ],
+    ids=" ".join,
+)
+def test_studies_that_do_not_ask_refuse_models_that_are_paid(
+    words, fake, tmp_path, corridor_config, corridor_log, capsys
+):
+    card = tmp_path / "pool.yaml"
+    write_twin(card, corridor_config.pool, fake.base_url)
+    paid = ["--pool", str(card)]
+    if words[-1] == "study-cross":
+        env = tmp_path / "paid.yaml"
+        env.write_text((ENVS / "corridor.yaml").read_text().replace("pool: corridor-three", f"pool: {card}"))
+        paid = ["--envs", str(env), "corridor"]
+    given = [str(corridor_log) if word == "LOG" else word for word in words]
+    assert main([*given, *paid, "--out", str(tmp_path / "out")]) == 1
+    assert "calls models that cost money, and this command plays many episodes" in capsys.readouterr().err
+    assert fake.ledger.n_requests == 0
 
 
 def test_training_on_a_log_of_paid_models_calls_nobody_and_asks_nobody(corridor_log, tmp_path, corridor_config, fake):

@@ -4,6 +4,7 @@ import argparse
 
 from mtrouter_rl.options import Command, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
+from mtrouter_rl.options.money import refuse_paid
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
@@ -13,6 +14,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.workflows import RESULTS_FILE
 
     config = environment_config(args)
+    refuse_paid(config)
     request = AblationRequest(
         config=config,
         which=groups_of(args.agent, config) if args.which is None else tuple(args.which),

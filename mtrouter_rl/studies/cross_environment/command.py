@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mtrouter_rl.options import Command, Option, Output, given, shared, switch, values
 from mtrouter_rl.options.environment import COST_WEIGHT
+from mtrouter_rl.options.money import refuse_paid
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
@@ -16,6 +17,8 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.workflows.quick_study import quick_size
 
     configs = [resolve_env(env, cost_weight=args.cost_weight) for env in args.envs]
+    for config in configs:
+        refuse_paid(config)
     changes = given(args, n_episodes="episodes", n_test_seeds="test_seeds")
     sizes = [replace(quick_size(config.card), **changes) for config in configs]
     request = replace(

@@ -4,6 +4,7 @@ import argparse
 
 from mtrouter_rl.options import Command, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
+from mtrouter_rl.options.money import refuse_paid
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
@@ -13,12 +14,14 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.studies.frontier.run import compare_frontier
     from mtrouter_rl.workflows import EvaluateRequest
 
+    config = environment_config(args)
+    refuse_paid(config)
     request = EvaluateRequest(
         routers=(args.folder,),
         cache=args.out / "embeddings",
         **values(args, "split", "out", "per_task", "seed", "overwrite", n_seeds="seeds"),
     )
-    with RolloutPool(environment_config(args), n_workers=args.workers) as pool:
+    with RolloutPool(config, n_workers=args.workers) as pool:
         comparison = compare_frontier(pool, request, args.against)
     output.show(f"{to_plain(comparison.table())}\n", comparison)
     output.say(f"every number: {args.out / FRONTIER_FILE}")

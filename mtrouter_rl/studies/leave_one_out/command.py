@@ -4,6 +4,7 @@ import argparse
 
 from mtrouter_rl.options import Command, Option, Output, shared, values
 from mtrouter_rl.options.environment import environment, environment_config
+from mtrouter_rl.options.money import refuse_paid
 
 
 def _run(args: argparse.Namespace, output: Output) -> None:
@@ -13,6 +14,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
     from mtrouter_rl.workflows import load_agent
 
     config = environment_config(args)
+    refuse_paid(config)
     request = LeaveOneOutRequest(
         agent=load_agent(args.agent, config.card),
         models=tuple(args.models),
