@@ -33,10 +33,12 @@ def corridor_log(tmp_path_factory, corridor_config) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def quickly_judged(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def quickly_judged():
     """Networks that tell what was due go through the log twice: roll-outs in a model of it are rough, and cost a second."""
-    monkeypatch.setattr(logged_turns, "_MOST_PASSES", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logged_turns, "_MOST_PASSES", 2)
+        yield
 
 
 @pytest.fixture

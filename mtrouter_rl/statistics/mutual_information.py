@@ -83,7 +83,9 @@ _SHUFFLE_STREAM = 9
 _TOLERANCE = 1e-12
 """Rounding allowed when two estimates are compared."""
 _BLOCK = 256
-"""Shuffled tables worked on at once."""
+"""Shuffled tables worked on at once, at most."""
+_MOST_TURNS = 500_000
+"""Shuffled turns worked on at once, at most, as long as it is one table."""
 
 Shuffle = Literal["between clusters", "within episodes"]
 
@@ -156,11 +158,12 @@ def mutual_information(
     bits = float(information_bits(table))
     low, high = _interval(tables, seed=seed, n_resamples=n_resamples)
     rng = np.random.default_rng([_SHUFFLE_STREAM, seed])
-    shuffled_table = _cluster_shuffles(tables) if shuffle == "between clusters" else _run_shuffles(turns)
+    shuffled_tables = _cluster_shuffles(tables) if shuffle == "between clusters" else _run_shuffles(turns)
+    block = max(1, min(_BLOCK, _MOST_TURNS // len(turns.models)))
     shuffled = np.concatenate(
         [
-            information_bits(np.stack([shuffled_table(rng) for _ in range(min(_BLOCK, n_shuffles - first))]))
-            for first in range(0, n_shuffles, _BLOCK)
+            information_bits(shuffled_tables(rng, min(block, n_shuffles - first)))
+            for first in range(0, n_shuffles, block)
         ]
     )
     is_informative = bool(np.abs(shuffled - bits).max() > _TOLERANCE)
@@ -263,8 +266,8 @@ def _jackknifed_bits(tables: IntArray) -> float:
     return float(n_clusters * information_bits(table) - (n_clusters - 1) * np.mean(left_out))
 
 
-def _cluster_shuffles(tables: IntArray) -> Callable[[np.random.Generator], IntArray]:
-    """Gives tables in which the clusters have swapped their labels, with all their turns."""
+def _cluster_shuffles(tables: IntArray) -> Callable[[np.random.Generator, int], IntArray]:
+    """Gives so many tables in which the clusters have swapped their labels, with all their turns."""
     has_label = tables.any(axis=2)
     if (has_label.sum(axis=1) != 1).any():
         raise InvalidConfigError(
@@ -274,21 +277,26 @@ def _cluster_shuffles(tables: IntArray) -> Callable[[np.random.Generator], IntAr
     order = np.argsort(has_label.argmax(axis=1), kind="stable")
     starts = np.flatnonzero(np.diff(has_label.argmax(axis=1)[order], prepend=-1))
     counts = tables.sum(axis=1)
-    return lambda rng: np.asarray(np.add.reduceat(rng.permutation(counts), starts, axis=0))
+
+    def shuffle(rng: np.random.Generator, n: int) -> IntArray:
+        return np.add.reduceat(np.stack([rng.permutation(counts) for _ in range(n)]), starts, axis=1)
+
+    return shuffle
 
 
-def _run_shuffles(turns: _Turns) -> Callable[[np.random.Generator], IntArray]:
-    """Gives tables in which the runs of every episode follow in random order, the labels staying in place."""
+def _run_shuffles(turns: _Turns) -> Callable[[np.random.Generator, int], IntArray]:
+    """Gives so many tables in which the runs of every episode follow in random order, the labels staying in place."""
     _, n_labels, n_models = turns.shape
     episodes = np.repeat(np.arange(len(turns.lengths)), turns.lengths)
     is_start = (np.diff(turns.models, prepend=-1) != 0) | (np.diff(episodes, prepend=-1) != 0)
     starts = np.flatnonzero(is_start)
     run_lengths = np.diff(starts, append=len(turns.models))
 
-    def shuffle(rng: np.random.Generator) -> IntArray:
-        order = np.lexsort((rng.random(len(starts)), episodes[starts]))
-        models = np.repeat(turns.models[starts][order], run_lengths[order])
-        counts = np.bincount(turns.labels * n_models + models, minlength=n_labels * n_models)
-        return counts.reshape(n_labels, n_models)
+    def shuffle(rng: np.random.Generator, n: int) -> IntArray:
+        order = np.argsort(episodes[starts] + rng.random((n, len(starts))), axis=1).ravel()
+        models = np.repeat(turns.models[starts][order], run_lengths[order]).reshape(n, -1)
+        cells = (np.arange(n)[:, None] * n_labels + turns.labels) * n_models + models
+        counts = np.bincount(cells.ravel(), minlength=n * n_labels * n_models)
+        return counts.reshape(n, n_labels, n_models)
 
     return shuffle

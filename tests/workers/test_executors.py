@@ -114,22 +114,17 @@ def test_a_killed_worker_of_a_cluster_changes_nothing(corridor_config, tmp_path)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_task_that_kills_every_worker_is_given_up(monkeypatch):
+def test_errors_come_back_as_they_were_raised_and_a_task_that_kills_every_worker_is_given_up(
+    corridor_config, monkeypatch
+):
     monkeypatch.setattr("mtrouter_rl.workers.executors.RETRIES", 1)
-    with (
-        start_executor(RAY, initializer=end_with_parent) as executor,
-        pytest.raises(SimulatorError, match=r"lost 2 times with its worker or its node"),
-    ):
-        result_of(executor.submit(die))
-
-
-@pytest.mark.usefixtures("cluster")
-def test_errors_of_tasks_come_back_as_they_were_raised(corridor_config):
     with start_executor(RAY, initializer=end_with_parent) as executor:
         with pytest.raises(ValueError, match="wrong") as raised:
             result_of(executor.submit(raise_value_error, "wrong"))
         assert type(raised.value) is ValueError
         assert raised.value.args == ("wrong", 3)
+        with pytest.raises(SimulatorError, match=r"lost 2 times with its worker or its node"):
+            result_of(executor.submit(die))
     wrong = replace(corridor_config, card=corridor_config.card.model_copy(update={"settings": {"obstacle": {}}}))
     with pytest.raises(CardError, match="card 'corridor', settings"):
         played(wrong, RAY)

@@ -51,6 +51,7 @@ def test_a_killed_process_ends_the_others_and_the_training_goes_on_from_the_chec
 
 def test_torchrun_trains_a_router_by_the_command(corridor_log, tmp_path):
     card = (ROOT / "agents" / "myopic.yaml").read_text().replace("n_iterations: 10", "n_iterations: 1")
+    card = card.replace("steps_per_iteration: 200", "steps_per_iteration: 8")
     (tmp_path / "agent.yaml").write_text(card)
     command = ["train", "--env", "corridor", "--agent", str(tmp_path / "agent.yaml"), "--dataset", str(corridor_log)]
     launcher = [
