@@ -249,6 +249,7 @@ class HiddenState:
         fatal_utility: Utility at which a fatal failure ends the task; None where it stays as it is.
         success: Probability that a model does an action if it is not stuck at it, shape (L, M).
         stuck: Which models are stuck at which action in this episode, and so never do it, shape (L, M).
+        often_stuck: Probability that a model is stuck at an action, to one who has seen nothing of this episode, shape (M,).
         believed_stuck: Probability that they are, to one who knows how often models get stuck and has seen this episode's
             failures, but does not see `stuck`, shape (L, M).
         failures: Share of every kind of failure among the failures of a model at an action, kind -> shape (L, M).
@@ -267,6 +268,7 @@ class HiddenState:
     fatal_utility: float | None
     success: FloatArray
     stuck: BoolArray
+    often_stuck: FloatArray
     believed_stuck: FloatArray
     failures: Mapping[str, FloatArray]
     repairs: Mapping[str, FloatArray]

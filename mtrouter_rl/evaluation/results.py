@@ -21,9 +21,10 @@ _READABLE_VERSIONS = (1, SCHEMA_VERSION)
 _SHARE_TOLERANCE = 1e-6
 
 HIDDEN_REFERENCE = "hidden-state-reference"
+MEMORYLESS_REFERENCE = "memoryless-reference"
 LIKELIEST_REFERENCE = "likeliest-success-reference"
 BELIEVING_REFERENCE = "believing-reference"
-REFERENCES = (HIDDEN_REFERENCE, BELIEVING_REFERENCE, LIKELIEST_REFERENCE)
+REFERENCES = (HIDDEN_REFERENCE, BELIEVING_REFERENCE, MEMORYLESS_REFERENCE, LIKELIEST_REFERENCE)
 """Policies that see what no router may see (`mtrouter_rl.evaluation.hidden_reference`): shown, never ranked."""
 
 

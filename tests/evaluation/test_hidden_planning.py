@@ -120,6 +120,7 @@ def hidden(**changes):
         fatal_utility=-1.0,
         success=np.array([[0.5, 0.9], [0.6, 0.9], [0.7, 0.9]]),
         stuck=np.array([[True, False], [False, False], [False, True]]),
+        often_stuck=np.full(2, 0.1),
         believed_stuck=np.full((3, 2), 0.1),
         failures={kind: np.full((3, 2), 0.2) for kind in KINDS},
         repairs={"wander": np.array([0.5, 0.9]), "drop": np.array([0.5, 0.9])},

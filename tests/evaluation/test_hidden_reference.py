@@ -64,6 +64,7 @@ def test_planning_beats_the_likeliest_success_and_every_single_model_under_a_tig
     returns = {text: mean_return(config, text) for text in (*REFERENCE_TEXTS, "uniform", "single:cheap", "single:dear")}
     best = returns.pop("reference:hidden")
     assert returns.pop("reference:believing") == best  # nobody is ever stuck
+    assert returns.pop("reference:memoryless") == pytest.approx(best, abs=0.02)
     assert best > max(returns.values()) + 0.02, returns
 
 
@@ -95,10 +96,12 @@ def test_not_seeing_who_is_stuck_costs_something_and_knowing_all_else_still_pays
     """Two equal models, each stuck at a third of the sub-goals: after a failure it is the other one's turn."""
     models = {name: (0.0001, {"ability": 2.0, "stuck": 0.33}) for name in ("one", "other")}
     config = config_of(models, cost_weight=0.0, max_turns=8)
-    texts = ("reference:hidden", "reference:believing", "reference:likeliest", "uniform", "single:one")
+    references = ("reference:hidden", "reference:believing", "reference:memoryless", "reference:likeliest")
+    texts = (*references, "uniform", "single:one")
     returns = {text: mean_return(config, text) for text in texts}
     assert returns["reference:hidden"] > returns["reference:believing"] + 0.02, returns
     assert returns["reference:believing"] > max(returns["uniform"], returns["single:one"]) + 0.02, returns
+    assert returns["reference:memoryless"] == pytest.approx(returns["uniform"], abs=0.01)  # equal values: drawn alike
 
 
 def test_belief_in_being_stuck_follows_bayes():
@@ -112,6 +115,7 @@ def test_belief_in_being_stuck_follows_bayes():
         assert state.success[0, 0] == pytest.approx(0.5)
         assert state.believed_stuck[0, 0] == pytest.approx(expected)
         assert state.believed_stuck[1:, 0] == pytest.approx(0.2)
+        assert state.often_stuck == pytest.approx([0.2])
         _, _, terminated, truncated, info = env.step(0)
         n_failed = n_failed + 1 if info["hidden"]["failure"] else 0
         most, is_over = max(most, n_failed), terminated or truncated

@@ -290,6 +290,7 @@ class SimulatedBackend:
             fatal_utility=None if plan.fatal_score is None else plan.fatal_score / self._task.max_score,
             success=success,
             stuck=self._stuckness.all_of(plan.actions, names),
+            often_stuck=self._stuckness.often(names),
             believed_stuck=self._stuckness.believed(plan.actions, success, names),
             failures=failure_shares(cards, skills, offered=mistakes, is_silent=self._card.silent),
             repairs={kind: self._repair(mistakes.get(kind, ()), n_prompt=n_prompt_tokens) for kind in UNDONE_KINDS},

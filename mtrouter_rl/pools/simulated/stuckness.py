@@ -52,6 +52,10 @@ class Stuckness:
         """Who is stuck at which action, shape (L, M)."""
         return np.array([[self.holds(name, action) for name in names] for action in actions])
 
+    def often(self, names: Sequence[str]) -> FloatArray:
+        """How often every model is stuck at a sub-goal of this episode, before anything is seen, shape (M,)."""
+        return self._priors[[self._names.index(name) for name in names]]
+
     def learn(self, model: str, action: str, *, probability: float, is_success: bool) -> None:
         """Take in the outcome of a call that would have succeeded with this probability, had the model not been stuck."""
         at = (model, action)

@@ -72,7 +72,8 @@ def played(env_name, pool_name):
             for turn in range(30):
                 task.at = turn // 3 + seed
                 state = backend.hidden_state(utility=0.1, n_prompt_tokens=500, output_limits=[800] * len(names))
-                seen.append({key: value for key, value in vars(state).items() if key != "failures"})
+                later = ("failures", "often_stuck")  # written apart, and not known before
+                seen.append({key: value for key, value in vars(state).items() if key not in later})
                 seen.append(dict(state.failures))
                 reply = backend.reply(
                     names[(turn * 5 + seed) % len(names)], messages, turn=turn, max_output_tokens=2000
