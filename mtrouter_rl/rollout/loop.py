@@ -6,7 +6,7 @@ An episode depends on its specification and on the router alone: not on the work
 import concurrent.futures
 import multiprocessing.util
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -123,26 +123,37 @@ def _unlogged_spend(env: RoutingEnv, log: _Log) -> str:
     return f" (and {spent_usd:.6f} USD were spent on a call that has no turn)"
 
 
-def _decided(env: RoutingEnv, policy: Policy, observation: Observation) -> PaidDecision:
-    """What a policy makes of a state. The hidden state is shown to those alone that are declared to see it."""
+def _decider(env: RoutingEnv, policy: Policy) -> Callable[[Observation], PaidDecision]:
+    """What makes a decision of a state. The hidden state is shown to those policies alone that are declared to see it."""
     if isinstance(policy, HiddenStatePolicy):
-        row = policy.privileged_action_probabilities(observation, env.hidden_state())
-        return PaidDecision(probabilities=row, cost_usd=0.0)
-    if isinstance(policy, PaidRouter):
+        return lambda observation: PaidDecision(
+            probabilities=policy.privileged_action_probabilities(observation, env.hidden_state()), cost_usd=0.0
+        )
+
+    def decide(observation: Observation) -> PaidDecision:
+        return PaidDecision(probabilities=policy.action_probabilities([observation])[0], cost_usd=0.0)
+
+    if not isinstance(policy, PaidRouter):
+        return decide
+
+    def pay(observation: Observation) -> PaidDecision:
         mask = env.action_masks(reserve_usd=policy.most_usd(observation))
-        if mask.any():
-            decision = policy.decide({**observation, "action_mask": mask.astype(np.int8)})
-            env.charge(decision.cost_usd)
-            return decision
-    return PaidDecision(probabilities=policy.action_probabilities([observation])[0], cost_usd=0.0)
+        if not mask.any():
+            return decide(observation)
+        decision = policy.decide({**observation, "action_mask": mask.astype(np.int8)})
+        env.charge(decision.cost_usd)
+        return decision
+
+    return pay
 
 
 def _run_turns(env: RoutingEnv, router: Policy, spec: EpisodeSpec, observation: Observation, log: _Log) -> None:
     entropy = [spec.seed, zlib.crc32(spec.task.encode()), spec.variation, _ROUTER_STREAM]
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
+    decide = _decider(env, router)
     is_over = not observation["action_mask"].any()
     while not is_over:
-        decision = _decided(env, router, observation)
+        decision = decide(observation)
         probabilities = decision.probabilities
         action = choose(probabilities, rng)
         before = observation
