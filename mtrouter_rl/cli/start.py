@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.files import write_atomically
 from mtrouter_rl.options import Command, Group, Option, Output, shared
-from mtrouter_rl.workflows.run_folder import read_setting
 
 if TYPE_CHECKING:
     from mtrouter_rl.ope.verdict import Verdict
@@ -142,6 +141,8 @@ def _claim(path: _Path, log_format: str) -> None:
     Raises:
         InvalidConfigError: If the folder holds the steps of other logs, or of other settings.
     """
+    from mtrouter_rl.workflows.run_folder import read_setting
+
     args = path.args
     asked = {
         "paths": sorted(str(one.resolve()) for one in args.paths),

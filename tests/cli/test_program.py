@@ -154,9 +154,10 @@ def test_a_training_killed_in_the_middle_ends_the_same(tmp_path, corridor_log):
     assert contents(out, "*.safetensors") == contents(tmp_path / "whole", "*.safetensors")
 
 
-def test_importing_starts_nothing():
+def test_importing_and_parsing_load_nothing_heavy():
     code = (
         "import sys, mtrouter_rl, mtrouter_rl.cli.program, mtrouter_rl.envs.scienceworld.task, mtrouter_rl.rollout\n"
+        "mtrouter_rl.cli.program.build_parser()\n"
         "assert not {'py4j', 'torch', 'd3rlpy', 'scienceworld', 'sentence_transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
