@@ -1,6 +1,8 @@
 """Reads YAML that anybody may have written: within limits of size, depth, digits and anchors, and no key twice."""
 
+import copy
 from collections.abc import Hashable
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +16,9 @@ MAX_YAML_DEPTH = 50
 """Brackets or indents within each other."""
 MAX_YAML_NODES = 200_000
 """Values of a card, those that an alias stands for counted every time."""
+
+
+_MOST_REMEMBERED = 2**16
 
 
 class _LimitedLoader(yaml.SafeLoader):
@@ -78,6 +83,10 @@ def parse_yaml(text: str) -> object:
     """
     if len(text) > MAX_YAML_BYTES:
         raise ValueError(f"it is larger than {MAX_YAML_BYTES} bytes, the most that is read")
+    return copy.deepcopy(_remembered(text)) if len(text) <= _MOST_REMEMBERED else _parsed(text)
+
+
+def _parsed(text: str) -> object:
     try:
         loader = _LimitedLoader(text)
         try:
@@ -88,6 +97,10 @@ def parse_yaml(text: str) -> object:
         raise ValueError(str(error)) from None
     except (RecursionError, OverflowError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"a value in it cannot be read ({type(error).__name__}: {error})") from None
+
+
+_remembered = lru_cache(maxsize=64)(_parsed)
+"""A study reads the same cards hundreds of times, and PyYAML takes 10 to 100 ms for one."""
 
 
 def read_text(path: Path) -> str:
