@@ -1,8 +1,8 @@
 """A router that follows a learned policy only where the log shows it to be better than the best single model.
 
 Where the log shows that the learned policy as a whole loses no more than `MARGIN` against the best single model, at 95%, and
-does better as far as it is known, it is followed at every turn (`is_whole`). Where the log shows it to be worse, it is not
-followed at all (`is_held`). Else every turn is judged by itself:
+does better as far as it is known, it is followed at every turn (`is_whole`). Else every turn is judged by itself; and where the
+log shows that to be worse than the best single model, that model is called throughout (`is_held`):
 
 A learned Q-function is most wrong where it has seen least, and a greedy router goes where it is overrated. So the training
 is repeated without each of K folds of the log. How much the repeats differ says how far an advantage is to be trusted: with
