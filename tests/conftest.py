@@ -21,10 +21,10 @@ from mtrouter_rl.workflows import CollectRequest, collect_dataset, load_agent
 
 
 def pytest_collection_finish():
-    """What was imported and collected stays to the end: the garbage collector leaves it out, and looks around less often."""
+    """What was imported and collected stays to the end: the garbage collector leaves it out, and walks old objects seldom."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(700, 10, 500)
 
 
 @pytest.fixture(scope="session")
