@@ -122,10 +122,8 @@ class MemorylessReference(PlanningReference):
 
     def privileged_action_probabilities(self, observation: Observation, hidden: HiddenState) -> FloatArray:
         """See the class, shape (M,). Raises as `distributions.action_masks`."""
-        (mask,) = distributions.action_masks([observation], len(self.model_names))
-        logits = np.where(mask, self.values(observation, hidden) / _MIXING, -np.inf)
-        weights = np.exp(logits - logits.max())
-        probabilities: FloatArray = weights / weights.sum()
+        masks = distributions.action_masks([observation], len(self.model_names))
+        probabilities: FloatArray = distributions.softmax(self.values(observation, hidden)[None] / _MIXING, masks)[0]
         return probabilities
 
 
