@@ -1,7 +1,5 @@
 """A made-up evaluation with clusters of unequal size, and the point estimates that are worked out from it."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from mtrouter_rl.evaluation.frontier_comparison import (
@@ -95,8 +93,3 @@ def numbers_of_ope() -> dict[str, float]:
         for kind in ("ips", "snips", "dr"):
             found |= {f"{name}.{kind}.{i}": float(value) for i, value in enumerate(getattr(one, kind))}
     return found
-
-
-def as_text(numbers: Mapping[str, float | None]) -> dict[str, str | None]:
-    """Every bit of the numbers."""
-    return {name: None if value is None else float(value).hex() for name, value in numbers.items()}
