@@ -1,23 +1,29 @@
 """Time of a gradient step of several networks at once, against one: what training seeds side by side can save on this machine.
 
-The networks have stacked weights and go through one call (`torch.func`); each learns from a batch of its own ("own"), as
-trainings of different seeds do, or all from one batch ("shared"). Loss and sizes are those of fitted-q.
-What is printed is the time of a step of all of them over that of one. With the number of networks as ratio nothing
-is saved; below it is what calls and small products cost beside the arithmetic.
+Three ways. The networks have stacked weights and go through one call (`torch.func`), each with a batch of its own ("own"), as
+trainings of different seeds have, or all with one batch ("shared"). Or each is trained by itself, and so many processes as
+there are cores take one after the other ("processes"), which is what `mtrouter-rl sweep` does. Loss and sizes are those of
+fitted-q. All of them in float32 and with the products in bfloat16 (`precision` of an agent card).
+
+Printed is the time of a step of all networks over that of one in float32, by the clock. With the number of networks as ratio
+nothing is saved.
 
     OMP_NUM_THREADS=1 python scripts/bench/several_trainings.py --networks 5
 """
 
 import argparse
 import copy
+import multiprocessing
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
 from learner_overhead import GAMMA, BareTorch, random_transitions
 
 from mtrouter_rl.agents.parameters import JointParameters, LoopParameters
-from mtrouter_rl.agents.q.networks import HistoryLayout, JointQNetwork
+from mtrouter_rl.agents.q.networks import HistoryLayout, JointQNetwork, set_precision
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import resolve_env
@@ -89,12 +95,43 @@ def _prefixed(tensors):
     return {f"network.{name}": tensor for name, tensor in tensors.items()}
 
 
-def cpu_ms(side, n_steps):
-    """Processor time of a step, ms."""
-    start = time.process_time()
+def block_s(side, n_steps, precision):
+    """Time of a block of steps, s."""
+    for network in (side.network, getattr(side, "target", None)):
+        if isinstance(network, torch.nn.Module):
+            set_precision(network, precision)
+    start = time.perf_counter()
     for _ in range(n_steps):
         side.step()
-    return 1000 * (time.process_time() - start) / n_steps
+    return time.perf_counter() - start
+
+
+_here = {}
+"""What a process trains: a `BareTorch` for every batch size."""
+
+
+def set_up(batch_sizes):
+    """Make in a process what it trains."""
+    torch.set_num_threads(1)
+    features = HistoryFeatures(encoder=make_encoder("hashing", None), pool=resolve_env("scienceworld").pool)
+    layout, models = HistoryLayout.of_features(features), features.model_features.tolist()
+    transitions = random_transitions(layout.n_columns, len(models))
+    for batch_size in batch_sizes:
+        network = JointQNetwork(layout, JointParameters(), model_features=models)
+        _here[batch_size] = BareTorch(network, LoopParameters(batch_size=batch_size), transitions)
+
+
+def train_here(batch_size, n_steps, precision):
+    """A block of steps in this process."""
+    return block_s(_here[batch_size], n_steps, precision)
+
+
+def by_processes_s(executor, batch_size, args, precision):
+    """Time until so many processes as there are cores have done a block for every network, s."""
+    start = time.perf_counter()
+    for done in [executor.submit(train_here, batch_size, args.steps, precision) for _ in range(args.networks)]:
+        done.result()
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -102,25 +139,38 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=5)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64], metavar="B")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=20, help="steps of a block (default: 20)")
+    parser.add_argument("--steps", type=int, default=40, help="steps of a block (default: 40)")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    features = HistoryFeatures(encoder=make_encoder("hashing", None), pool=resolve_env("scienceworld").pool)
-    layout, models = HistoryLayout.of_features(features), features.model_features.tolist()
-    transitions = random_transitions(layout.n_columns, len(models))
-    networks = [JointQNetwork(layout, JointParameters(), model_features=models) for _ in range(args.networks)]
-    print(
-        "| batch | one, CPU ms | each with its own batch: ratio (quartiles) | all with one batch: ratio (quartiles) |"
-    )
-    print("|---:|---:|---:|---:|")
-    for batch_size in args.batch_sizes:
-        loop = LoopParameters(batch_size=batch_size)
-        sides = [BareTorch(networks[0], loop, transitions)]
-        sides += [Stacked(networks, loop, transitions, is_shared=shared) for shared in (False, True)]
-        found = np.array([[cpu_ms(side, args.steps) for side in sides] for _ in range(args.rounds + 1)])[1:]
-        ratios = np.quantile(found[:, 1:] / found[:, :1], [0.25, 0.5, 0.75], axis=0)
-        shown = [f"{middle:.2f} [{low:.2f}, {high:.2f}]" for low, middle, high in ratios.T]
-        print(f"| {batch_size} | {np.median(found[:, 0]):.2f} | {shown[0]} | {shown[1]} |", flush=True)
+    set_up(args.batch_sizes)
+    n_processes = os.cpu_count() or 1
+    print(f"{args.networks} networks, {n_processes} processes; medians and quartiles of {args.rounds} rounds\n")
+    print("| batch | precision | one, ms | one, ratio | own | shared | processes |")
+    print("|---:|---|---:|---:|---:|---:|---:|")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_processes, context, initializer=set_up, initargs=(args.batch_sizes,)) as executor:
+        for batch_size in args.batch_sizes:
+            compare(executor, batch_size, args)
+
+
+def compare(executor, batch_size, args):
+    """Print the rows of a batch size."""
+    one = _here[batch_size]
+    networks = [copy.deepcopy(one.network) for _ in range(args.networks)]
+    stacked = [Stacked(networks, one.loop, one.transitions, is_shared=shared) for shared in (False, True)]
+    precisions = ("float32", "bfloat16")
+    rounds = []
+    for _ in range(args.rounds + 1):
+        found = []
+        for precision in precisions:
+            found += [block_s(side, args.steps, precision) for side in (one, *stacked)]
+            found.append(by_processes_s(executor, batch_size, args, precision))
+        rounds.append(found)
+    seconds = np.array(rounds[1:]).reshape(args.rounds, len(precisions), -1)  # the first round warms up
+    ratios = np.quantile(seconds / seconds[:, :1, :1], [0.25, 0.5, 0.75], axis=0)
+    for number, precision in enumerate(precisions):
+        shown = [f"{middle:.2f} [{low:.2f}, {high:.2f}]" for low, middle, high in ratios[:, number].T]
+        ms = 1000 * np.median(seconds[:, number, 0]) / args.steps
+        print(f"| {batch_size} | {precision} | {ms:.2f} | {' | '.join(shown)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters
+from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters, Precision
 from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS, HistoryInput, hidden_columns
 from mtrouter_rl.records import Frozen
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
@@ -75,6 +75,45 @@ class GradientDropout(nn.Module):
         return x * kept[rows]
 
 
+class MixedPrecision(nn.Module):
+    """A network whose products while training may be in another number format than its weights.
+
+    Attributes:
+        precision: Of the products while training, see `TrainerParameters`.
+    """
+
+    precision: Precision = "float32"
+
+    def products(self, x: Tensor) -> torch.autocast:
+        """While it lasts, products are in the wanted precision."""
+        is_half = self.training and self.precision == "bfloat16"
+        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_half)
+
+
+def set_precision(network: nn.Module, precision: Precision) -> None:
+    """Set the precision of the products of a network and of all that it consists of."""
+    for module in network.modules():
+        if isinstance(module, MixedPrecision):
+            module.precision = precision
+
+
+class OutputLayer(nn.Linear):
+    """A last layer, zero at first, that is worked out in float32 whatever the precision of those before it.
+
+    The values of two models may differ by less than the last bit of a bfloat16.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs in float32, shape (..., out_features)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class TextProjection(nn.Module):
     """Every text block through its own linear projection and layer norm."""
 
@@ -95,7 +134,7 @@ class TextProjection(nn.Module):
         return normed * self.norm_gain + self.norm_bias
 
 
-class HistoryEncoder(nn.Module):
+class HistoryEncoder(MixedPrecision):
     """phi(h): projected text blocks, joined with the remaining columns, through an MLP with layer norm.
 
     Text vectors make up nearly all columns and few of the facts; the projections keep them from drowning the rest.
@@ -131,10 +170,11 @@ class HistoryEncoder(nn.Module):
         if self.shown is not None:
             x = x[:, : self.n_columns] * self.shown
         rest = x.index_select(1, self.rest)
-        if self.text_slices:
-            rest = torch.cat([self.text(x).flatten(1), rest], dim=1)
-        encoded: Tensor = self.layers(rest)
-        return encoded
+        with self.products(x):
+            if self.text_slices:
+                rest = torch.cat([self.text(x).flatten(1), rest], dim=1)
+            encoded: Tensor = self.layers(rest)
+        return encoded.float()
 
 
 def _shown(layout: HistoryLayout) -> Tensor:
@@ -145,7 +185,7 @@ def _shown(layout: HistoryLayout) -> Tensor:
     return shown
 
 
-class JointQNetwork(nn.Module):
+class JointQNetwork(MixedPrecision):
     """Q(h, m) = head(act(W_h phi(h) + W_m z_m + b)), one number for every model.
 
     z_m is an MLP of [model features ; learned residual], the residual being zero at first, so that an unseen model is
@@ -198,9 +238,11 @@ class JointQNetwork(nn.Module):
         Returns:
             Q-values, shape (B, M); `FORBIDDEN_Q` where the bit is 0, except in rows whose bits are all 0.
         """
-        history = self.joint_history(self.history(x[:, : self.n_history]))
-        joint = history.unsqueeze(1) + self._models().unsqueeze(0)
-        return _mask_forbidden(self.head(joint).squeeze(-1), x[:, self.n_history :])
+        with self.products(x):
+            history = self.joint_history(self.history(x[:, : self.n_history]))
+            joint = history.unsqueeze(1) + self._models().unsqueeze(0)
+            values = self.head(joint).squeeze(-1)
+        return _mask_forbidden(values, x[:, self.n_history :])
 
     def value_of(self, x: Tensor, actions: Tensor) -> Tensor:
         """Q-value of one model a row, without the cost of all the others.
@@ -212,8 +254,9 @@ class JointQNetwork(nn.Module):
         Returns:
             Q-values, shape (B, 1).
         """
-        joint = self.joint_history(self.history(x[:, : self.n_history])) + self._models()[actions]
-        value: Tensor = self.head(joint)
+        with self.products(x):
+            joint = self.joint_history(self.history(x[:, : self.n_history])) + self._models()[actions]
+            value: Tensor = self.head(joint)
         return value
 
     def embed_models(self) -> Tensor:
@@ -226,7 +269,7 @@ class JointQNetwork(nn.Module):
         return joint
 
 
-class SeparateQNetwork(nn.Module):
+class SeparateQNetwork(MixedPrecision):
     """Q(h, m) = w_m . g(phi(h)) + b_m: a free output for every model, which knows nothing of the models.
 
     The hidden layers and the zero at the start are those of `JointQNetwork`; what models have in common (their prices, their
@@ -258,7 +301,8 @@ class SeparateQNetwork(nn.Module):
         return weight
 
     def _outputs(self, x: Tensor) -> Tensor:
-        values: Tensor = self.head(self.joint_history(self.history(x[:, : self.n_history])))
+        with self.products(x):
+            values: Tensor = self.head(self.joint_history(self.history(x[:, : self.n_history])))
         return values
 
 
@@ -306,10 +350,7 @@ def _head(size: int, hidden: Sequence[int], dropout: float, *, n_outputs: int = 
     for out in hidden:
         layers += [nn.Linear(size, out), nn.ReLU()]
         size = out
-    last = nn.Linear(size, n_outputs)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, OutputLayer(size, n_outputs))
 
 
 def _mask_forbidden(values: Tensor, allowed: Tensor) -> Tensor:
