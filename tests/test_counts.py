@@ -7,6 +7,7 @@ When a test fails, something became slower. When the change is wanted, change th
 import dataclasses
 import functools
 import sys
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -21,7 +22,7 @@ from mtrouter_rl.records import TracedEpisode
 from mtrouter_rl.rollout import run_episode
 from mtrouter_rl.testing import ScriptedRouter
 from mtrouter_rl.transitions.arrays import Transitions, make_transitions
-from mtrouter_rl.transitions.mapped import features_on_disk
+from mtrouter_rl.transitions.mapped import FeatureWriter, MappedObservations, features_on_disk
 from mtrouter_rl.workflows.training import TrainRequest, load_agent, train_router
 
 N_EPISODES = 20
@@ -196,6 +197,27 @@ def test_calls_of_python_for_a_turn_that_is_laid_out(corridor_config, features, 
 
 
 # --- writing
+
+
+def test_a_batch_from_disk_takes_no_more_memory_in_a_large_log(tmp_path, log, features):
+    """Rows of a batch are found by their numbers, never by going through all rows."""
+
+    writer = FeatureWriter(tmp_path, features[1], log_digest="counts")
+    files = writer.write([first_episodes(log, N_EPISODES).completed])
+
+    def peak_of(n_times):
+        allowed = np.ones((n_times * files.n_rows, 3), dtype=np.uint8)
+        observations = MappedObservations([files] * n_times, allowed, np.zeros(0, dtype=np.float32))
+        rows = np.arange(16)
+        observations[rows]
+        tracemalloc.start()
+        try:
+            observations[rows]
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_of(1000) < 1.5 * peak_of(2)
 
 
 def test_no_shard_lists_its_folder(tmp_path, log):

@@ -129,7 +129,7 @@ class MappedObservations:
         """Copy of some rows: numbers, flags or a slice of them, and if need be a slice of columns."""
         if isinstance(rows, tuple):
             return self[rows[0]][:, rows[1]]
-        numbers = np.arange(len(self))[rows]
+        numbers = self._numbers_of(rows)
         found = np.empty((len(numbers), self.shape[1]), dtype=np.float32)
         dim, n_models = self._files[0].dim, self.allowed.shape[1]
         if len(self._files) == 1:
@@ -139,6 +139,15 @@ class MappedObservations:
         found[:, dim : dim + len(self.extra)] = self.extra
         found[:, -n_models:] = self.allowed[numbers]
         return found
+
+    def _numbers_of(self, rows: "npt.NDArray[Any] | slice") -> npt.NDArray[np.int64]:
+        """Numbers of rows; where numbers are given, in no more time than there are of them."""
+        if isinstance(rows, np.ndarray) and rows.dtype != np.bool_:
+            if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
+                raise IndexError(f"rows from {rows.min()} to {rows.max()} of {len(self)}")
+            return np.where(rows < 0, rows + len(self), rows).astype(np.int64)
+        numbers: npt.NDArray[np.int64] = np.arange(len(self))[rows]
+        return numbers
 
     def with_allowed(self, allowed: npt.NDArray[np.uint8]) -> "MappedObservations":
         """The same rows with other bits."""

@@ -63,6 +63,17 @@ def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch, li
         np.testing.assert_array_equal(array, getattr(disk.sample(64, np.random.default_rng(0)), name), err_msg=name)
 
 
+def test_rows_are_found_as_in_an_array(both, corridor_config):
+    resident, disk = (lay_out(one, corridor_config).observations for one in both)
+    n = len(resident)
+    flags = np.arange(n) % 7 == 0
+    for rows in (np.array([3, 0, 3]), np.array([-1, -n]), flags, slice(2, 9, 3), np.array([], dtype=np.int64)):
+        np.testing.assert_array_equal(disk[rows], resident[rows])
+    for beyond in ([0, n], [-n - 1]):
+        with pytest.raises(IndexError, match=f"rows from .* of {n}"):
+            disk[np.array(beyond)]
+
+
 def test_extra_columns_and_cost_weights_are_equal(both, corridor_config):
     weights = CostWeights()
     made = [

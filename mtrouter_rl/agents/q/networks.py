@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,6 +76,9 @@ class GradientDropout(nn.Module):
         return x * kept[rows]
 
 
+_AS_WEIGHTS = nullcontext()
+
+
 class MixedPrecision(nn.Module):
     """A network whose products while training may be in another number format than its weights.
 
@@ -84,10 +88,11 @@ class MixedPrecision(nn.Module):
 
     precision: Precision = "float32"
 
-    def products(self, x: Tensor) -> torch.autocast:
+    def products(self, x: Tensor) -> AbstractContextManager[object]:
         """While it lasts, products are in the wanted precision."""
-        is_half = self.training and self.precision == "bfloat16"
-        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_half)
+        if self.precision == "float32" or not self.training:
+            return _AS_WEIGHTS
+        return torch.autocast(x.device.type, dtype=torch.bfloat16)
 
 
 def set_precision(network: nn.Module, precision: Precision) -> None:
@@ -110,6 +115,8 @@ class OutputLayer(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs in float32, shape (..., out_features)."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
