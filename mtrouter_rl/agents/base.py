@@ -67,6 +67,7 @@ class TrainingContext:
         held_out: A model that is held out of the training, for algorithms with `takes_held_out_model`.
         peers: The processes that do the training together, for algorithms that train in gradient steps. All of them go through
             `train` and end with the same router.
+        device: Where the networks of a training in gradient steps are, see `q.device.training_device`.
     """
 
     pool: PoolCard
@@ -84,6 +85,7 @@ class TrainingContext:
     max_output_tokens: int | None = None
     held_out: HoldOut | None = None
     peers: Peers = ALONE
+    device: str = "cpu"
 
 
 class Algorithm(Protocol):

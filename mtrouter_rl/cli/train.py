@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace, output: Output) -> None:
         cache=args.out.parent / "embeddings",
         evaluate_episodes=EVALUATE_EPISODES if args.evaluate_episodes is None else args.evaluate_episodes,
         more_logs=sources[1:],
-        **values(args, "seed", "out", "encoder", "overwrite", "evaluate_every", "log_shares"),
+        **values(args, "seed", "out", "encoder", "overwrite", "evaluate_every", "log_shares", "device"),
     )
     runs_episodes = args.evaluate_every is not None or load_algorithm(request.agent).needs_validation
     peers = peers_of_torchrun()
@@ -155,6 +155,7 @@ COMMAND = Command(
         shared.LOG_SHARES,
         shared.encoder(),
         shared.seed("the training"),
+        Option("--device", "cpu, cuda or cuda:N: where agents with gradient steps train", str, "DEVICE", default="cpu"),
         shared.workers(" of closed-loop validation"),
         Option("--evaluate-every", "run the router on validation every N iterations (default: never)", int, "N"),
         Option("--evaluate-episodes", "episodes of such a run, the same ones each time (default: 20)", int, "K"),

@@ -15,7 +15,8 @@ from mtrouter_rl.agents.base import Algorithm, NullSink, PeriodicEvaluation, Tra
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, deployment_of
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.one_thread import one_thread
-from mtrouter_rl.agents.parameters import LoopParameters
+from mtrouter_rl.agents.parameters import LoopParameters, TrainerParameters
+from mtrouter_rl.agents.q.device import CPU, training_device
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import RECORD_FILE
 from mtrouter_rl.cards import AgentCard, EnvCard, list_cards, load_agent_card
@@ -78,6 +79,8 @@ class TrainRequest:
         log_shares: How mini-batches are drawn where there are several logs.
         held_out: A model that is held out of the training; None learns from the whole log.
         left_out: A fold of the log that the training does not see; None learns from all of it.
+        device: Where the networks are while they are trained, see `q.device.training_device`. It is no part of the identity:
+            checkpoints and routers of one device are those of another.
     """
 
     agent: AgentCard
@@ -97,6 +100,7 @@ class TrainRequest:
     log_shares: LogShares = "equal"
     held_out: HoldOut | None = None
     left_out: LeftOut | None = None
+    device: str = CPU
 
     @property
     def logs(self) -> tuple[LogSource, ...]:
@@ -156,6 +160,7 @@ def train_router(
 
     algorithm = load_algorithm(request.agent)
     _check_held_out(request, algorithm)
+    _check_device(request, algorithm, peers)
     _check_peers(request, algorithm, peers)
     if algorithm.needs_features:
         make_encoder(request.encoder, request.cache)  # a missing extra is told before minutes of reading
@@ -182,6 +187,7 @@ def train_router(
             max_output_tokens=request.config.limits.max_output_tokens,
             held_out=request.held_out,
             peers=peers,
+            device=request.device,
         )
         if algorithm.needs_features:
             with peers.first_alone():
@@ -217,6 +223,22 @@ def _check_held_out(request: TrainRequest, algorithm: Algorithm) -> None:
         raise InvalidConfigError(
             f"agent '{request.agent.name}': algorithm '{request.agent.algorithm}' cannot learn without model "
             f"'{request.held_out.model}'; hold models out of fitted_q or myopic, whose targets need not follow the logged calls"
+        )
+
+
+def _check_device(request: TrainRequest, algorithm: Algorithm, peers: Peers) -> None:
+    """Refuse a device that is not here, or that nothing would be trained on, before minutes of reading."""
+    if training_device(request.device).type == CPU:
+        return
+    if not isinstance(getattr(algorithm, "parameters", None), TrainerParameters):
+        raise InvalidConfigError(
+            f"agent '{request.agent.name}' is not trained in gradient steps, so --device {request.device} would do nothing; "
+            "leave it out"
+        )
+    if peers.n > 1:
+        raise InvalidConfigError(
+            f"--device is {request.device} and torchrun started {peers.n} processes, which exchange what lies in the "
+            "processor's memory; leave out one of the two"
         )
 
 

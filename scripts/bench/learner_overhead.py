@@ -32,7 +32,9 @@ class ThroughD3rlpy:
 
     def __init__(self, factory, loop, transitions, *, seed=0):
         self.transitions, self.batch_size = transitions, loop.batch_size
-        self.algorithm = q_learner(QLearning(learner="double_dqn", gamma=GAMMA), factory).build(loop)
+        self.algorithm = q_learner(QLearning(learner="double_dqn", gamma=GAMMA), factory).build(
+            loop, torch.device("cpu")
+        )
         torch.manual_seed(seed)
         self.algorithm.create_impl((transitions.observations.shape[1],), transitions.n_models)
         self.algorithm.set_grad_step(1)

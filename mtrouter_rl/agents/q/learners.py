@@ -62,13 +62,13 @@ class Learner:
     """A recipe for one of d3rlpy's algorithms.
 
     Attributes:
-        build: Makes the algorithm, without networks, for the parameters of the loop.
+        build: Makes the algorithm, without networks, for the parameters of the loop and the device where the networks will be.
         modules: Which of its modules the router is made of: `Q_FUNCTIONS`, `IMITATOR` or both.
         gamma: Discount factor of its targets.
         n_warm_start: Iterations at the start that regress the logged return instead.
     """
 
-    build: Callable[[LoopParameters], TrainableAlgorithm]
+    build: Callable[[LoopParameters, torch.device], TrainableAlgorithm]
     modules: tuple[str, ...]
     gamma: float = 0.0
     n_warm_start: int = 0
@@ -123,7 +123,7 @@ def q_learner(settings: QLearning, factory: "JointQFunctionFactory") -> Learner:
         factory: Makes its Q-functions.
     """
 
-    def build(loop: LoopParameters) -> TrainableAlgorithm:
+    def build(loop: LoopParameters, device: torch.device) -> TrainableAlgorithm:
         from d3rlpy.algos import DiscreteCQLConfig, DoubleDQNConfig, DQNConfig, NFQConfig
 
         from mtrouter_rl.agents.q.joint_q import FusedAdamWFactory
@@ -155,7 +155,7 @@ def q_learner(settings: QLearning, factory: "JointQFunctionFactory") -> Learner:
             n_critics=settings.n_critics,
             **own,
         )
-        algorithm: TrainableAlgorithm = config.create(device=False)
+        algorithm: TrainableAlgorithm = config.create(device=str(device))
         return algorithm
 
     return Learner(
@@ -174,7 +174,7 @@ def imitation_learner(factory: "EncoderFactory", *, logit_penalty: float) -> Lea
         logit_penalty: Weight of the mean squared logit in the loss; large values flatten the clone.
     """
 
-    def build(loop: LoopParameters) -> TrainableAlgorithm:
+    def build(loop: LoopParameters, device: torch.device) -> TrainableAlgorithm:
         from d3rlpy.algos import DiscreteBCConfig
 
         from mtrouter_rl.agents.q.joint_q import FusedAdamWFactory
@@ -186,7 +186,7 @@ def imitation_learner(factory: "EncoderFactory", *, logit_penalty: float) -> Lea
             encoder_factory=factory,
             beta=logit_penalty,
         )
-        algorithm: TrainableAlgorithm = config.create(device=False)
+        algorithm: TrainableAlgorithm = config.create(device=str(device))
         return algorithm
 
     return Learner(build=build, modules=(IMITATOR,))
@@ -199,21 +199,26 @@ class Networks:
         self._impl = algorithm.impl  # type: ignore[attr-defined]
         self.modules: dict[str, nn.Module] = self._impl.modules.get_torch_modules()
         self.optimizer: torch.optim.Optimizer = self._impl.modules.optim.optim
+        self._device: str = self._impl.device
 
     def weights(self, *names: str) -> dict[str, Tensor]:
-        """Copy of the weights of modules; those of critics begin with their number, those of an imitator do not."""
+        """Copy of the weights of modules, in the processor's memory.
+
+        Names of those of critics begin with their number, names of those of an imitator do not.
+        """
         states = [self.modules[name].state_dict() for name in names]
-        return {key: tensor.detach().clone() for state in states for key, tensor in state.items()}
+        return {key: tensor.detach().to("cpu", copy=True) for state in states for key, tensor in state.items()}
 
     @torch.no_grad()
     def q_values(self, observations: Tensor) -> Tensor:
         """Mean over the critics of their masked Q-values, without dropout, shape (B, M)."""
         critics = self.modules[Q_FUNCTIONS].eval()
         assert isinstance(critics, nn.ModuleList)
-        return torch.stack([critic(observations).q_value for critic in critics]).mean(dim=0)
+        there = observations.to(self._device)
+        return torch.stack([critic(there).q_value for critic in critics]).mean(dim=0).cpu()
 
     @torch.no_grad()
     def greedy_values(self, observations: Tensor) -> Tensor:
         """Q-value of the action that the algorithm would choose now, shape (B,)."""
-        chosen = self._impl.predict_best_action(observations)
+        chosen = self._impl.predict_best_action(observations.to(self._device)).cpu()
         return self.q_values(observations).gather(1, chosen[:, None]).squeeze(1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import TrainerParameters
 from mtrouter_rl.agents.q.checkpoint import CheckpointStore
+from mtrouter_rl.agents.q.device import own_random_state, training_device
 from mtrouter_rl.agents.q.learners import IMITATOR, Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm, to_d3rlpy
 from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
 from mtrouter_rl.agents.q.networks import StateDict, set_precision
@@ -62,13 +63,15 @@ def train(
     Raises:
         RouterError: If the checkpoint folder holds the checkpoint of another training, or one that cannot be read; if
             processes that train together were given different trainings.
-        InvalidConfigError: If the training diverges, the seed is negative, or a batch has fewer rows than there are processes.
+        InvalidConfigError: If the training diverges, the seed is negative, a batch has fewer rows than there are processes, or
+            the device is not here.
         LostProcessError: If another process of the training is lost.
     """
     whole_identity = {**identity, "seed": context.seed, "data": transitions.fingerprint()}
     store = CheckpointStore(context.checkpoint_folder, whole_identity)
-    with torch.random.fork_rng(devices=[]):
-        algorithm = _build(learner, transitions, loop=loop, seed=context.seed)
+    device = training_device(context.device)
+    with own_random_state(device):
+        algorithm = _build(learner, transitions, loop=loop, seed=context.seed, device=device)
         networks = Networks(algorithm)
         for network in networks.modules.values():
             set_precision(network, loop.precision)
@@ -110,9 +113,11 @@ def _seed(seed: int, stage: int) -> np.random.Generator:
     return np.random.default_rng(sequence)
 
 
-def _build(learner: Learner, transitions: Transitions, *, loop: TrainerParameters, seed: int) -> TrainableAlgorithm:
+def _build(
+    learner: Learner, transitions: Transitions, *, loop: TrainerParameters, seed: int, device: torch.device
+) -> TrainableAlgorithm:
     _seed(seed, 0)
-    algorithm = learner.build(loop)
+    algorithm = learner.build(loop, device)
     algorithm.create_impl((transitions.observations.shape[1],), transitions.n_models)
     return algorithm
 
@@ -152,7 +157,7 @@ def _is_evaluated(iteration: int, *, loop: TrainerParameters, context: TrainingC
 def _evaluate(router: Router, *, context: TrainingContext, step: int) -> None:
     """Write what a closed-loop run gives; whatever it draws from torch's random state, the training never notices."""
     assert context.evaluation is not None
-    with torch.random.fork_rng(devices=[]):
+    with own_random_state(training_device(context.device)):
         values = context.evaluation.run(router)
     for name, value in values.items():
         context.metrics.scalar(name, value, step)

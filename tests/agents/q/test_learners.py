@@ -60,7 +60,7 @@ def build(settings, features=None):
         HistoryLayout.of_features(features), parameters, model_features=features.model_features.tolist()
     )
     torch.manual_seed(0)
-    algorithm = q_learner(settings, factory).build(parameters)
+    algorithm = q_learner(settings, factory).build(parameters, torch.device("cpu"))
     algorithm.create_impl((features.dim + 3,), 3)
     return algorithm
 

@@ -204,7 +204,9 @@ def test_weights_are_those_of_a_bare_loop_over_the_logged_transitions(small_log,
     sequences = [np.random.SeedSequence([0, stage]) for stage in range(parameters.n_iterations + 1)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(sequences[0].generate_state(1)[0]))
-        algorithm = q_learner(QLearning(learner="double_dqn", gamma=1.0), factory).build(parameters)
+        algorithm = q_learner(QLearning(learner="double_dqn", gamma=1.0), factory).build(
+            parameters, torch.device("cpu")
+        )
         algorithm.create_impl((transitions.observations.shape[1],), 3)
         algorithm.set_grad_step(1)
         for iteration, sequence in enumerate(sequences[1:]):
