@@ -44,7 +44,8 @@ FEATURES_FOLDER = "features"
 FEATURES_FILE = "features.json"
 _TEXT_NAMES = ("task", "last_observation", "last_action")
 _MAPPED_BYTES = 2 << 30
-"""A file up to this size is mapped into memory; of a larger one each row is read, so that the resident size stays bounded."""
+"""Files are mapped into memory, text vectors first, while they have no more bytes than this together; of the others each row is
+read, so that the resident size stays bounded."""
 TURNS_PER_CHUNK = 5000
 """Turns of the episodes that are in memory at a time."""
 _LOG = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ class FeatureFiles:
         text_dim, n_own = int(told["text_dim"]), int(told["n_own"])
         self.dim = len(_TEXT_NAMES) * text_dim + n_own
         self._text_dim = text_dim
-        self._own = _Rows(folder / "own.f32", (self.n_rows, n_own))
-        self._texts = _Rows(folder / "texts.f32", (int(told["n_texts"]), text_dim))
+        self._texts = _Rows(folder / "texts.f32", (int(told["n_texts"]), text_dim), at_most=_MAPPED_BYTES)
+        self._own = _Rows(folder / "own.f32", (self.n_rows, n_own), at_most=_MAPPED_BYTES - self._texts.mapped_bytes)
         # Twelve bytes a row: worth keeping, so that no page of it is touched for one number.
         self._index = np.array(_mapped(folder / "index.i32", np.int32, (self.n_rows, len(_TEXT_NAMES))))
 
@@ -85,12 +86,14 @@ class FeatureFiles:
 
 
 class _Rows:
-    """Rows of float32 in a file."""
+    """Rows of float32 in a file, which is mapped if it has at most so many bytes."""
 
-    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int], *, at_most: int) -> None:
         self._mapped: npt.NDArray[np.float32] = _mapped(path, np.float32, shape)
         self._row_bytes = 4 * shape[1]
-        self._file = path.open("rb", buffering=0) if self._mapped.nbytes > _MAPPED_BYTES else None
+        is_mapped = self._mapped.nbytes <= at_most
+        self.mapped_bytes = self._mapped.nbytes if is_mapped else 0
+        self._file = None if is_mapped else path.open("rb", buffering=0)
         if self._file is not None:  # else the system reads ahead what is hardly ever wanted
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
@@ -100,7 +103,11 @@ class _Rows:
             found: Float32Array = self._mapped[rows]
             return found
         size, file = self._row_bytes, self._file.fileno()
-        read = b"".join([os.pread(file, size, place) for place in (rows.astype(np.int64) * size).tolist()])
+        # Rows that follow each other are one piece: whoever goes through the turns of a log asks for long ones.
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        sizes = np.diff(starts, append=len(rows)) * size
+        places = rows[starts].astype(np.int64) * size
+        read = b"".join([os.pread(file, *piece) for piece in zip(sizes.tolist(), places.tolist(), strict=True)])
         return np.frombuffer(read, dtype=np.float32).reshape(len(rows), -1)
 
 

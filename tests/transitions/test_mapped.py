@@ -53,12 +53,14 @@ def assert_equal(one, other):
     np.testing.assert_array_equal(one.observations[rows], other.observations[rows])
 
 
-@pytest.mark.parametrize("limit", [1 << 30, 1000])  # mapped, and read row by row
-def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch, limit):
+@pytest.mark.parametrize(("limit", "n_mapped"), [(1 << 30, 2), (200_000, 1), (0, 0)])
+def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch, limit, n_mapped):
     monkeypatch.setattr(mapped, "_MAPPED_BYTES", limit)
     monkeypatch.setattr(mapped, "TURNS_PER_CHUNK", 64)
     resident, disk = (lay_out(one, corridor_config) for one in both)
     assert_equal(resident, disk)
+    (files,) = disk.observations._files
+    assert [files._texts.mapped_bytes > 0, files._own.mapped_bytes > 0] == [n_mapped > 0, n_mapped > 1]
     for name, array in vars(resident.sample(64, np.random.default_rng(0))).items():
         np.testing.assert_array_equal(array, getattr(disk.sample(64, np.random.default_rng(0)), name), err_msg=name)
 
