@@ -207,12 +207,16 @@ class Transitions:
     def batch(self, indices: npt.NDArray[np.int64], *, has_next: bool = True) -> MiniBatch:
         """The transitions of these indices, shape (B,); without `has_next` a single row stands for what follows them."""
         rows = self.rows[indices]
-        following = rows + 1 if has_next else rows[:1] + 1
+        if has_next and isinstance(self.observations, MappedObservations):  # row and next row lie side by side on disk
+            pairs = self.observations[np.stack([rows, rows + 1], axis=1).ravel()]
+            now, following = pairs[0::2], pairs[1::2]
+        else:
+            now, following = self.observations[rows], self.observations[rows + 1 if has_next else rows[:1] + 1]
         return MiniBatch(
-            observations=self.observations[rows],
+            observations=now,
             actions=self.actions[indices, None].astype(np.float32),
             rewards=self.rewards[indices, None],
-            next_observations=self.observations[following],
+            next_observations=following,
             terminals=self.terminals[indices, None],
         )
 

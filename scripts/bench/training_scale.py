@@ -7,8 +7,9 @@ Every size runs in a process of its own, on a made-up log with the columns that 
     mapped    the files of the features made straight, so that ten million turns do not have to be encoded first
     memory    the array that a log of up to `streamed.RESIDENT_TURNS` turns is laid out as
 
-Printed are the peak of the resident size (mapped pages are in it), and samples a second of the training's own loop by
-processor time and by the clock, as medians over blocks of steps, and their ratio to the first row.
+Blocks of steps of all sizes take turns. Printed are the peak of the resident size (mapped pages are in it), samples a second of
+the training's own loop by processor time, and the ratio to the first size, round by round: median and quartiles, by processor
+time and by the clock. Nothing is measured but the machine where the disk's cache does not hold the files.
 
     OMP_NUM_THREADS=1 python scripts/bench/training_scale.py mapped --turns 10000 100000 1000000
     OMP_NUM_THREADS=1 python scripts/bench/training_scale.py dataset --turns 10000 1000000 --folder /data
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +92,8 @@ def mapped_transitions(n_turns, features, folder):
     )
 
 
-def measure(transitions, features, args, *, prepared_s):
-    """Steps of the training loop; gives what is printed."""
+def serve(transitions, features, args, *, prepared_s):
+    """Take blocks of steps, one for every line that comes in, and say what each took."""
     from mtrouter_rl.agents.q.joint_q import JointQFunctionFactory
 
     layout = HistoryLayout.of_features(features)
@@ -100,21 +102,14 @@ def measure(transitions, features, args, *, prepared_s):
     side = ThroughD3rlpy(factory, LoopParameters(batch_size=args.batch_size), transitions)
     for _ in range(args.warm_up):
         side.step()
-    found = []
-    for _ in range(10):
+    columns = int(transitions.observations.shape[1])
+    print(json.dumps({"turns": len(transitions), "columns": columns, "prepared_s": prepared_s}), flush=True)
+    for _ in sys.stdin:
         cpu, clock = time.process_time(), time.perf_counter()
-        for _ in range(max(1, args.steps // 10)):
+        for _ in range(args.steps):
             side.step()
-        found.append((time.process_time() - cpu, time.perf_counter() - clock))
-    seconds = np.median(found, axis=0) / max(1, args.steps // 10)
-    return {
-        "turns": len(transitions),
-        "columns": int(transitions.observations.shape[1]),
-        "peak_gib": peak_gib(),
-        "prepared_s": prepared_s,
-        "per_cpu_s": args.batch_size / seconds[0],
-        "per_s": args.batch_size / seconds[1],
-    }
+        took = (time.process_time() - cpu, time.perf_counter() - clock)
+        print(json.dumps({"took": took, "peak_gib": peak_gib()}), flush=True)
 
 
 def run_one(n_turns, args):
@@ -126,9 +121,8 @@ def run_one(n_turns, args):
     try:
         start = time.process_time()
         if args.form == "memory":
-            n_columns = features.dim
             transitions = random_transitions(
-                n_columns,
+                features.dim,
                 len(features.pool.models),
                 n_episodes=n_turns // N_TURNS_OF_EPISODE,
                 n_turns=N_TURNS_OF_EPISODE,
@@ -137,7 +131,7 @@ def run_one(n_turns, args):
             transitions = mapped_transitions(n_turns, features, folder / "features")
         else:
             transitions = from_dataset(args.log, features)
-        print(json.dumps(measure(transitions, features, args, prepared_s=time.process_time() - start)))
+        serve(transitions, features, args, prepared_s=time.process_time() - start)
     finally:
         shutil.rmtree(folder)
 
@@ -152,7 +146,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("form", choices=["dataset", "mapped", "memory"])
     parser.add_argument("--turns", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--steps", type=int, default=300, help="gradient steps (default: 300)")
+    parser.add_argument("--steps", type=int, default=60, help="gradient steps of a block (default: 60)")
+    parser.add_argument("--rounds", type=int, default=12, help="blocks of every size (default: 12)")
     parser.add_argument("--warm-up", type=int, default=200, help="steps before, that are not measured (default: 200)")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument(
@@ -164,32 +159,52 @@ def main() -> None:
     if args.one is not None:
         run_one(args.one, args)
         return
-    print(
-        "| form | turns | columns | peak GiB | prepared, CPU s | samples a CPU second | ratio | by the clock | ratio |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    first = None
-    for n_turns in args.turns:
-        found = run_apart(n_turns, args)
-        first = first or found
+    with ExitStack() as stack:
+        sizes = [Size(n_turns, args, stack) for n_turns in args.turns]
+        rounds = np.array([[size.block() for size in sizes] for _ in range(args.rounds)])
+        peaks = [size.peak_gib for size in sizes]
+    samples = args.steps * args.batch_size / rounds
+    ratios = np.quantile(samples / samples[:, :1], [0.25, 0.5, 0.75], axis=0)
+    print("| form | turns | columns | peak GiB | prepared, CPU s | samples a CPU second | ratio | by the clock |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for number, (size, peak) in enumerate(zip(sizes, peaks, strict=True)):
+        by_cpu, by_clock = (f"{m:.2f} [{a:.2f}, {b:.2f}]" for a, m, b in ratios[:, number].T)
+        told = size.told
         print(
-            f"| {args.form} | {found['turns']:,} | {found['columns']} | {found['peak_gib']:.2f} | {found['prepared_s']:.0f} "
-            f"| {found['per_cpu_s']:,.0f} | {found['per_cpu_s'] / first['per_cpu_s']:.2f} "
-            f"| {found['per_s']:,.0f} | {found['per_s'] / first['per_s']:.2f} |",
-            flush=True,
+            f"| {args.form} | {told['turns']:,} | {told['columns']} | {peak:.2f} | {told['prepared_s']:.0f} "
+            f"| {np.median(samples[:, number, 0]):,.0f} | {by_cpu} | {by_clock} |"
         )
 
 
-def run_apart(n_turns, args):
-    """One size in a process of its own, so that its peak is its own."""
-    with tempfile.TemporaryDirectory(prefix="training-scale-", dir=args.folder) as folder:
+class Size:
+    """One size in a process of its own, so that its peak is its own; it works when it is told to, as the others wait."""
+
+    def __init__(self, n_turns, args, stack):
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="training-scale-", dir=args.folder))
         command = [sys.executable, __file__, args.form, "--one", str(n_turns), "--steps", str(args.steps)]
         command += ["--batch-size", str(args.batch_size), "--warm-up", str(args.warm_up), "--folder", folder]
         if args.form == "dataset":
             write_log(Path(folder) / "log", n_turns)
             command += ["--log", str(Path(folder) / "log")]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        self._process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(self._process.stdin.close)
+        self.told, self.peak_gib = self._answer(), 0.0
+
+    def block(self):
+        """(Processor time, time by the clock) of a block of steps, s."""
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        found = self._answer()
+        self.peak_gib = found["peak_gib"]
+        return found["took"]
+
+    def _answer(self):
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"a process ended with status {self._process.wait()}")
 
 
 if __name__ == "__main__":
