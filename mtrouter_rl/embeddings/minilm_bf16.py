@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 _MAX_TOKENS = 256
 _LEAST_SPLIT = 32
-"""Texts of fewer tokens are not worth the meetings."""
+"""Texts of fewer tokens are reckoned in one piece."""
+_LEAST_SHARED = 64
+"""Texts of fewer tokens are not worth the meetings of two threads."""
+_JOINED_TOKENS = 256
+"""So many tokens go through the network together at most, but for a single text of more."""
+_TRIED = (1, 2, 7, 16, 17, 31, 32, 50, 64)
+"""Lengths of the texts that show whether texts may be joined on this processor."""
 _PACKED_FOR = 64
 """Number of tokens that the form of the weights is chosen for; any other number can be multiplied with it."""
 _EPSILON = 1e-12
@@ -40,16 +46,16 @@ _REST_S = (0.5, 16.0)
 class MiniLmBf16Encoder:
     """all-MiniLM-L6-v2 with weights and activations in bfloat16; at most 256 tokens, mean pooling, unit length.
 
-    May be used by several threads at once. Every text goes through the network alone. On one kind of processor a text
-    always gets the same vector, however many threads work on it; processors with other instructions round otherwise
+    May be used by several threads at once. On one kind of processor a text always gets the same vector, whatever texts go
+    through the network beside it and however many threads work on it; processors with other instructions round otherwise
     (cosine above 0.999).
 
     Attributes:
         name: Name of weights and number format.
         dim: 384.
         may_be_shared: Several threads may encode at once.
-        threads_per_text: Threads that work on one text, 1 or 2. The second one sleeps between texts; where its processor is
-            busy with something else, a text takes about as long as with one thread.
+        threads_per_text: Threads that work on one long text, 1 or 2. The second one sleeps between texts; where its processor
+            is busy with something else, a text takes about as long as with one thread.
     """
 
     name = "all-MiniLM-L6-v2-bf16"
@@ -64,6 +70,8 @@ class MiniLmBf16Encoder:
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """Encode texts, one row each, shape (len(texts), 384). The weights are loaded at the first call."""
+        import torch
+
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         with self._lock:
@@ -71,17 +79,10 @@ class MiniLmBf16Encoder:
                 self._loaded = _load()
             if self._helper is None and self.threads_per_text > 1:
                 self._helper = _Helper()
-        return np.stack([self._one(text) for text in texts])
-
-    def _one(self, text: str) -> Float32Array:
-        import torch
-
-        assert self._loaded is not None
         tokenizer, network = self._loaded
         with torch.inference_mode():
-            mean = network.mean_state(torch.tensor(tokenizer.encode(text).ids), self._helper)
-            vector: Float32Array = (mean / mean.norm().clamp_min(1e-12)).numpy()
-        return vector
+            means = network.mean_states([torch.tensor(tokenizer.encode(text).ids) for text in texts], self._helper)
+            return np.stack([(mean / mean.norm().clamp_min(_EPSILON)).numpy() for mean in means])
 
     def __getstate__(self) -> dict[str, None]:
         """State without the weights: a copy in another process loads its own."""
@@ -92,10 +93,12 @@ class MiniLmBf16Encoder:
 
 
 class _Network:
-    """The network of a BERT for one text without padding. Query, key and value are one product, and nothing is masked.
+    """The network of a BERT for texts without padding. Query, key and value are one product, and nothing is masked.
 
-    A text of some length is reckoned in two halves, which meet once a layer, where each reads the keys and values of all.
-    Two threads may take a half each, or one thread both: the same numbers come out.
+    Short texts are joined: but for attention, each token is reckoned by itself, and the weights are read once for all of them.
+    A long text may be reckoned in two halves, which meet once a layer, where each reads the keys and values of all; two threads
+    take a half each. The same numbers come out if the processor's products reckon a row alike in any company. That is tried
+    when the network is made; where it does not hold, every text goes alone, in halves, in any number of threads.
     """
 
     def __init__(self, model: "torch.nn.Module", *, n_layers: int, n_heads: int) -> None:
@@ -107,13 +110,58 @@ class _Network:
         )
         self._first_norm = _pair(weights, "embeddings.LayerNorm")
         self._layers = [_Layer(weights, f"encoder.layer.{number}.", n_heads=n_heads) for number in range(n_layers)]
+        self._may_join = self._are_equal_joined()
 
-    def mean_state(self, ids: "torch.Tensor", helper: "_Helper | None") -> "torch.Tensor":
-        """Mean of the last states, shape (D,), float32; a helper that is free takes the second half."""
+    def mean_states(self, texts: "Sequence[torch.Tensor]", helper: "_Helper | None") -> "list[torch.Tensor]":
+        """Mean of the last states of every text, given by its tokens, shape (D,) each, float32.
+
+        A helper that is free takes half of each long text.
+        """
+        if not self._may_join:
+            return [self._mean_of_halves(ids, helper) for ids in texts]
+        found: dict[int, torch.Tensor] = {}
+        group: list[int] = []
+        n_tokens = 0
+        for number, ids in enumerate(texts):
+            if helper is not None and len(ids) >= _LEAST_SHARED:
+                found[number] = self._mean_of_halves(ids, helper)
+                continue
+            if group and n_tokens + len(ids) > _JOINED_TOKENS:
+                found |= zip(group, self._means_joined([texts[one] for one in group]), strict=True)
+                group, n_tokens = [], 0
+            group.append(number)
+            n_tokens += len(ids)
+        if group:
+            found |= zip(group, self._means_joined([texts[one] for one in group]), strict=True)
+        return [found[number] for number in range(len(texts))]
+
+    def _are_equal_joined(self) -> bool:
+        """Whether texts have the same bits together as they have alone and in halves, tried with made-up ones."""
+        import torch
+
+        with torch.inference_mode():
+            texts = [torch.arange(length) * 97 % len(self._words) for length in _TRIED]
+            alone = [self._mean_of_halves(ids, None) for ids in texts]
+            in_one_piece = [self._means_joined([ids])[0] for ids in texts]
+            return all(map(torch.equal, alone * 2, in_one_piece + self._means_joined(texts)))
+
+    def _means_joined(self, texts: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
+        import torch
+        from torch.nn import functional
+
+        lengths = [len(ids) for ids in texts]
+        places = torch.cat([self._places[:length] for length in lengths])
+        states = self._words[torch.cat(list(texts))] + places
+        states = functional.layer_norm(states, self._words.shape[1:], *self._first_norm, eps=_EPSILON)
+        for layer in self._layers:
+            states = layer.of_texts(states, lengths)
+        return [_mean(part) for part in torch.split(states.float(), lengths)]
+
+    def _mean_of_halves(self, ids: "torch.Tensor", helper: "_Helper | None") -> "torch.Tensor":
         import torch
 
         n_tokens = len(ids)
-        middle = n_tokens // 2 if n_tokens >= _LEAST_SPLIT else 0
+        middle = _middle(n_tokens)
         shape = (3, self._n_heads, n_tokens, self._words.shape[1] // self._n_heads)
         # Two places by turns: whoever is first may write a layer while the other one still reads the layer before.
         shared = [torch.empty(shape, dtype=self._words.dtype) for _ in range(2)]
@@ -169,6 +217,7 @@ class _Layer:
         size = len(three[0][1])
         scale = (size // n_heads) ** -0.5
         three[0] = (three[0][0] * scale, three[0][1] * scale)  # so that likenesses need no scaling
+        self._n_heads = n_heads
         self._mixed = _Linear(torch.cat([one for one, _ in three]), torch.cat([two for _, two in three]))
         self._out = _Linear(*_pair(weights, f"{at}attention.output.dense"))
         self._wide = _Linear(*_pair(weights, f"{at}intermediate.dense"), with_gelu=True)
@@ -180,16 +229,45 @@ class _Layer:
         """Write queries, keys and values of some tokens."""
         place.own.copy_(self._mixed(states).view(place.own.shape))
 
+    def of_texts(self, states: "torch.Tensor", lengths: "list[int]") -> "torch.Tensor":
+        """States of the tokens of texts after the layer; lengths are those of the texts, which lie one after the other."""
+        import torch
+
+        seen = []
+        for three in torch.split(self._mixed(states), lengths):
+            queries, keys, values = three.view(len(three), 3, self._n_heads, -1).permute(1, 2, 0, 3)
+            seen.append(_seen(queries, keys.transpose(1, 2), values))
+        return self._rest(states, torch.cat(seen))
+
     def after(self, states: "torch.Tensor", place: _Place) -> "torch.Tensor":
         """States of some tokens after the layer, from theirs before it and the keys and values of all."""
-        import torch
+        return self._rest(states, _seen(place.queries, place.keys, place.values))
+
+    def _rest(self, states: "torch.Tensor", seen: "torch.Tensor") -> "torch.Tensor":
         from torch.nn import functional
 
         size = states.shape[1:]
-        likeness = torch.bmm(place.queries, place.keys)
-        seen = torch.bmm(torch.softmax(likeness, dim=-1), place.values).transpose(0, 1).reshape(states.shape)
         states = functional.layer_norm(states + self._out(seen), size, *self._first, eps=_EPSILON)
         return functional.layer_norm(states + self._narrow(self._wide(states)), size, *self._second, eps=_EPSILON)
+
+
+def _seen(queries: "torch.Tensor", keys: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
+    """What tokens see of all tokens of their text, shape (tokens, D); keys are transposed."""
+    import torch
+
+    return torch.bmm(torch.softmax(torch.bmm(queries, keys), dim=-1), values).transpose(0, 1).flatten(1)
+
+
+def _mean(states: "torch.Tensor") -> "torch.Tensor":
+    """Mean over tokens, added up as halves are."""
+    middle = _middle(len(states))
+    total = states[middle:].sum(dim=0)
+    return (states[:middle].sum(dim=0) + total if middle else total) / len(states)
+
+
+def _middle(n_tokens: int) -> int:
+    """Tokens of the first half; 0 for a text that is one piece."""
+    return n_tokens // 2 if n_tokens >= _LEAST_SPLIT else 0
 
 
 class _Linear:

@@ -126,6 +126,31 @@ def test_minilm_by_onnx_runtime_names_its_extra_where_it_is_missing(monkeypatch)
 
 
 @needs_minilm
+def test_texts_that_are_joined_have_the_vectors_that_they_have_alone():
+    words = np.random.default_rng(0).choice(["door", "key", "lamp", "open", "the", "go", "look", "water"], 4000)
+    lengths = [1, 3, 40, 200, 2, 90, *range(5, 60, 3), 300, 4]
+    texts = ["", *(" ".join(words[start : start + length]) for start, length in enumerate(lengths))]
+    joined, alone = make_minilm_bf16(), make_minilm_bf16()
+    vectors = joined.encode(texts)
+    alone.encode(["go"])
+    network = alone._loaded[1]
+    network._may_join = False  # as on a processor whose products reckon a row otherwise in other company
+    assert np.array_equal(vectors, alone.encode(texts))
+    joined.threads_per_text = 2
+    assert np.array_equal(vectors, joined.encode(texts))
+
+
+@needs_minilm
+def test_a_processor_that_reckons_rows_otherwise_in_company_is_noticed(monkeypatch):
+    encoder = make_minilm_bf16()
+    encoder.encode(["go"])
+    network = encoder._loaded[1]
+    mean = minilm_bf16._mean
+    monkeypatch.setattr(minilm_bf16, "_mean", lambda states: mean(states) * (1 + 1e-6))
+    assert not network._are_equal_joined()
+
+
+@needs_minilm
 def test_two_threads_give_the_vector_of_one():
     texts = [
         *TEXTS,
