@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.factored.kinds import agreement
-from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.cards import load_agent_card
 from mtrouter_rl.ope.inputs import OpeLog
 from mtrouter_rl.records import BoolArray, FloatArray
@@ -142,14 +141,13 @@ def turns_of_log(run: OpeLog, *, say: Callable[[str], None], show_progress: bool
     say(f"learn what was due at {len(run.transitions)} turns: {loop.n_folds} networks, {n_steps:,} gradient steps each")
     judged = algorithm.judged(context, run.transitions)
     columns, transitions = judged.log, judged.transitions
-    tokens = CallTokens.of_log(columns, transitions.actions, n_models=transitions.n_models)
     return WorldTurns.of(
         due=judged.due,
         kinds=judged.kinds.of_log(columns.words),
         is_error=columns.is_error,
         actions=transitions.actions,
         gains=transitions.utility_gains.astype(np.float64),
-        costs=tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), run.request.pool),
+        costs=judged.tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), run.request.pool),
         turns=transitions.turns,
         ended=columns.terminated,
         tasks=run.strata[transitions.episodes],

@@ -38,7 +38,8 @@ def made_up_episode(number, length, config, words, rng):
     texts = rng.integers(len(words), size=(length, 20)).tolist()
     rooms = rng.integers(100, size=(length, 2)).tolist()
     gains = (rng.random(length) < 0.05) * 0.02
-    costs = rng.uniform(0.0001, 0.002, size=length).tolist()
+    outputs = rng.integers(20, 400, size=length).tolist()
+    usages = [TokenUsage(n_fresh=300 + 60 * index, n_output=output) for index, output in enumerate(outputs)]
     turns = tuple(
         Turn(
             model=names[action],
@@ -47,8 +48,8 @@ def made_up_episode(number, length, config, words, rng):
             observation_text=" ".join(words[word] for word in texts[index])
             if index % 2
             else f"You are in room {rooms[index][1]}.",
-            usage=TokenUsage(n_fresh=0, n_output=0),
-            cost_usd=costs[index],
+            usage=usages[index],
+            cost_usd=config.pool.models[action].prices.cost_usd(usages[index]),
             utility_gain=float(gains[index]),
             propensity=1 / len(names),
             action_mask=(True,) * len(names),
@@ -73,7 +74,7 @@ def made_up_episode(number, length, config, words, rng):
         budget_usd=config.limits.budget_usd,
         max_turns=config.limits.max_turns,
         turns=turns,
-        usage_source="cost_only",
+        usage_source="logged",
     )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mtrouter_rl.agents.factored.factored_q import FactoredQ
 from mtrouter_rl.agents.factored.shrinkage import success_table, success_tables_without
 from mtrouter_rl.agents.factored.stuck import Stuckness
 from mtrouter_rl.cards import RewardCard
@@ -219,7 +220,8 @@ def test_single_models_of_a_mixed_log_are_told_apart(corridor_log, tmp_path, mon
     assert load_report(report.save(tmp_path)) == report
 
 
-def test_a_log_without_tokens_says_what_it_lacks(corridor_log, tmp_path):
+def test_a_log_without_tokens_says_what_it_lacks_before_anything_is_trained(corridor_log, tmp_path, monkeypatch):
+    monkeypatch.setattr(FactoredQ, "_train_network", None)
     log = Dataset.load(corridor_log)
     none = TokenUsage(n_fresh=0, n_output=0)
     episodes = [

@@ -89,17 +89,15 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         judged = self.judged(context)
         network = self._train_network(context, judged)
         settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
-        transitions, log = judged.transitions, judged.log
         with one_thread():
-            tokens = CallTokens.of_log(log, transitions.actions, n_models=transitions.n_models)
-            factors = _fitted(context, judged, tokens=tokens, parts=self.parameters.parts)
+            factors = _fitted(context, judged, parts=self.parameters.parts)
         return FactoredRouter.of(
             FactoredRouter(
                 name=self.card.name,
                 model_names=context.pool.model_names,
                 features=require_data(context, self.card)[1],
                 settings=settings.model_copy(update=_learned(factors)),
-                weights=as_weights(stack_weights(network), factors, tokens),
+                weights=as_weights(stack_weights(network), factors, judged.tokens),
                 provenance=provenance(context, self.card, self.parameters),
             ),
             context.pool,
@@ -120,6 +118,8 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         if transitions is None:
             transitions = lay_out_logs(context, self.card, gamma=1.0)
         log = LogColumns.of_episodes(dataset.completed)
+        with one_thread():
+            tokens = CallTokens.of_log(log, transitions.actions, n_models=transitions.n_models)
         words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
         kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())
         n_models = transitions.n_models
@@ -127,6 +127,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         judged = JudgedLog(
             transitions=transitions,
             log=log,
+            tokens=tokens,
             kinds=kinds,
             layout=HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden}),
             folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
@@ -178,6 +179,7 @@ class JudgedLog:
     Attributes:
         transitions: The log as transitions.
         log: The rest of what is read of it.
+        tokens: What a call takes.
         kinds: Kinds of action, K in all.
         layout: What the networks see.
         folds: Fold of every turn, shape (N,).
@@ -186,6 +188,7 @@ class JudgedLog:
 
     transitions: Transitions
     log: LogColumns
+    tokens: CallTokens
     kinds: ActionKinds
     layout: HistoryLayout
     folds: npt.NDArray[np.int64]
@@ -244,7 +247,7 @@ def _judge(members: Sequence[StateDict], settings: FactoredSettings, judged: Jud
         judged.due[some] = torch.softmax(logits, dim=-1).mean(dim=0).double().numpy()
 
 
-def _fitted(context: TrainingContext, judged: JudgedLog, *, tokens: CallTokens, parts: Sequence[Part]) -> Factors:
+def _fitted(context: TrainingContext, judged: JudgedLog, *, parts: Sequence[Part]) -> Factors:
     """The factors of a log."""
     columns, transitions = judged.log, judged.transitions
     log = LoggedTurns(
@@ -259,5 +262,7 @@ def _fitted(context: TrainingContext, judged: JudgedLog, *, tokens: CallTokens, 
         folds=judged.folds,
         tasks=columns.task_numbers[transitions.episodes],
     )
-    costs = context.reward.weighted(tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), context.pool))
+    costs = context.reward.weighted(
+        judged.tokens.costs_usd(columns.sizes, columns.warm.astype(np.float64), context.pool)
+    )
     return fit_factors(log, costs, seed=context.seed, parts=parts)
