@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 AGENT = "fitted-q"
 """What is trained where routers choose before every call."""
-SHARES = "0.6,0,0.4"
 _ASKED = "start.json"
 _USE = """\
 from mtrouter_rl.serving import load_router
@@ -213,11 +212,12 @@ def _by_turn(path: _Path, log: Path, advice: "LogAdvice") -> "tuple[Verdict, Pat
     from mtrouter_rl.cards.policy import single_policy
     from mtrouter_rl.ope.record import OPE_FILE, load_report
     from mtrouter_rl.ope.verdict import verdict_of_estimates
+    from mtrouter_rl.workflows.log_advice import JUDGING_SHARE
 
     parts, router, ope = path.out / "parts", path.out / "routers" / AGENT, path.out / "ope"
     path.step(
         "split: train on one part, judge on the other; no instance is in both",
-        ["split", log, "--by", "variation", "--shares", SHARES, "--out", parts],
+        ["split", log, "--by", "variation", "--shares", f"{1 - JUDGING_SHARE:g},0,{JUDGING_SHARE:g}", "--out", parts],
         makes=parts / "test",
     )
     money = _money(path, advice)

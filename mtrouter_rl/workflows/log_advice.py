@@ -20,6 +20,8 @@ MIN_OF_MODEL = 30
 """A model with fewer calls (where routers choose by the turn) or episodes (where they choose by the task) tells too little."""
 MIN_SWITCHING_SHARE = 0.1
 """From this share of episodes with more than one model on, the log is one of choices by the turn."""
+JUDGING_SHARE = 0.4
+"""Share of a log's episodes that judge the router which the others trained."""
 _POINTS = 5.0
 """A difference of score that people would act on: what "enough" is measured by."""
 
@@ -115,7 +117,7 @@ def _lacks(
         points = smallest_difference(episodes)
         told.append(
             f"differences of score below about {points:.0f} points: so much do {len(episodes)} episodes differ by chance when "
-            "half of them judge"
+            f"{JUDGING_SHARE:.0%} of them judge"
         )
     return told
 
@@ -147,13 +149,13 @@ def _spread(episodes: Sequence[Episode]) -> float:
 
 
 def smallest_difference(episodes: Sequence[Episode]) -> float:
-    """Points of score that half of the episodes show with a power of 80% at 5%: (1.96 + 0.84) s sqrt(2 / (n / 2))."""
-    return 2.8 * _spread(episodes) * math.sqrt(4 / len(episodes))
+    """Points of score that the judging share of n episodes shows, power 80% at 5%: (1.96 + 0.84) s sqrt(2 / (share n))."""
+    return 2.8 * _spread(episodes) * math.sqrt(2 / (JUDGING_SHARE * len(episodes)))
 
 
 def episodes_for(points: float, episodes: Sequence[Episode]) -> int:
-    """Episodes of which half show so many points of score; the formula of `smallest_difference` solved for n."""
-    return math.ceil(4 * (2.8 * _spread(episodes) / points) ** 2)
+    """Episodes whose judging share shows so many points of score; the formula of `smallest_difference` solved for n."""
+    return math.ceil(2 / JUDGING_SHARE * (2.8 * _spread(episodes) / points) ** 2)
 
 
 def _rounded(value: float) -> float:

@@ -153,13 +153,10 @@ class HistoryEncoder(MixedPrecision):
         super().__init__()
         self.n_columns = layout.n_columns
         self.text_slices = [slice(start, stop) for start, stop in layout.text_blocks]
-        in_text = {column for start, stop in layout.text_blocks for column in range(start, stop)}
-        rest = [column for column in range(layout.n_columns) if column not in in_text]
-        self.rest: Tensor
-        self.register_buffer("rest", torch.tensor(rest, dtype=torch.long), persistent=False)
+        self.rest_slices = _between(layout)
         self.shown: Tensor | None
         self.register_buffer("shown", _shown(layout) if layout.hidden else None, persistent=False)
-        size = len(rest)
+        size = sum(part.stop - part.start for part in self.rest_slices)
         if self.text_slices:
             text_dim = layout.text_blocks[0][1] - layout.text_blocks[0][0]
             projection = parameters.text_projection
@@ -176,12 +173,19 @@ class HistoryEncoder(MixedPrecision):
         """Encode rows of shape (B, n_columns or more) to shape (B, out_dim)."""
         if self.shown is not None:
             x = x[:, : self.n_columns] * self.shown
-        rest = x.index_select(1, self.rest)
+        parts = [x[:, part] for part in self.rest_slices]
         with self.products(x):
             if self.text_slices:
-                rest = torch.cat([self.text(x).flatten(1), rest], dim=1)
-            encoded: Tensor = self.layers(rest)
+                parts.insert(0, self.text(x).flatten(1))
+            encoded: Tensor = self.layers(torch.cat(parts, dim=1))
         return encoded.float()
+
+
+def _between(layout: HistoryLayout) -> list[slice]:
+    """Columns between and after the text blocks, in order."""
+    ends = [0, *(stop for _, stop in sorted(layout.text_blocks))]
+    starts = [*(start for start, _ in sorted(layout.text_blocks)), layout.n_columns]
+    return [slice(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
 
 
 def _shown(layout: HistoryLayout) -> Tensor:
