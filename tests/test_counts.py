@@ -196,12 +196,8 @@ def test_calls_of_python_for_a_turn_that_is_laid_out(corridor_config, features, 
     assert n_python(counts) <= 75 * some.n_turns
 
 
-# --- writing
-
-
 def test_a_batch_from_disk_takes_no_more_memory_in_a_large_log(tmp_path, log, features):
     """Rows of a batch are found by their numbers, never by going through all rows."""
-
     writer = FeatureWriter(tmp_path, features[1], log_digest="counts")
     files = writer.write([first_episodes(log, N_EPISODES).completed])
 
@@ -218,6 +214,9 @@ def test_a_batch_from_disk_takes_no_more_memory_in_a_large_log(tmp_path, log, fe
             tracemalloc.stop()
 
     assert peak_of(1000) < 1.5 * peak_of(2)
+
+
+# --- writing
 
 
 def test_no_shard_lists_its_folder(tmp_path, log):

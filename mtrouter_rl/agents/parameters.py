@@ -105,9 +105,10 @@ class TrainerParameters(LoopParameters):
     """What the training loop of `q.trainer` does.
 
     Attributes:
-        precision: "float32", or "bfloat16": the products of a gradient step are in bfloat16, those of the last layer apart.
-            Weights and optimizer stay in float32 (Micikevicius et al., Mixed Precision Training, 2018; with bfloat16 the loss
-            needs no scaling). Faster where the processor has instructions for it, and other weights. Routers act in float32.
+        precision: "float32", or "bfloat16": products that a gradient is taken of are in bfloat16, but for the last layer's.
+            Targets, weights and optimizer stay in float32 (Micikevicius et al., Mixed Precision Training, 2018; with bfloat16
+            the loss needs no scaling). Faster where the processor has instructions for it, and other weights. Routers act in
+            float32.
     """
 
     precision: Precision = "float32"

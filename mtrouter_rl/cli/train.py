@@ -155,7 +155,9 @@ COMMAND = Command(
         shared.LOG_SHARES,
         shared.encoder(),
         shared.seed("the training"),
-        Option("--device", "cpu, cuda or cuda:N: where agents with gradient steps train", metavar="DEVICE", default="cpu"),
+        Option(
+            "--device", "cpu, cuda or cuda:N: where agents with gradient steps train", metavar="DEVICE", default="cpu"
+        ),
         shared.workers(" of closed-loop validation"),
         Option("--evaluate-every", "run the router on validation every N iterations (default: never)", int, "N"),
         Option("--evaluate-episodes", "episodes of such a run, the same ones each time (default: 20)", int, "K"),

@@ -30,10 +30,10 @@ _LEAST_SPLIT = 32
 """Texts of fewer tokens are reckoned in one piece."""
 _LEAST_SHARED = 64
 """Texts of fewer tokens are not worth the meetings of two threads."""
-_JOINED_TOKENS = 256
-"""So many tokens go through the network together at most, but for a single text of more."""
-_TRIED = (1, 2, 7, 16, 17, 31, 32, 50, 64)
-"""Lengths of the texts that show whether texts may be joined on this processor."""
+_JOINED_TOKENS = _MAX_TOKENS
+"""So many tokens go through the network together at most."""
+_TRIED = ((1, 2, 7, 16, 17, 31, 32, 50, 64), (101, 155), (3, 253), (256,), (13, 40))
+"""Lengths of texts, group by group, that show whether texts may be joined on this processor."""
 _PACKED_FOR = 64
 """Number of tokens that the form of the weights is chosen for; any other number can be multiplied with it."""
 _EPSILON = 1e-12
@@ -140,10 +140,13 @@ class _Network:
         import torch
 
         with torch.inference_mode():
-            texts = [torch.arange(length) * 97 % len(self._words) for length in _TRIED]
-            alone = [self._mean_of_halves(ids, None) for ids in texts]
-            in_one_piece = [self._means_joined([ids])[0] for ids in texts]
-            return all(map(torch.equal, alone * 2, in_one_piece + self._means_joined(texts)))
+            for lengths in _TRIED:
+                texts = [torch.arange(length) * 97 % len(self._words) for length in lengths]
+                alone = [self._mean_of_halves(ids, None) for ids in texts]
+                in_one_piece = [self._means_joined([ids])[0] for ids in texts]
+                if not all(map(torch.equal, alone * 2, in_one_piece + self._means_joined(texts))):
+                    return False
+        return True
 
     def _means_joined(self, texts: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
         import torch

@@ -136,10 +136,7 @@ def turns_of_log(run: OpeLog, *, say: Callable[[str], None], show_progress: bool
         show_progress=show_progress,
     )
     algorithm = _algorithm(len(run.transitions))
-    loop = algorithm.parameters
-    n_steps = loop.n_iterations * loop.steps_per_iteration
-    say(f"learn what was due at {len(run.transitions)} turns: {loop.n_folds} networks, {n_steps:,} gradient steps each")
-    judged = algorithm.judged(context, run.transitions)
+    judged = algorithm.judged(context, run.transitions, say=say)
     columns, transitions = judged.log, judged.transitions
     return WorldTurns.of(
         due=judged.due,

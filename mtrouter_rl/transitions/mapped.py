@@ -44,8 +44,8 @@ FEATURES_FOLDER = "features"
 FEATURES_FILE = "features.json"
 _TEXT_NAMES = ("task", "last_observation", "last_action")
 _MAPPED_BYTES = 2 << 30
-"""Files are mapped into memory, text vectors first, while they have no more bytes than this together; of the others each row is
-read, so that the resident size stays bounded."""
+"""Files of one log are mapped into memory, text vectors first, while they have no more bytes than this together; of the others
+each row is read, so that the resident size stays bounded."""
 TURNS_PER_CHUNK = 5000
 """Turns of the episodes that are in memory at a time."""
 _LOG = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class _Rows:
 
     def __init__(self, path: Path, shape: tuple[int, int], *, at_most: int) -> None:
         self._mapped: npt.NDArray[np.float32] = _mapped(path, np.float32, shape)
-        self._row_bytes = 4 * shape[1]
+        self._path, self._row_bytes = path, 4 * shape[1]
         is_mapped = self._mapped.nbytes <= at_most
         self.mapped_bytes = self._mapped.nbytes if is_mapped else 0
         self._file = None if is_mapped else path.open("rb", buffering=0)
@@ -108,7 +108,9 @@ class _Rows:
         sizes = np.diff(starts, append=len(rows)) * size
         places = rows[starts].astype(np.int64) * size
         read = b"".join([os.pread(file, *piece) for piece in zip(sizes.tolist(), places.tolist(), strict=True)])
-        return np.frombuffer(read, dtype=np.float32).reshape(len(rows), -1)
+        if len(read) != len(rows) * size:
+            raise DatasetError(f"{self._path} ends before rows that {FEATURES_FILE} says it has; {_FIX}")
+        return np.frombuffer(read, dtype=np.float32).reshape(len(rows), size // 4)
 
 
 class MappedObservations:

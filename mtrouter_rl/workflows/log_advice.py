@@ -21,7 +21,8 @@ MIN_OF_MODEL = 30
 MIN_SWITCHING_SHARE = 0.1
 """From this share of episodes with more than one model on, the log is one of choices by the turn."""
 JUDGING_SHARE = 0.4
-"""Share of a log's episodes that judge the router which the others trained."""
+"""Share of a log's episodes that judge the router which the others trained, where routers choose by the turn. Where they choose
+by the task, every episode judges what was trained without it."""
 _POINTS = 5.0
 """A difference of score that people would act on: what "enough" is measured by."""
 
@@ -114,10 +115,11 @@ def _lacks(
             f"anything about the score: every episode has the score {SCORE_PER_UTILITY * episodes[0].utility:.1f}"
         )
     elif episodes:
-        points = smallest_difference(episodes)
+        share = JUDGING_SHARE if switches else 1.0
+        points = smallest_difference(episodes, share)
         told.append(
             f"differences of score below about {points:.0f} points: so much do {len(episodes)} episodes differ by chance when "
-            f"{JUDGING_SHARE:.0%} of them judge"
+            + (f"{share:.0%} of them judge" if switches else "all of them judge, each what was trained without it")
         )
     return told
 
@@ -135,7 +137,7 @@ def _collect(
             f"({', '.join(often) or 'none'} has them)"
         )
     if told and len({episode.utility for episode in episodes}) > 1:
-        n = episodes_for(_POINTS, episodes)
+        n = episodes_for(_POINTS, episodes, JUDGING_SHARE if switches else 1.0)
         told.append(f"to tell {_POINTS:.0f} points of score apart: about {n} episodes")
     if told:
         told.append("draw the model by chance at some calls, and log the probability as 'propensity'")
@@ -148,14 +150,14 @@ def _spread(episodes: Sequence[Episode]) -> float:
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else 50.0
 
 
-def smallest_difference(episodes: Sequence[Episode]) -> float:
-    """Points of score that the judging share of n episodes shows, power 80% at 5%: (1.96 + 0.84) s sqrt(2 / (share n))."""
-    return 2.8 * _spread(episodes) * math.sqrt(2 / (JUDGING_SHARE * len(episodes)))
+def smallest_difference(episodes: Sequence[Episode], share: float) -> float:
+    """Points of score that a share of n episodes shows, power 80% at 5%: (1.96 + 0.84) s sqrt(2 / (share n))."""
+    return 2.8 * _spread(episodes) * math.sqrt(2 / (share * len(episodes)))
 
 
-def episodes_for(points: float, episodes: Sequence[Episode]) -> int:
-    """Episodes whose judging share shows so many points of score; the formula of `smallest_difference` solved for n."""
-    return math.ceil(2 / JUDGING_SHARE * (2.8 * _spread(episodes) / points) ** 2)
+def episodes_for(points: float, episodes: Sequence[Episode], share: float) -> int:
+    """Episodes of which a share shows so many points of score; the formula of `smallest_difference` solved for n."""
+    return math.ceil(2 / share * (2.8 * _spread(episodes) / points) ** 2)
 
 
 def _rounded(value: float) -> float:

@@ -50,7 +50,7 @@ from mtrouter_rl.workflows.training_logs import LogSource, encode_logs, load_log
 VALIDATION_FOLDER = "validation"
 CHECKPOINT_FOLDER = "checkpoints"
 TRAINING_FILE = "training.json"
-"""How long a training took, beside its router."""
+"""How long a training took and on which device it ended, beside its router."""
 EVALUATE_EPISODES = 20
 """Episodes of a closed-loop evaluation during a training."""
 
@@ -150,7 +150,8 @@ def train_router(
         InvalidConfigError: If several processes are to train an agent that has no gradient steps, or that has to be run
             meanwhile; if the agent needs a log and none is given, or is to be evaluated during a training that has no
             iterations or whose environment cannot be run; if several logs are given and it takes one, or one is given twice;
-            if a model is held out and the agent cannot learn without it, or the log does not allow it.
+            if a model is held out and the agent cannot learn without it, or the log does not allow it; if the device is not
+            here, or nothing would be trained on it.
         PoolMismatchError: If a log is of another pool, or two logs are of different models.
         RouterError: If `out` holds a router of another training.
         DatasetError: If the log breaks its rules.
@@ -197,7 +198,8 @@ def train_router(
         return request.out
     # Before the router: once that is there, the training counts as done and is not run again.
     (request.out / RECORD_FILE).unlink(missing_ok=True)
-    took = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
+    took: dict[str, object] = {"process_seconds": round(time.process_time() - started, 1), "is_resumed": is_resumed}
+    took["device"] = request.device
     write_atomically(request.out / TRAINING_FILE, (json.dumps(took) + "\n").encode())
     save_trained(router, request, datasets[0] if datasets else None)
     return request.out

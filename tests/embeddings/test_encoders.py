@@ -132,6 +132,8 @@ def test_texts_that_are_joined_have_the_vectors_that_they_have_alone():
     texts = ["", *(" ".join(words[start : start + length]) for start, length in enumerate(lengths))]
     joined, alone = make_minilm_bf16(), make_minilm_bf16()
     vectors = joined.encode(texts)
+    if not joined._loaded[1]._may_join:
+        pytest.skip("this processor reckons a row otherwise in other company, so nothing is joined")
     alone.encode(["go"])
     network = alone._loaded[1]
     network._may_join = False  # as on a processor whose products reckon a row otherwise in other company

@@ -65,7 +65,9 @@ def test_transitions_are_equal_to_the_bit(both, corridor_config, monkeypatch, li
         np.testing.assert_array_equal(array, getattr(disk.sample(64, np.random.default_rng(0)), name), err_msg=name)
 
 
-def test_rows_are_found_as_in_an_array(both, corridor_config):
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_rows_are_found_as_in_an_array(both, corridor_config, monkeypatch, limit):
+    monkeypatch.setattr(mapped, "_MAPPED_BYTES", limit)
     resident, disk = (lay_out(one, corridor_config).observations for one in both)
     n = len(resident)
     flags = np.arange(n) % 7 == 0
@@ -74,6 +76,19 @@ def test_rows_are_found_as_in_an_array(both, corridor_config):
     for beyond in ([0, n], [-n - 1]):
         with pytest.raises(IndexError, match=f"rows from .* of {n}"):
             disk[np.array(beyond)]
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_told(both, corridor_config, monkeypatch):
+    monkeypatch.setattr(mapped, "_MAPPED_BYTES", 0)
+    disk = both[1]
+    observations = lay_out(disk, corridor_config).observations
+    (place,) = (disk.episodes.folder / "features").glob("*/")
+    with (place / "own.f32").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(
+        DatasetError, match=r"own\.f32 ends before rows that features\.json says it has; delete the folder"
+    ):
+        observations[np.arange(10)]
 
 
 def test_extra_columns_and_cost_weights_are_equal(both, corridor_config):

@@ -1,7 +1,7 @@
 """Training of the factored router: networks that tell what is due, and the factors on top of what they say."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -103,12 +103,19 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             context.pool,
         )
 
-    def judged(self, context: TrainingContext, transitions: Transitions | None = None) -> "JudgedLog":
+    def judged(
+        self,
+        context: TrainingContext,
+        transitions: Transitions | None = None,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> "JudgedLog":
         """What was due before every turn of the context's log, by networks that have not seen the turn's (task, variation).
 
         Args:
             context: The training.
             transitions: The log, where it is laid out already (undiscounted).
+            say: Told, in a sentence, what will be trained, once the log is found fit for it.
 
         Raises:
             InvalidConfigError, PoolMismatchError, RouterError: As `train`.
@@ -133,6 +140,9 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
             due=np.zeros((len(transitions), len(kinds))),
         )
+        loop = self.parameters
+        n_steps = loop.n_iterations * loop.steps_per_iteration
+        say(f"learn what was due at {len(transitions)} turns: {loop.n_folds} networks, {n_steps:,} gradient steps each")
         for fold in np.unique(judged.folds).tolist():
             network = self._train_network(context, judged, fold=fold)
             settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))

@@ -17,20 +17,23 @@ def training_device(name: str) -> torch.device:
     Raises:
         InvalidConfigError: If the name is another one, or torch does not find the GPU here.
     """
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if name == CPU:
+        return torch.device(CPU)
+    asked = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", name)
+    if asked is None:
         raise InvalidConfigError(f"device is '{name}', must be 'cpu', 'cuda' or 'cuda:N' with the number of a GPU")
-    device = torch.device(name)
     n_gpus = torch.cuda.device_count()
-    if device.type != CPU and (device.index or 0) >= n_gpus:
+    if int(asked[1] or 0) >= n_gpus:
         raise InvalidConfigError(
             f"device is '{name}', but torch {torch.__version__} finds {n_gpus} GPUs here; leave --device out to train on the "
             "processor, or install a build of torch for CUDA on a machine that has such a GPU"
         )
-    return device
+    return torch.device(name)
 
 
 @contextmanager
-def own_random_state(device: torch.device) -> Iterator[None]:
-    """While it lasts, torch's random state is the caller's; afterwards it is as it was, that of the device as well."""
-    with torch.random.fork_rng(devices=[] if device.type == CPU else [device]):
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn inside, torch's random state is afterwards as it was before, on all devices that are in use."""
+    is_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if is_used else ()):
         yield

@@ -80,17 +80,19 @@ _AS_WEIGHTS = nullcontext()
 
 
 class MixedPrecision(nn.Module):
-    """A network whose products while training may be in another number format than its weights.
+    """A network whose products may be in another number format than its weights, where a gradient is taken.
+
+    Targets are not: rounding is noise, and the maximum over noisy values is too high.
 
     Attributes:
-        precision: Of the products while training, see `TrainerParameters`.
+        precision: Of those products, see `TrainerParameters`.
     """
 
     precision: Precision = "float32"
 
     def products(self, x: Tensor) -> AbstractContextManager[object]:
         """While it lasts, products are in the wanted precision."""
-        if self.precision == "float32" or not self.training:
+        if self.precision == "float32" or not (self.training and torch.is_grad_enabled()):
             return _AS_WEIGHTS
         return torch.autocast(x.device.type, dtype=torch.bfloat16)
 
@@ -170,7 +172,7 @@ class HistoryEncoder(MixedPrecision):
         self.out_dim = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode rows of shape (B, n_columns or more) to shape (B, out_dim)."""
+        """Encode rows of shape (B, n_columns or more) to shape (B, out_dim), in the precision of the products."""
         if self.shown is not None:
             x = x[:, : self.n_columns] * self.shown
         parts = [x[:, part] for part in self.rest_slices]
@@ -178,7 +180,7 @@ class HistoryEncoder(MixedPrecision):
             if self.text_slices:
                 parts.insert(0, self.text(x).flatten(1))
             encoded: Tensor = self.layers(torch.cat(parts, dim=1))
-        return encoded.float()
+        return encoded
 
 
 def _between(layout: HistoryLayout) -> list[slice]:
@@ -352,7 +354,7 @@ class ActionClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (B, M), of rows of shape (B, D + M)."""
-        logits: Tensor = self.output(self.encoder(x))
+        logits: Tensor = self.output(self.encoder(x).float())
         return logits
 
 

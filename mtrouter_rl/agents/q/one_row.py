@@ -56,7 +56,7 @@ class _Histories:
 
     def __init__(self, encoder: HistoryEncoder, weights: StateDict) -> None:
         self._shown = None if encoder.shown is None else _numbers(encoder.shown)
-        self._rest = np.r_[tuple(encoder.rest_slices)].astype(np.int64)
+        self._rest = np.array([n for part in encoder.rest_slices for n in range(part.start, part.stop)], dtype=np.int64)
         self._n_columns, self._slices = encoder.n_columns, encoder.text_slices
         self._layers = _steps(encoder.layers, "history.layers", weights)
         self._n_members = len(next(iter(weights.values())))

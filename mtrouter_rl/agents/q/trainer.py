@@ -18,7 +18,7 @@ from torch import Tensor
 from mtrouter_rl.agents.base import TrainingContext
 from mtrouter_rl.agents.parameters import TrainerParameters
 from mtrouter_rl.agents.q.checkpoint import CheckpointStore
-from mtrouter_rl.agents.q.device import own_random_state, training_device
+from mtrouter_rl.agents.q.device import random_state_kept, training_device
 from mtrouter_rl.agents.q.learners import IMITATOR, Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm, to_d3rlpy
 from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
 from mtrouter_rl.agents.q.networks import StateDict, set_precision
@@ -70,7 +70,7 @@ def train(
     whole_identity = {**identity, "seed": context.seed, "data": transitions.fingerprint()}
     store = CheckpointStore(context.checkpoint_folder, whole_identity)
     device = training_device(context.device)
-    with own_random_state(device):
+    with random_state_kept():
         algorithm = _build(learner, transitions, loop=loop, seed=context.seed, device=device)
         networks = Networks(algorithm)
         for network in networks.modules.values():
@@ -157,7 +157,7 @@ def _is_evaluated(iteration: int, *, loop: TrainerParameters, context: TrainingC
 def _evaluate(router: Router, *, context: TrainingContext, step: int) -> None:
     """Write what a closed-loop run gives; whatever it draws from torch's random state, the training never notices."""
     assert context.evaluation is not None
-    with own_random_state(training_device(context.device)):
+    with random_state_kept():
         values = context.evaluation.run(router)
     for name, value in values.items():
         context.metrics.scalar(name, value, step)

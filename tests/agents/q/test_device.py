@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mtrouter_rl.agents.parameters import JointParameters, LoopParameters
-from mtrouter_rl.agents.q.device import own_random_state, training_device
+from mtrouter_rl.agents.q.device import random_state_kept, training_device
 from mtrouter_rl.agents.q.joint_q import JointQFunctionFactory
-from mtrouter_rl.agents.q.learners import QLearning, q_learner
+from mtrouter_rl.agents.q.learners import Networks, QLearning, imitation_learner, q_learner
 from mtrouter_rl.agents.q.networks import HistoryLayout
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.workers.peers import Peers
@@ -21,7 +21,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:00", "cuda:01", "cuda:-1", "CPU", ""])
 def test_other_names_are_refused(name):
     with pytest.raises(InvalidConfigError, match=rf"device is '{name}', must be 'cpu', 'cuda' or 'cuda:N'"):
         training_device(name)
@@ -30,27 +30,51 @@ def test_other_names_are_refused(name):
 def test_a_gpu_that_is_not_here_is_told(two_gpus):
     assert training_device("cuda") == torch.device("cuda")
     assert training_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(
-        InvalidConfigError, match=r"device is 'cuda:2', but torch .* finds 2 GPUs here; leave --device out"
-    ):
-        training_device("cuda:2")
+    for name in ("cuda:2", "cuda:128", "cuda:256", "cuda:99999"):
+        with pytest.raises(
+            InvalidConfigError, match=rf"device is '{name}', but torch .* finds 2 GPUs here; leave --device out"
+        ):
+            training_device(name)
 
 
-def test_networks_are_made_where_they_are_wanted(two_gpus):
+LEARNING = [
+    QLearning(),
+    QLearning(learner="double_dqn", n_critics=2),
+    QLearning(learner="nfq"),
+    QLearning(learner="discrete_cql", conservatism=0.1),
+    QLearning(learner="discrete_bcq", action_flexibility=0.3),
+]
+
+
+def make_factory():
     features = StateFeatures()
-    factory = JointQFunctionFactory.of(
-        HistoryLayout.of_features(features), JointParameters(), model_features=features.model_features.tolist()
+    layout, models = HistoryLayout.of_features(features), features.model_features.tolist()
+    return JointQFunctionFactory.of(layout, JointParameters(), model_features=models), features.dim + len(models)
+
+
+@pytest.mark.parametrize("learning", [*LEARNING, None], ids=lambda one: "imitation" if one is None else one.learner)
+def test_all_networks_are_made_where_they_are_wanted(learning):
+    """torch has a device "meta" everywhere: tensors without numbers, which show where things are."""
+    factory, n_columns = make_factory()
+    learner = (
+        imitation_learner(factory.observation_encoder(), logit_penalty=0.1)
+        if learning is None
+        else q_learner(learning, factory)
     )
-    for name in ("cpu", "cuda:1"):
-        algorithm = q_learner(QLearning(), factory).build(LoopParameters(), training_device(name))
-        assert algorithm._device == name
+    algorithm = learner.build(LoopParameters(), torch.device("meta"))
+    algorithm.create_impl((n_columns,), 3)
+    networks = Networks(algorithm)
+    found = [one for network in networks.modules.values() for one in (*network.parameters(), *network.buffers())]
+    assert found
+    assert {tensor.device.type for tensor in found} == {"meta"}
+    assert {one.device.type for group in networks.optimizer.param_groups for one in group["params"]} == {"meta"}
 
 
 def test_the_random_state_of_the_caller_stays():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    with own_random_state(torch.device("cpu")):
+    with random_state_kept():
         torch.manual_seed(5)
     assert torch.equal(torch.rand(3), expected)
 

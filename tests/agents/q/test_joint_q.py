@@ -6,7 +6,16 @@ from d3rlpy.dataset import TransitionMiniBatch
 
 from mtrouter_rl.agents.parameters import JointParameters
 from mtrouter_rl.agents.q.joint_q import FusedAdamWFactory, JointQFunctionFactory
-from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, JointQNetwork, make_q_network, stack_weights
+from mtrouter_rl.agents.q.networks import (
+    ActionClassifier,
+    Ensemble,
+    HistoryEncoder,
+    HistoryLayout,
+    JointQNetwork,
+    make_q_network,
+    set_precision,
+    stack_weights,
+)
 from mtrouter_rl.agents.q.one_row import OneRow
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
@@ -45,6 +54,38 @@ def batch(n=16):
         intervals=column + 1,
         transitions=[],
     )
+
+
+def test_columns_between_and_after_texts_are_read_as_they_are():
+    scattered = HistoryLayout(n_columns=12, text_blocks=((6, 8), (2, 4)))
+    encoder = HistoryEncoder(scattered, SIZES).eval()
+    assert encoder.rest_slices == [slice(0, 2), slice(4, 6), slice(8, 12)]
+    x = torch.arange(12.0)[None]
+    expected = torch.cat([encoder.text(x).flatten(1), x[:, [0, 1, 4, 5, 8, 9, 10, 11]]], dim=1)
+    assert torch.equal(encoder(x), encoder.layers(expected))
+
+
+@pytest.mark.parametrize("embedding", ["metadata+residual", "none"])
+def test_values_and_logits_are_in_float32_in_any_precision_and_acting_is_as_without_one(embedding):
+    torch.manual_seed(0)
+    sizes = SIZES.model_copy(update={"dropout": 0.0})
+    made = make_q_network(LAYOUT, sizes, model_features=FEATURES, model_embedding=embedding)
+    for parameter in made.head.parameters():
+        torch.nn.init.normal_(parameter)
+    x, actions = rows(5), torch.tensor([0, 1, 2, 0, 1])
+    plain = made.eval()(x)
+    set_precision(made, "bfloat16")
+    assert torch.equal(made(x), plain)
+    made.train()
+    for values in (made(x), made.value_of(x, actions)):
+        assert values.dtype == torch.float32
+    assert not torch.equal(made.value_of(x, actions), plain.gather(1, actions[:, None]))
+    torch.testing.assert_close(made(x), plain, atol=0.1, rtol=0.05)
+    with torch.no_grad():
+        assert torch.equal(made(x), plain), "a target is rounded"
+    classifier = ActionClassifier(LAYOUT, SIZES, n_models=3).train()
+    set_precision(classifier, "bfloat16")
+    assert classifier(x).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["DQN", "DoubleDQN", "DiscreteCQL", "DiscreteBCQ", "NFQ"])
