@@ -17,8 +17,6 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Discount = Annotated[float, Field(ge=0, le=1)]
 
 
-Precision = Literal["float32", "bfloat16"]
-
 ModelEmbedding = Literal["metadata+residual", "metadata", "residual", "none"]
 """What a Q-function tells models apart by; see `networks.make_q_network`."""
 
@@ -99,19 +97,6 @@ class LoopParameters(Frozen):
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / self.n_iterations))
-
-
-class TrainerParameters(LoopParameters):
-    """What the training loop of `q.trainer` does.
-
-    Attributes:
-        precision: "float32", or "bfloat16": products that a gradient is taken of are in bfloat16, but for the last layer's.
-            Targets, weights and optimizer stay in float32 (Micikevicius et al., Mixed Precision Training, 2018; with bfloat16
-            the loss needs no scaling). Faster where the processor has instructions for it, and other weights. Routers act in
-            float32.
-    """
-
-    precision: Precision = "float32"
 
 
 def parse_parameters(card: AgentCard, model: type[ParametersT]) -> ParametersT:

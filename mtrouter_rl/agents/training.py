@@ -70,8 +70,6 @@ def training_identity(context: TrainingContext, card: AgentCard, parameters: Fro
     """What decides the result of a training, besides its seed and its data."""
     dataset, features = require_data(context, card)
     values: dict[str, JsonValue] = parameters.model_dump(mode="json")
-    if values.get("precision") == "float32":  # what trainings were before there was a choice: theirs go on
-        del values["precision"]
     more: list[JsonValue] = [record.model_dump(mode="json") for record in _records(context)]
     several: dict[str, JsonValue] = {"more_logs": more, "log_shares": context.log_shares} if more else {}
     return (

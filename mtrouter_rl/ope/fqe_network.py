@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtrouter_rl.agents.parameters import JointParameters
-from mtrouter_rl.agents.q.networks import HistoryLayout, JointQNetwork, OutputLayer
+from mtrouter_rl.agents.q.networks import HistoryLayout, JointQNetwork
 
 _MEMORY_HIDDEN = 64
 
@@ -49,7 +49,10 @@ class VectorQNetwork(JointQNetwork):
             )
         inputs = self.head[-1].in_features
         assert isinstance(inputs, int)
-        self.head[-1] = OutputLayer(inputs, n_outputs)
+        last = nn.Linear(inputs, n_outputs)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.head[-1] = last
 
     def all_values(self, x: Tensor, history: Tensor, pairs: Tensor) -> Tensor:
         """Values of all models.

@@ -15,7 +15,7 @@ from mtrouter_rl.agents.base import Algorithm, NullSink, PeriodicEvaluation, Tra
 from mtrouter_rl.agents.deployment import DEPLOYMENT_FILE, deployment_of
 from mtrouter_rl.agents.loading import save_router
 from mtrouter_rl.agents.one_thread import one_thread
-from mtrouter_rl.agents.parameters import LoopParameters, TrainerParameters
+from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.q.device import CPU, training_device
 from mtrouter_rl.agents.resolve import load_algorithm
 from mtrouter_rl.agents.saving import RECORD_FILE
@@ -232,7 +232,7 @@ def _check_device(request: TrainRequest, algorithm: Algorithm, peers: Peers) -> 
     """Refuse a device that is not here, or that nothing would be trained on, before minutes of reading."""
     if training_device(request.device).type == CPU:
         return
-    if not isinstance(getattr(algorithm, "parameters", None), TrainerParameters):
+    if not isinstance(getattr(algorithm, "parameters", None), LoopParameters):
         raise InvalidConfigError(
             f"agent '{request.agent.name}' is not trained in gradient steps, so --device {request.device} would do nothing; "
             "leave it out"

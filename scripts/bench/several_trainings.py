@@ -3,10 +3,10 @@
 Three ways. The networks have stacked weights and go through one call (`torch.func`), each with a batch of its own ("own"), as
 trainings of different seeds have, or all with one batch ("shared"). Or each is trained by itself, and so many processes as
 there are cores take one after the other ("processes"), which is what `mtrouter-rl sweep` does. Loss and sizes are those of
-fitted-q. All of them in float32 and with the products in bfloat16 (`precision` of an agent card).
+fitted-q.
 
-Printed is the time of a step of all networks over that of one in float32, by the clock. With the number of networks as ratio
-nothing is saved.
+Printed is the time of a step of all networks over that of one, by the clock. With the number of networks as ratio nothing is
+saved. `--compiled` adds one network whose calls `torch.compile` has compiled, over the same as it is.
 
     OMP_NUM_THREADS=1 python scripts/bench/several_trainings.py --networks 5
 """
@@ -23,7 +23,7 @@ import torch
 from learner_overhead import GAMMA, BareTorch, random_transitions
 
 from mtrouter_rl.agents.parameters import JointParameters, LoopParameters
-from mtrouter_rl.agents.q.networks import HistoryLayout, JointQNetwork, set_precision
+from mtrouter_rl.agents.q.networks import HistoryLayout, JointQNetwork
 from mtrouter_rl.embeddings.encoders import make_encoder
 from mtrouter_rl.embeddings.history import HistoryFeatures
 from mtrouter_rl.envs.factory import resolve_env
@@ -95,11 +95,8 @@ def _prefixed(tensors):
     return {f"network.{name}": tensor for name, tensor in tensors.items()}
 
 
-def block_s(side, n_steps, precision):
+def block_s(side, n_steps):
     """Time of a block of steps, s."""
-    for network in (side.network, getattr(side, "target", None)):
-        if isinstance(network, torch.nn.Module):
-            set_precision(network, precision)
     start = time.perf_counter()
     for _ in range(n_steps):
         side.step()
@@ -121,15 +118,23 @@ def set_up(batch_sizes):
         _here[batch_size] = BareTorch(network, LoopParameters(batch_size=batch_size), transitions)
 
 
-def train_here(batch_size, n_steps, precision):
+def train_here(batch_size, n_steps):
     """A block of steps in this process."""
-    return block_s(_here[batch_size], n_steps, precision)
+    return block_s(_here[batch_size], n_steps)
 
 
-def by_processes_s(executor, batch_size, args, precision):
+def compiled(side):
+    """The same training with compiled calls."""
+    side = copy.deepcopy(side)
+    side.network.forward = torch.compile(side.network.forward)
+    side.network.value_of, side.target.value_of = map(torch.compile, (side.network.value_of, side.target.value_of))
+    return side
+
+
+def by_processes_s(executor, batch_size, args):
     """Time until so many processes as there are cores have done a block for every network, s."""
     start = time.perf_counter()
-    for done in [executor.submit(train_here, batch_size, args.steps, precision) for _ in range(args.networks)]:
+    for done in [executor.submit(train_here, batch_size, args.steps) for _ in range(args.networks)]:
         done.result()
     return time.perf_counter() - start
 
@@ -140,12 +145,15 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64], metavar="B")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40, help="steps of a block (default: 40)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="measure torch.compile as well; it needs a C++ compiler"
+    )
     args = parser.parse_args()
     set_up(args.batch_sizes)
     n_processes = os.cpu_count() or 1
     print(f"{args.networks} networks, {n_processes} processes; medians and quartiles of {args.rounds} rounds\n")
-    print("| batch | precision | one, ms | one, ratio | own | shared | processes |")
-    print("|---:|---|---:|---:|---:|---:|---:|")
+    print(f"| batch | one, ms | own | shared | processes |{' one, compiled |' if args.compiled else ''}")
+    print(f"|---:|---:|---:|---:|---:|{'---:|' if args.compiled else ''}")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_processes, context, initializer=set_up, initargs=(args.batch_sizes,)) as executor:
         for batch_size in args.batch_sizes:
@@ -153,24 +161,21 @@ def main() -> None:
 
 
 def compare(executor, batch_size, args):
-    """Print the rows of a batch size."""
+    """Print the row of a batch size."""
     one = _here[batch_size]
     networks = [copy.deepcopy(one.network) for _ in range(args.networks)]
-    stacked = [Stacked(networks, one.loop, one.transitions, is_shared=shared) for shared in (False, True)]
-    precisions = ("float32", "bfloat16")
+    sides = [one, *(Stacked(networks, one.loop, one.transitions, is_shared=shared) for shared in (False, True))]
+    others = [compiled(one)] if args.compiled else []
     rounds = []
     for _ in range(args.rounds + 1):
-        found = []
-        for precision in precisions:
-            found += [block_s(side, args.steps, precision) for side in (one, *stacked)]
-            found.append(by_processes_s(executor, batch_size, args, precision))
-        rounds.append(found)
-    seconds = np.array(rounds[1:]).reshape(args.rounds, len(precisions), -1)  # the first round warms up
-    ratios = np.quantile(seconds / seconds[:, :1, :1], [0.25, 0.5, 0.75], axis=0)
-    for number, precision in enumerate(precisions):
-        shown = [f"{middle:.2f} [{low:.2f}, {high:.2f}]" for low, middle, high in ratios[:, number].T]
-        ms = 1000 * np.median(seconds[:, number, 0]) / args.steps
-        print(f"| {batch_size} | {precision} | {ms:.2f} | {' | '.join(shown)} |", flush=True)
+        found = [block_s(side, args.steps) for side in sides]
+        found.append(by_processes_s(executor, batch_size, args))
+        rounds.append(found + [block_s(side, args.steps) for side in others])
+    seconds = np.array(rounds[1:])  # the first round warms up
+    ratios = np.quantile(seconds[:, 1:] / seconds[:, :1], [0.25, 0.5, 0.75], axis=0)
+    shown = [f"{middle:.2f} [{low:.2f}, {high:.2f}]" for low, middle, high in ratios.T]
+    ms = 1000 * np.median(seconds[:, 0]) / args.steps
+    print(f"| {batch_size} | {ms:.2f} | {' | '.join(shown)} |", flush=True)
 
 
 if __name__ == "__main__":

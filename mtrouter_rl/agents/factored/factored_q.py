@@ -16,7 +16,7 @@ from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.router import FactoredRouter, FactoredSettings, as_weights, hidden_from_due
 from mtrouter_rl.agents.one_thread import one_thread
-from mtrouter_rl.agents.parameters import CardAlgorithm, NetworkParameters, NonNegative, TrainerParameters
+from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.q.behavior_cloning import stack_imitators
 from mtrouter_rl.agents.q.learners import imitation_learner
 from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, StateDict, stack_weights
@@ -35,7 +35,7 @@ _ROWS_PER_PASS = 2048
 _NO_FOLD = -1
 
 
-class FactoredQParameters(NetworkParameters, TrainerParameters):
+class FactoredQParameters(NetworkParameters, LoopParameters):
     """Parameters of `FactoredQ`; those of the loop are of the networks that tell what is due.
 
     Attributes:

@@ -12,13 +12,7 @@ from torch import Tensor
 
 from mtrouter_rl.agents import distributions
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.parameters import (
-    CardAlgorithm,
-    HistoryInputs,
-    NetworkParameters,
-    NonNegative,
-    TrainerParameters,
-)
+from mtrouter_rl.agents.parameters import CardAlgorithm, HistoryInputs, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.q.learned_router import LearnedRouter, check_shapes
 from mtrouter_rl.agents.q.learners import imitation_learner
 from mtrouter_rl.agents.q.networks import (
@@ -39,7 +33,7 @@ if TYPE_CHECKING:
     from mtrouter_rl.datasets.store import Dataset
 
 
-class BehaviorCloningParameters(NetworkParameters, TrainerParameters, HistoryInputs):
+class BehaviorCloningParameters(NetworkParameters, LoopParameters, HistoryInputs):
     """Parameters of `BehaviorCloning`.
 
     Attributes:

@@ -12,9 +12,9 @@ from mtrouter_rl.agents.parameters import (
     Discount,
     HistoryInputs,
     JointParameters,
+    LoopParameters,
     ModelEmbedding,
     NonNegative,
-    TrainerParameters,
 )
 from mtrouter_rl.agents.q.constrained_router import ConstrainedQRouter
 from mtrouter_rl.agents.q.frontier_router import FrontierRouter
@@ -30,7 +30,7 @@ from mtrouter_rl.transitions.arrays import Transitions
 from mtrouter_rl.transitions.cost_weights import N_COLUMNS, CostWeights
 
 
-class QParameters(JointParameters, TrainerParameters, HistoryInputs):
+class QParameters(JointParameters, LoopParameters, HistoryInputs):
     """What every agent with a joint Q-function has: the sizes of the network, its inputs, and the training loop.
 
     Attributes:

@@ -29,8 +29,8 @@ class _HistoryEncoderModule(Encoder):  # type: ignore[misc]
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode observations of shape (B, D + M), in float32, as what d3rlpy puts on top works."""
-        encoded: Tensor = self.network(x).float()
+        """Encode observations of shape (B, D + M)."""
+        encoded: Tensor = self.network(x)
         return encoded
 
 

@@ -5,14 +5,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters, Precision
+from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters
 from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS, HistoryInput, hidden_columns
 from mtrouter_rl.records import Frozen
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
@@ -76,53 +75,6 @@ class GradientDropout(nn.Module):
         return x * kept[rows]
 
 
-_AS_WEIGHTS = nullcontext()
-
-
-class MixedPrecision(nn.Module):
-    """A network whose products may be in another number format than its weights, where a gradient is taken.
-
-    Targets are not: rounding is noise, and the maximum over noisy values is too high.
-
-    Attributes:
-        precision: Of those products, see `TrainerParameters`.
-    """
-
-    precision: Precision = "float32"
-
-    def products(self, x: Tensor) -> AbstractContextManager[object]:
-        """While it lasts, products are in the wanted precision."""
-        if self.precision == "float32" or not (self.training and torch.is_grad_enabled()):
-            return _AS_WEIGHTS
-        return torch.autocast(x.device.type, dtype=torch.bfloat16)
-
-
-def set_precision(network: nn.Module, precision: Precision) -> None:
-    """Set the precision of the products of a network and of all that it consists of."""
-    for module in network.modules():
-        if isinstance(module, MixedPrecision):
-            module.precision = precision
-
-
-class OutputLayer(nn.Linear):
-    """A last layer, zero at first, that is worked out in float32 whatever the precision of those before it.
-
-    The values of two models may differ by less than the last bit of a bfloat16.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs in float32, shape (..., out_features)."""
-        if not torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
-
-
 class TextProjection(nn.Module):
     """Every text block through its own linear projection and layer norm."""
 
@@ -143,7 +95,7 @@ class TextProjection(nn.Module):
         return normed * self.norm_gain + self.norm_bias
 
 
-class HistoryEncoder(MixedPrecision):
+class HistoryEncoder(nn.Module):
     """phi(h): projected text blocks, joined with the remaining columns, through an MLP with layer norm.
 
     Text vectors make up nearly all columns and few of the facts; the projections keep them from drowning the rest.
@@ -172,14 +124,13 @@ class HistoryEncoder(MixedPrecision):
         self.out_dim = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode rows of shape (B, n_columns or more) to shape (B, out_dim), in the precision of the products."""
+        """Encode rows of shape (B, n_columns or more) to shape (B, out_dim)."""
         if self.shown is not None:
             x = x[:, : self.n_columns] * self.shown
         parts = [x[:, part] for part in self.rest_slices]
-        with self.products(x):
-            if self.text_slices:
-                parts.insert(0, self.text(x).flatten(1))
-            encoded: Tensor = self.layers(torch.cat(parts, dim=1))
+        if self.text_slices:
+            parts.insert(0, self.text(x).flatten(1))
+        encoded: Tensor = self.layers(torch.cat(parts, dim=1))
         return encoded
 
 
@@ -198,7 +149,7 @@ def _shown(layout: HistoryLayout) -> Tensor:
     return shown
 
 
-class JointQNetwork(MixedPrecision):
+class JointQNetwork(nn.Module):
     """Q(h, m) = head(act(W_h phi(h) + W_m z_m + b)), one number for every model.
 
     z_m is an MLP of [model features ; learned residual], the residual being zero at first, so that an unseen model is
@@ -251,11 +202,9 @@ class JointQNetwork(MixedPrecision):
         Returns:
             Q-values, shape (B, M); `FORBIDDEN_Q` where the bit is 0, except in rows whose bits are all 0.
         """
-        with self.products(x):
-            history = self.joint_history(self.history(x[:, : self.n_history]))
-            joint = history.unsqueeze(1) + self._models().unsqueeze(0)
-            values = self.head(joint).squeeze(-1)
-        return _mask_forbidden(values, x[:, self.n_history :])
+        history = self.joint_history(self.history(x[:, : self.n_history]))
+        joint = history.unsqueeze(1) + self._models().unsqueeze(0)
+        return _mask_forbidden(self.head(joint).squeeze(-1), x[:, self.n_history :])
 
     def value_of(self, x: Tensor, actions: Tensor) -> Tensor:
         """Q-value of one model a row, without the cost of all the others.
@@ -267,9 +216,8 @@ class JointQNetwork(MixedPrecision):
         Returns:
             Q-values, shape (B, 1).
         """
-        with self.products(x):
-            joint = self.joint_history(self.history(x[:, : self.n_history])) + self._models()[actions]
-            value: Tensor = self.head(joint)
+        joint = self.joint_history(self.history(x[:, : self.n_history])) + self._models()[actions]
+        value: Tensor = self.head(joint)
         return value
 
     def embed_models(self) -> Tensor:
@@ -282,7 +230,7 @@ class JointQNetwork(MixedPrecision):
         return joint
 
 
-class SeparateQNetwork(MixedPrecision):
+class SeparateQNetwork(nn.Module):
     """Q(h, m) = w_m . g(phi(h)) + b_m: a free output for every model, which knows nothing of the models.
 
     The hidden layers and the zero at the start are those of `JointQNetwork`; what models have in common (their prices, their
@@ -314,8 +262,7 @@ class SeparateQNetwork(MixedPrecision):
         return weight
 
     def _outputs(self, x: Tensor) -> Tensor:
-        with self.products(x):
-            values: Tensor = self.head(self.joint_history(self.history(x[:, : self.n_history])))
+        values: Tensor = self.head(self.joint_history(self.history(x[:, : self.n_history])))
         return values
 
 
@@ -354,7 +301,7 @@ class ActionClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (B, M), of rows of shape (B, D + M)."""
-        logits: Tensor = self.output(self.encoder(x).float())
+        logits: Tensor = self.output(self.encoder(x))
         return logits
 
 
@@ -363,7 +310,10 @@ def _head(size: int, hidden: Sequence[int], dropout: float, *, n_outputs: int = 
     for out in hidden:
         layers += [nn.Linear(size, out), nn.ReLU()]
         size = out
-    return nn.Sequential(*layers, OutputLayer(size, n_outputs))
+    last = nn.Linear(size, n_outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
 
 
 def _mask_forbidden(values: Tensor, allowed: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from mtrouter_rl.agents.base import TrainingContext
-from mtrouter_rl.agents.parameters import TrainerParameters
+from mtrouter_rl.agents.parameters import LoopParameters
 from mtrouter_rl.agents.q.checkpoint import CheckpointStore
 from mtrouter_rl.agents.q.device import random_state_kept, training_device
 from mtrouter_rl.agents.q.learners import IMITATOR, Q_FUNCTIONS, Learner, Networks, TrainableAlgorithm, to_d3rlpy
 from mtrouter_rl.agents.q.loop import check_loss, set_learning_rate
-from mtrouter_rl.agents.q.networks import StateDict, set_precision
+from mtrouter_rl.agents.q.networks import StateDict
 from mtrouter_rl.agents.q.shared_steps import SharedSteps
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, IMITATION_LOSS, LEARNING_RATE, Q_MEAN, STEPS_PER_SECOND, TD_LOSS
@@ -41,7 +41,7 @@ def train(
     learner: Learner,
     transitions: Transitions,
     *,
-    loop: TrainerParameters,
+    loop: LoopParameters,
     context: TrainingContext,
     identity: Mapping[str, JsonValue],
     make_router: MakeRouter,
@@ -73,8 +73,6 @@ def train(
     with random_state_kept():
         algorithm = _build(learner, transitions, loop=loop, seed=context.seed, device=device)
         networks = Networks(algorithm)
-        for network in networks.modules.values():
-            set_precision(network, loop.precision)
         n_done, kept = store.load(networks)
         shared = SharedSteps(context.peers, networks, batch_size=loop.batch_size)
         shared.check_equal(n_done=n_done, checksum=zlib.crc32(json.dumps(store.identity, sort_keys=True).encode()))
@@ -114,7 +112,7 @@ def _seed(seed: int, stage: int) -> np.random.Generator:
 
 
 def _build(
-    learner: Learner, transitions: Transitions, *, loop: TrainerParameters, seed: int, device: torch.device
+    learner: Learner, transitions: Transitions, *, loop: LoopParameters, seed: int, device: torch.device
 ) -> TrainableAlgorithm:
     _seed(seed, 0)
     algorithm = learner.build(loop, device)
@@ -127,7 +125,7 @@ def _run_iteration(
     transitions: Transitions,
     shared: SharedSteps,
     *,
-    loop: TrainerParameters,
+    loop: LoopParameters,
     seed: int,
     iteration: int,
 ) -> dict[str, float]:
@@ -146,7 +144,7 @@ def _run_iteration(
     return losses
 
 
-def _is_evaluated(iteration: int, *, loop: TrainerParameters, context: TrainingContext) -> bool:
+def _is_evaluated(iteration: int, *, loop: LoopParameters, context: TrainingContext) -> bool:
     """Whether the closed-loop evaluation is due after an iteration, counted from 0."""
     if context.evaluation is None:
         return False

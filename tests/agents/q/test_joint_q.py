@@ -7,13 +7,11 @@ from d3rlpy.dataset import TransitionMiniBatch
 from mtrouter_rl.agents.parameters import JointParameters
 from mtrouter_rl.agents.q.joint_q import FusedAdamWFactory, JointQFunctionFactory
 from mtrouter_rl.agents.q.networks import (
-    ActionClassifier,
     Ensemble,
     HistoryEncoder,
     HistoryLayout,
     JointQNetwork,
     make_q_network,
-    set_precision,
     stack_weights,
 )
 from mtrouter_rl.agents.q.one_row import OneRow
@@ -63,29 +61,6 @@ def test_columns_between_and_after_texts_are_read_as_they_are():
     x = torch.arange(12.0)[None]
     expected = torch.cat([encoder.text(x).flatten(1), x[:, [0, 1, 4, 5, 8, 9, 10, 11]]], dim=1)
     assert torch.equal(encoder(x), encoder.layers(expected))
-
-
-@pytest.mark.parametrize("embedding", ["metadata+residual", "none"])
-def test_values_and_logits_are_in_float32_in_any_precision_and_acting_is_as_without_one(embedding):
-    torch.manual_seed(0)
-    sizes = SIZES.model_copy(update={"dropout": 0.0})
-    made = make_q_network(LAYOUT, sizes, model_features=FEATURES, model_embedding=embedding)
-    for parameter in made.head.parameters():
-        torch.nn.init.normal_(parameter)
-    x, actions = rows(5), torch.tensor([0, 1, 2, 0, 1])
-    plain = made.eval()(x)
-    set_precision(made, "bfloat16")
-    assert torch.equal(made(x), plain)
-    made.train()
-    for values in (made(x), made.value_of(x, actions)):
-        assert values.dtype == torch.float32
-    assert not torch.equal(made.value_of(x, actions), plain.gather(1, actions[:, None]))
-    torch.testing.assert_close(made(x), plain, atol=0.1, rtol=0.05)
-    with torch.no_grad():
-        assert torch.equal(made(x), plain), "a target is rounded"
-    classifier = ActionClassifier(LAYOUT, SIZES, n_models=3).train()
-    set_precision(classifier, "bfloat16")
-    assert classifier(x).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["DQN", "DoubleDQN", "DiscreteCQL", "DiscreteBCQ", "NFQ"])

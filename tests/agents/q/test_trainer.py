@@ -9,7 +9,7 @@ from mtrouter_rl.agents.q import trainer
 from mtrouter_rl.agents.q.fitted_q import FittedQ
 from mtrouter_rl.agents.q.joint_q import JointQFunctionFactory
 from mtrouter_rl.agents.q.learners import Q_FUNCTIONS, Networks, QLearning, q_learner, to_d3rlpy
-from mtrouter_rl.agents.q.networks import HistoryLayout, OutputLayer
+from mtrouter_rl.agents.q.networks import HistoryLayout
 from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.registry import ALGORITHMS
 from mtrouter_rl.transitions.arrays import Transitions, make_transitions
@@ -92,29 +92,6 @@ def test_a_killed_training_resumes_to_the_same_weights(algorithm, n_done, small_
     resumed = train(algorithm, small_log, tmp_path, sink)
     assert min(step for _, _, step in sink.points) == steps * (n_done + 1)
     assert equal(weights(resumed), weights(train(algorithm, small_log)))
-
-
-@pytest.mark.parametrize("algorithm", TRAINED)
-def test_bfloat16_gives_weights_near_those_of_float32_and_resumes_to_the_bit(algorithm, small_log, tmp_path):
-    steps = TINY[algorithm]["steps_per_iteration"]
-    with pytest.raises(KilledError):
-        train(algorithm, small_log, tmp_path, KillingSink(steps + 1), precision="bfloat16")
-    half = weights(train(algorithm, small_log, tmp_path, precision="bfloat16"))
-    assert equal(half, weights(train(algorithm, small_log, precision="bfloat16")))
-    full = weights(train(algorithm, small_log))
-    assert not equal(half, full)
-    assert all(tensor.dtype == full[name].dtype for name, tensor in half.items())
-    flat_half, flat_full = (torch.cat([one.flatten() for one in side.values()]) for side in (half, full))
-    assert torch.nn.functional.cosine_similarity(flat_half, flat_full, dim=0) > 0.98
-
-
-def test_values_are_told_apart_more_finely_than_bfloat16_could():
-    layer = OutputLayer(1, 2)
-    with torch.no_grad():
-        layer.bias.copy_(torch.tensor([1.0, 1.0001]))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for kind in (torch.bfloat16, torch.float32):
-            assert layer(torch.zeros(1, 1, dtype=kind)).tolist() == [[1.0, pytest.approx(1.0001, abs=1e-6)]]
 
 
 def test_a_finished_training_is_not_run_again(small_log, tmp_path):
