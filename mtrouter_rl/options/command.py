@@ -119,7 +119,7 @@ class Command:
             self.name,
             formatter_class=help_formatter,
             help=self.summary.replace("%", "%%"),
-            description=wrapped(self.description).replace("%", "%%"),
+            description=wrapped(self.description),
             epilog="\n".join(f"example: mtrouter-rl {self.full_name} {words}" for words in self.examples),
         )
         sections: dict[str | None, argparse._ActionsContainer] = {None: parser}

@@ -202,3 +202,4 @@ def test_help_ends_with_the_examples(command, capsys):
     examples = [f"example: mtrouter-rl {command.full_name} {words}" for words in command.examples]
     assert lines[-len(examples) :] == examples
     assert all(len(line) <= 100 for line in lines if not line.startswith("example"))
+    assert not any("%%" in line for line in lines)
