@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, default=Path("datasets/scienceworld-uniform-v2"), metavar="DIR")
     parser.add_argument("--agents", nargs="+", default=["all"], metavar="AGENT", help="agent cards, or sets of them")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help="registered text encoder")
-    parser.add_argument("--threads", type=int, default=2, help="threads of a training")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a training (default: 1, as `train` has)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
