@@ -120,18 +120,18 @@ class _Network:
         if not self._may_join:
             return [self._mean_of_halves(ids, helper) for ids in texts]
         found: dict[int, torch.Tensor] = {}
-        group: list[int] = []
-        n_tokens = 0
+        groups: list[list[int]] = []
+        n_tokens = _JOINED_TOKENS
         for number, ids in enumerate(texts):
             if helper is not None and len(ids) >= _LEAST_SHARED:
                 found[number] = self._mean_of_halves(ids, helper)
                 continue
-            if group and n_tokens + len(ids) > _JOINED_TOKENS:
-                found |= zip(group, self._means_joined([texts[one] for one in group]), strict=True)
-                group, n_tokens = [], 0
-            group.append(number)
             n_tokens += len(ids)
-        if group:
+            if n_tokens > _JOINED_TOKENS:
+                groups.append([])
+                n_tokens = len(ids)
+            groups[-1].append(number)
+        for group in groups:
             found |= zip(group, self._means_joined([texts[one] for one in group]), strict=True)
         return [found[number] for number in range(len(texts))]
 

@@ -9,7 +9,7 @@ Every size runs in a process of its own, on a made-up log with the columns that 
 
 Blocks of steps of all sizes take turns. Printed are the peak of the resident size (mapped pages are in it), samples a second of
 the training's own loop by processor time, and the ratio to the first size, round by round: median and quartiles, by processor
-time and by the clock. Nothing is measured but the machine where the disk's cache does not hold the files.
+time and by the clock. Where the disk's cache does not hold the files, it is the disk that is measured.
 
     OMP_NUM_THREADS=1 python scripts/bench/training_scale.py mapped --turns 10000 100000 1000000
     OMP_NUM_THREADS=1 python scripts/bench/training_scale.py dataset --turns 10000 1000000 --folder /data

@@ -140,9 +140,9 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
             due=np.zeros((len(transitions), len(kinds))),
         )
-        loop = self.parameters
-        n_steps = loop.n_iterations * loop.steps_per_iteration
-        say(f"learn what was due at {len(transitions)} turns: {loop.n_folds} networks, {n_steps:,} gradient steps each")
+        n_steps = self.parameters.n_iterations * self.parameters.steps_per_iteration
+        n_networks = self.parameters.n_folds
+        say(f"learn what was due at {len(transitions)} turns: {n_networks} networks, {n_steps:,} gradient steps each")
         for fold in np.unique(judged.folds).tolist():
             network = self._train_network(context, judged, fold=fold)
             settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
