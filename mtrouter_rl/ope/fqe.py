@@ -19,6 +19,7 @@ policy would be two trainings; and a log is read anew for every policy. Here all
 network on one trunk, and the targets of an iteration come from one pass over the log.
 """
 
+import copy
 import math
 import threading
 import time
@@ -204,7 +205,7 @@ def _all_networks(
     making = threading.Lock()  # weights are drawn from torch's random state, which all threads share
     is_over = threading.Event()
     jobs = [(repeat, part) for repeat in range(parameters.n_repeats) for part in (0, 1)]
-    total = len(jobs) * parameters.n_iterations
+    total = len(jobs) * (parameters.n_iterations + min(parameters.keep_last, parameters.n_iterations))
 
     def fit(job: tuple[int, int]) -> _Found:
         repeat, part = job
@@ -319,6 +320,7 @@ class _Regression:
         self.parameters = parameters
         self.data = data
         self.indices = np.flatnonzero(members[transitions.episodes])
+        self.members, self.lengths = np.unique(transitions.episodes[self.indices], return_counts=True)
         self.actions = torch.from_numpy(transitions.actions)
         self.probabilities = torch.from_numpy(
             np.stack([np.asarray(one, dtype=np.float32) for one in data.policies.values()], axis=2)
@@ -341,35 +343,44 @@ class _Regression:
         )
 
     def run(self, wanted: npt.NDArray[np.int64], count: Callable[[], None]) -> Prediction:
-        """Fit, calling `count` after every iteration.
+        """Fit, calling `count` after every iteration, and as often again as iterates are kept while these predict.
 
         Returns:
             The mean prediction of the last iterates for the wanted turns, in the log's own units.
         """
         n_iterations = self.parameters.n_iterations
         n_kept = min(self.parameters.keep_last, n_iterations)
-        shape = (len(wanted), len(self.data.policies), len(QUANTITIES))
-        logged, states = np.zeros(shape), np.zeros(shape)
+        kept = []
         for iteration in range(n_iterations):
             chosen = self._whole_episodes()
-            before = self._predict(chosen) if iteration >= self.parameters.n_warm_start else None
+            before = self._predict([self.network], chosen) if iteration >= self.parameters.n_warm_start else None
             self._regress(chosen, self._targets(chosen, before), iteration)
             if iteration >= n_iterations - n_kept:
-                found = self._predict(wanted)
-                logged += found.logged / n_kept
-                states += found.states / n_kept
+                kept.append(copy.deepcopy(self.network))
             count()
+        n_blocks = math.ceil(len(wanted) / _ROWS_PER_BLOCK)
+        parts = []
+        for blocks in np.array_split(np.arange(n_blocks), n_kept):
+            rows = (
+                wanted[_ROWS_PER_BLOCK * blocks[0] : _ROWS_PER_BLOCK * (blocks[-1] + 1)] if len(blocks) else wanted[:0]
+            )
+            parts.append(self._predict(kept, rows))
+            count()
+        logged, states = (np.concatenate([getattr(one, name) for one in parts]) for name in ("logged", "states"))
         return Prediction(logged=logged * self.scales, states=states * self.scales)
 
     def _whole_episodes(self) -> npt.NDArray[np.int64]:
         """Turns of this iteration, in order: all of them, or whole episodes drawn by chance up to the limit."""
         if len(self.indices) <= self.parameters.max_turns_per_iteration:
             return self.indices
-        episodes = self.data.transitions.episodes[self.indices]
-        members, lengths = np.unique(episodes, return_counts=True)
-        order = self.generator.permutation(len(members))
-        n_fitting = np.searchsorted(np.cumsum(lengths[order]), self.parameters.max_turns_per_iteration, side="right")
-        return self.indices[np.isin(episodes, members[order[: max(1, int(n_fitting))]])]
+        order = self.generator.permutation(len(self.members))
+        n_fitting = np.searchsorted(
+            np.cumsum(self.lengths[order]), self.parameters.max_turns_per_iteration, side="right"
+        )
+        episodes = self.data.transitions.episodes
+        is_drawn = np.zeros(episodes[-1] + 1, dtype=np.bool_)
+        is_drawn[self.members[order[: max(1, int(n_fitting))]]] = True
+        return self.indices[is_drawn[episodes[self.indices]]]
 
     def _targets(self, chosen: npt.NDArray[np.int64], before: Prediction | None) -> Tensor:
         """What the chosen turns are regressed on, shape (n, P * K)."""
@@ -420,24 +431,29 @@ class _Regression:
         for _ in range(_TRIAL_STEPS):
             self._step(turns, targets, size)
         after_steps = time.process_time()
-        self._predict(turns)
+        self._predict([self.network], turns)
         return (after_steps - start) / _TRIAL_STEPS, (time.process_time() - after_steps) / len(turns)
 
     @torch.inference_mode()
-    def _predict(self, indices: npt.NDArray[np.int64]) -> Prediction:
-        self.network.eval()
+    def _predict(self, networks: Sequence[VectorQNetwork], indices: npt.NDArray[np.int64]) -> Prediction:
+        """Mean prediction of networks for some turns. A log on disk is read once for all of them."""
         n_policies, n_quantities = len(self.data.policies), len(QUANTITIES)
-        logged = np.empty((len(indices), n_policies, n_quantities), dtype=np.float32)
-        states = np.empty_like(logged)
+        logged = np.zeros((len(indices), n_policies, n_quantities))
+        states = np.zeros_like(logged)
         history, pairs = self.memory
+        for network in networks:
+            network.eval()
         for start in range(0, len(indices), _ROWS_PER_BLOCK):
             block = indices[start : start + _ROWS_PER_BLOCK]
-            observations = self._observations(block)
-            values = self.network.all_values(observations, history[block], pairs[block])
-            values = values.reshape(len(block), values.shape[1], n_policies, n_quantities)
+            inputs = self._observations(block), history[block], pairs[block]
+            taken = torch.arange(len(block)), self.actions[block]
+            probabilities = self.probabilities[block][..., None]
             part = slice(start, start + len(block))
-            logged[part] = values[torch.arange(len(block)), self.actions[block]].numpy()
-            states[part] = (values * self.probabilities[block][..., None]).sum(dim=1).numpy()
+            for network in networks:
+                values = network.all_values(*inputs)
+                values = values.reshape(len(block), values.shape[1], n_policies, n_quantities)
+                logged[part] += values[taken].numpy() / len(networks)
+                states[part] += (values * probabilities).sum(dim=1).numpy() / len(networks)
         return Prediction(logged=logged, states=states)
 
 

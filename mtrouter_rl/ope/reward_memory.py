@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mtrouter_rl.records import Episode
-from mtrouter_rl.transitions.usefulness import TurnFacts, turn_facts, turn_kinds, usefulness
+from mtrouter_rl.records import Episode, FloatArray, IntArray
+from mtrouter_rl.transitions.usefulness import turn_facts, turn_kinds, usefulness
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -96,102 +96,105 @@ def reward_memory(episodes: Iterable[Episode], model_names: Sequence[str]) -> Re
     """
     index = {name: number for number, name in enumerate(model_names)}
     facts = turn_facts(episodes)
-    useful = usefulness(facts, turn_kinds(facts))
-    n_turns = sum(len(one.models) for one in facts)
-    history = np.empty((n_turns, len(HISTORY_NAMES)), dtype=np.float32)
-    pairs = np.empty((n_turns, len(index), len(PAIR_NAMES)), dtype=np.float32)
-    start = 0
-    for one, of_turns in zip(facts, useful, strict=True):
-        past = _Past(n_turns=len(one.models), n_models=len(index))
-        for model, gain, flags, how_useful in zip(one.models, one.gains.tolist(), one.flags, of_turns, strict=True):
-            past.add(index[model], gain=gain, flags=flags, useful=how_useful)
-        part = slice(start, start + len(one.models))
-        history[part], pairs[part] = past.history(one), past.pairs()
-        start = part.stop
+    useful = np.concatenate(usefulness(facts, turn_kinds(facts)))
+    models = np.array([index[model] for one in facts for model in one.models])
+    gains = np.concatenate([one.gains for one in facts])
+    flags = np.array([flag for one in facts for flag in one.flags], dtype=np.float64)
+    # The longest episodes come first, so that those that are not over yet are the first rows of everything.
+    lengths = np.array([len(one.models) for one in facts])
+    order = np.argsort(-lengths, kind="stable")
+    starts = (np.cumsum(lengths) - lengths)[order]
+    max_turns = np.array([one.max_turns for one in facts])[order]
+    history = np.empty((len(models), len(HISTORY_NAMES)), dtype=np.float32)
+    pairs = np.empty((len(models), len(index), len(PAIR_NAMES)), dtype=np.float32)
+    past = _Past(len(facts), n_models=len(index))
+    for turn in range(int(lengths.max())):
+        past.keep(int((lengths > turn).sum()))
+        rows = starts[: past.n_episodes] + turn
+        history[rows], pairs[rows] = past.history(max_turns[: past.n_episodes]), past.pairs()
+        past.add(models[rows], gains=gains[rows], flags=flags[rows], useful=useful[rows])
     return RewardMemory(history=history, pairs=pairs)
 
 
 class _Past:
-    """Counts of an episode of T turns before each of them: shape (T,), or (T, M) by model.
+    """Counts of E episodes before the present turn, which is the same in all of them: shape (E,), or (E, M) by model."""
 
-    Row t of an array is filled in by `add`, turn after turn; what holds at the start is there from the beginning.
-    """
-
-    def __init__(self, *, n_turns: int, n_models: int) -> None:
-        by_model = (n_turns + 1, n_models)
+    def __init__(self, n_episodes: int, *, n_models: int) -> None:
+        by_model = (n_episodes, n_models)
+        self.n_episodes = n_episodes
         self.turn = 0
-        self.utility, self.n_gains, self.since_gain = (np.zeros(n_turns + 1) for _ in range(3))
+        self.utility, self.n_gains, self.since_gain = (np.zeros(n_episodes) for _ in range(3))
         self.calls, self.gains = np.zeros(by_model), np.zeros(by_model)
         self.calls_since_gain, self.errors_since_gain = np.zeros(by_model), np.zeros(by_model)
         self.turns_since_call = np.full(by_model, np.inf)
         self.last_useful, self.useful_since_call = np.zeros(by_model), np.zeros(by_model)
         self.last_flags = np.zeros((*by_model, 3))
-        self.useful = np.zeros((n_turns + 1, 2))
+        self.useful = np.zeros((n_episodes, 2))
 
-    def add(self, model: int, *, gain: float, flags: tuple[bool, bool, bool], useful: float) -> None:
-        """Take in a turn."""
-        now, after = self.turn, self.turn + 1
-        self.useful[after] = useful, self.useful[now, 0]
-        self.useful_since_call[after] = self.useful_since_call[now] + max(useful, 0.0)
-        self.useful_since_call[after, model] = 0.0
-        self.turns_since_call[after] = self.turns_since_call[now] + 1
-        self.turns_since_call[after, model] = 0
-        for kept in (self.last_useful, self.last_flags, self.calls, self.gains):
-            kept[after] = kept[now]
-        self.last_useful[after, model] = useful
-        self.last_flags[after, model] = flags
-        self.calls[after, model] += 1
-        self.utility[after] = self.utility[now] + gain
-        self.n_gains[after] = self.n_gains[now]
-        self.turn = after
-        if gain > _MIN_GAIN:
-            self.n_gains[after] += 1
-            self.gains[after, model] += 1
-            return  # what is counted since the last gain starts at 0
-        self.since_gain[after] = self.since_gain[now] + 1
-        for counted, more in ((self.calls_since_gain, 1), (self.errors_since_gain, flags[0])):
-            counted[after] = counted[now]
-            counted[after, model] += more
+    def keep(self, n_episodes: int) -> None:
+        """Go on with the first episodes alone."""
+        self.n_episodes = n_episodes
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(self, name, value[:n_episodes])
 
-    def history(self, facts: TurnFacts) -> npt.NDArray[np.float64]:
-        """One column for every name in `HISTORY_NAMES`, shape (T, H)."""
-        n = self.turn
-        calls, since, turns = self.calls_since_gain[:n], self.since_gain[:n], np.arange(n)
+    def add(self, models: IntArray, *, gains: FloatArray, flags: FloatArray, useful: FloatArray) -> None:
+        """Take in a turn of every episode: shapes (E,), and (E, 3) for the flags."""
+        called = np.arange(self.n_episodes), models
+        self.turn += 1
+        self.useful = np.stack([useful, self.useful[:, 0]], axis=1)
+        self.useful_since_call += np.maximum(useful, 0.0)[:, None]
+        self.useful_since_call[called] = 0.0
+        self.turns_since_call += 1
+        self.turns_since_call[called] = 0
+        self.last_useful[called] = useful
+        self.last_flags[called] = flags
+        self.calls[called] += 1
+        self.utility += gains
+        gained = gains > _MIN_GAIN
+        self.n_gains += gained
+        self.gains[called] += gained
+        self.since_gain += 1
+        self.calls_since_gain[called] += 1
+        self.errors_since_gain[called] += flags[:, 0]
+        for counted in (self.since_gain, self.calls_since_gain, self.errors_since_gain):
+            counted[gained] = 0.0
+
+    def history(self, max_turns: IntArray) -> FloatArray:
+        """One column for every name in `HISTORY_NAMES`, shape (E, H)."""
+        calls, since = self.calls_since_gain, self.since_gain
         columns = (
-            self.utility[:n],
+            self.utility,
             since / _TURN_SCALE,
             np.log1p(since) / 3,
-            self.n_gains[:n] / _TURN_SCALE,
-            turns / facts.max_turns,
-            1 - turns / facts.max_turns,
+            self.n_gains / _TURN_SCALE,
+            self.turn / max_turns,
+            1 - self.turn / max_turns,
             calls.max(axis=1) / _MOST_CALLS_SCALE,
             (calls >= 1).mean(axis=1),
             (calls >= 2).mean(axis=1),
-            *np.clip(self.useful[:n], -_USEFULNESS_CAP, _USEFULNESS_CAP).T,
+            *np.clip(self.useful, -_USEFULNESS_CAP, _USEFULNESS_CAP).T,
         )
         return np.stack(columns, axis=1)
 
-    def pairs(self) -> npt.NDArray[np.float64]:
-        """For every model a column for every name in `PAIR_NAMES`, shape (T, M, P)."""
-        n = self.turn
-        calls, all_calls, gains, since_call = (
-            one[:n] for one in (self.calls_since_gain, self.calls, self.gains, self.turns_since_call)
-        )
+    def pairs(self) -> FloatArray:
+        """For every model a column for every name in `PAIR_NAMES`, shape (E, M, P)."""
+        calls = self.calls_since_gain
         columns = (
             calls == 0,
             calls == 1,
             calls == 2,
             calls >= 3,
             np.minimum(calls, _CALLS_CAP) / _CALLS_CAP,
-            self.errors_since_gain[:n] > 0,
-            self.errors_since_gain[:n] > 1,
-            np.log1p(all_calls) / 3,
-            (gains + _PRIOR_GAINS) / (all_calls + _PRIOR_CALLS),
-            gains / np.maximum(all_calls, 1),
-            since_call == 0,
-            np.minimum(since_call, _TURNS_SINCE_CALL_CAP) / _TURNS_SINCE_CALL_CAP,
-            np.clip(self.last_useful[:n], -_USEFULNESS_CAP, _USEFULNESS_CAP),
-            np.minimum(self.useful_since_call[:n], _USEFULNESS_CAP),
-            *np.moveaxis(self.last_flags[:n], 2, 0),
+            self.errors_since_gain > 0,
+            self.errors_since_gain > 1,
+            np.log1p(self.calls) / 3,
+            (self.gains + _PRIOR_GAINS) / (self.calls + _PRIOR_CALLS),
+            self.gains / np.maximum(self.calls, 1),
+            self.turns_since_call == 0,
+            np.minimum(self.turns_since_call, _TURNS_SINCE_CALL_CAP) / _TURNS_SINCE_CALL_CAP,
+            np.clip(self.last_useful, -_USEFULNESS_CAP, _USEFULNESS_CAP),
+            np.minimum(self.useful_since_call, _USEFULNESS_CAP),
+            *np.moveaxis(self.last_flags, 2, 0),
         )
         return np.stack(columns, axis=2).astype(np.float64)

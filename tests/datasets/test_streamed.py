@@ -1,8 +1,12 @@
 """Episodes that are read shard by shard are those of memory, and what goes through them says the same."""
 
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from mtrouter_rl.datasets import streamed
+from mtrouter_rl.datasets import store, streamed
 from mtrouter_rl.datasets.check_dataset import check_dataset
 from mtrouter_rl.datasets.leaks import find_leaks
 from mtrouter_rl.datasets.rewrite import write_dataset
@@ -77,6 +81,27 @@ def test_a_shard_that_broke_meanwhile_is_told(both, folder):
     (folder / "turns-00002.parquet").write_bytes(b"no parquet")
     with pytest.raises(DatasetError, match=r"turns-00002\.parquet is not a readable Parquet file"):
         list(both[1].episodes)
+
+
+def test_a_value_that_was_changed_meanwhile_is_told(both, folder):
+    path = folder / "turns-00002.parquet"
+    before = path.stat()
+    table = pq.read_table(path)
+    wrong = pa.array([-1.0] * len(table), pa.float64())
+    place = table.schema.get_field_index("cost_usd")
+    pq.write_table(table.set_column(place, table.schema.field(place), wrong), path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nobody had touched it
+    with pytest.raises(DatasetError, match=r"(?s)which was sound a moment ago.*cost_usd"):
+        list(both[1].episodes)
+
+
+def test_only_a_shard_that_was_written_to_is_checked_again(both, folder, monkeypatch):
+    resident, disk = both
+    checked = []
+    monkeypatch.setattr(store, "check_episodes", lambda episodes, *, files, **_: checked.append(files.turns))
+    os.utime(folder / "turns-00001.parquet")
+    assert tuple(disk.episodes) == resident.episodes
+    assert checked == ["turns-00001.parquet"]
 
 
 def test_summary_and_leaks_say_the_same(both):
