@@ -13,7 +13,7 @@ os.environ.setdefault(
     "MTROUTER_RL_STATE", tempfile.mkdtemp(prefix="mtrouter-rl-state-")
 )  # no test books in the user's ledger
 
-from mtrouter_rl.cards import list_cards
+from mtrouter_rl.cards import list_cards, load_agent_card
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.ope import logged_turns
 from mtrouter_rl.rollout import RolloutPool
@@ -44,8 +44,13 @@ def corridor_log(tmp_path_factory, corridor_config) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def quickly_judged():
     """Networks that tell what was due go through the log twice: roll-outs in a model of it are rough, and cost a second."""
+
+    def hasty_card(name: str):
+        card = load_agent_card(name)
+        return card.model_copy(update={"parameters": card.parameters | {"max_passes": 2}})
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logged_turns, "_MOST_PASSES", 2)
+        patch.setattr(logged_turns, "load_agent_card", hasty_card)
         yield
 
 

@@ -1,10 +1,8 @@
 """Turns of a log as a model of its world is made of them: what was due before each, and what came of it."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +13,9 @@ from mtrouter_rl.cards import load_agent_card
 from mtrouter_rl.ope.inputs import OpeLog
 from mtrouter_rl.records import BoolArray, FloatArray
 
-if TYPE_CHECKING:
-    from mtrouter_rl.agents.factored.factored_q import FactoredQ
-
 IntArray = npt.NDArray[np.int64]
 
 _CARD = "factored-q"
-_MOST_PASSES = 20
-"""Passes over the log of a network that tells what is due, at most, so that a small log costs little."""
 _USEFUL = 0.5
 
 
@@ -127,6 +120,8 @@ def turns_of_log(run: OpeLog, *, say: Callable[[str], None], show_progress: bool
     Raises:
         InvalidConfigError: If the log has no token counts, which expected costs are made of.
     """
+    from mtrouter_rl.agents.factored.factored_q import FactoredQ
+
     context = TrainingContext(
         pool=run.request.pool,
         reward=run.request.reward,
@@ -135,8 +130,7 @@ def turns_of_log(run: OpeLog, *, say: Callable[[str], None], show_progress: bool
         features=run.features,
         show_progress=show_progress,
     )
-    algorithm = _algorithm(len(run.transitions))
-    judged = algorithm.judged(context, run.transitions, say=say)
+    judged = FactoredQ.from_card(load_agent_card(_CARD)).judged(context, run.transitions, say=say)
     columns, transitions = judged.log, judged.transitions
     return WorldTurns.of(
         due=judged.due,
@@ -150,14 +144,3 @@ def turns_of_log(run: OpeLog, *, say: Callable[[str], None], show_progress: bool
         tasks=run.strata[transitions.episodes],
         clusters=run.clusters[transitions.episodes],
     )
-
-
-def _algorithm(n_turns: int) -> "FactoredQ":
-    """The algorithm that judges, with no more steps than a small log is worth."""
-    from mtrouter_rl.agents.factored.factored_q import FactoredQ, FactoredQParameters
-
-    card = load_agent_card(_CARD)
-    parameters = FactoredQParameters.model_validate(card.parameters)
-    steps = math.ceil(_MOST_PASSES * n_turns / parameters.batch_size / parameters.n_iterations)
-    bound = {"steps_per_iteration": min(parameters.steps_per_iteration, steps)}
-    return FactoredQ(card, parameters.model_copy(update=bound))

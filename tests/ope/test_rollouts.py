@@ -8,7 +8,7 @@ import pytest
 from mtrouter_rl.agents.factored.factored_q import FactoredQ
 from mtrouter_rl.agents.factored.shrinkage import success_table, success_tables_without
 from mtrouter_rl.agents.factored.stuck import Stuckness
-from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.cards import RewardCard, load_agent_card
 from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import InvalidConfigError
@@ -203,7 +203,7 @@ def request_of(dataset, **changes):
 
 
 def test_single_models_of_a_mixed_log_are_told_apart(corridor_log, tmp_path, monkeypatch):
-    monkeypatch.setattr(logged_turns, "_MOST_PASSES", 20)  # as a user has it
+    monkeypatch.setattr(logged_turns, "load_agent_card", load_agent_card)  # as a user has it
     report = run_ope(request_of(corridor_log), say=lambda text: None, show_progress=False)
     returns = {one.policy: one.estimates["am"]["return"] for one in report.policies}
     assert {one.headline for one in report.policies} == {"am"}

@@ -1,9 +1,10 @@
 """Training of the factored router: networks that tell what is due, and the factors on top of what they say."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.records import FloatArray, Frozen
+from mtrouter_rl.records import FloatArray, Frozen, JsonValue, Positive, PositiveInt
 from mtrouter_rl.transitions.arrays import Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
@@ -40,13 +41,23 @@ class FactoredQParameters(NetworkParameters, LoopParameters):
 
     Attributes:
         n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
+        n_networks: Networks of every fold, and of those that act, each of a seed of its own; what they say is averaged.
+        max_passes: A network goes over the log about this often at most: a small log is given fewer gradient steps, or else
+            the networks learn it by heart.
         logit_penalty: Weight of the mean squared logit in their loss.
         parts: What is learned, of `factors.PARTS`; to leave something out shows what it is worth (`lab ablate`).
     """
 
     n_folds: Annotated[int, Field(ge=2)] = 3
+    n_networks: PositiveInt = 1
+    max_passes: Positive = 15.0
     logit_penalty: NonNegative = 0.001
     parts: tuple[Part, ...] = PARTS
+
+    def bounded(self, n_turns: int) -> Self:
+        """The same with no more gradient steps than a log of so many turns is worth."""
+        steps = math.ceil(self.max_passes * n_turns / self.batch_size / self.n_iterations)
+        return self.model_copy(update={"steps_per_iteration": min(self.steps_per_iteration, steps)})
 
 
 class FactoredQ(CardAlgorithm[FactoredQParameters]):
@@ -87,7 +98,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 "during the training; leave out --evaluate-every"
             )
         judged = self.judged(context)
-        network = self._train_network(context, judged)
+        network = self._train_networks(context, judged)
         settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
         with one_thread():
             factors = _fitted(context, judged, parts=self.parameters.parts)
@@ -140,42 +151,60 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
             due=np.zeros((len(transitions), len(kinds))),
         )
-        n_steps = self.parameters.n_iterations * self.parameters.steps_per_iteration
-        n_networks = self.parameters.n_folds
+        bounded = self.parameters.bounded(len(transitions))
+        n_steps = bounded.n_iterations * bounded.steps_per_iteration
+        n_networks = self.parameters.n_folds * self.parameters.n_networks
         say(f"learn what was due at {len(transitions)} turns: {n_networks} networks, {n_steps:,} gradient steps each")
         for fold in np.unique(judged.folds).tolist():
-            network = self._train_network(context, judged, fold=fold)
+            network = self._train_networks(context, judged, fold=fold)
             settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
             with one_thread():
                 _judge(network, settings, judged, fold)
         return judged
 
-    def _train_network(self, context: TrainingContext, judged: "JudgedLog", *, fold: int = _NO_FOLD) -> list[StateDict]:
-        """Kept iterates of a network that has not seen a fold; without one, of the network that acts, which has seen all.
+    def _train_networks(
+        self, context: TrainingContext, judged: "JudgedLog", *, fold: int = _NO_FOLD
+    ) -> list[StateDict]:
+        """Kept iterates of networks that have not seen a fold; without one, of those that act, which have seen all.
 
         Errors show nothing of what was due, and are left out.
         """
-        from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
-
         is_done = ~judged.log.is_error
         is_done |= not is_done.any()
         imitated = dataclasses.replace(
             judged.transitions, actions=judged.kinds.of_log(judged.log.words), n_models=len(judged.kinds)
         )
         keep = is_done & (judged.folds != fold)
+        imitated = imitated.where(keep if keep.any() else is_done)
+        found = list[StateDict]()
+        for number in range(self.parameters.n_networks):
+            found += self._train_network(context, judged, imitated, fold=fold, number=number)
+        return found
+
+    def _train_network(
+        self, context: TrainingContext, judged: "JudgedLog", imitated: Transitions, *, fold: int, number: int
+    ) -> list[StateDict]:
+        """Kept iterates of one network."""
+        from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
+
+        is_shown = fold == _NO_FOLD and number == 0
+        own: dict[str, JsonValue] = {"fold": fold}
+        if number:
+            own["network"] = number
         iterates = train(
             imitation_learner(
                 HistoryEncoderFactory.of(judged.layout, self.parameters), logit_penalty=self.parameters.logit_penalty
             ),
-            imitated.where(keep if keep.any() else is_done),
-            loop=self.parameters,
+            imitated,
+            loop=self.parameters.bounded(len(judged.transitions)),
             context=dataclasses.replace(
                 context,
+                seed=context.seed if number == 0 else _seed_of(context.seed, number),
                 evaluation=None,
-                metrics=context.metrics if fold == _NO_FOLD else NullSink(),
-                checkpoint_folder=_of_fold(context.checkpoint_folder, fold),
+                metrics=context.metrics if is_shown else NullSink(),
+                checkpoint_folder=_own_folder(context.checkpoint_folder, fold, number),
             ),
-            identity=training_identity(context, self.card, self.parameters) | {"fold": fold},
+            identity=training_identity(context, self.card, self.parameters) | own,
             make_router=_no_router,
         )
         stacked = stack_imitators(iterates)
@@ -232,8 +261,14 @@ def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":
     raise NotImplementedError("a training without evaluation asks for no router")
 
 
-def _of_fold(folder: Path | None, fold: int) -> Path | None:
-    return None if folder is None else folder / ("whole" if fold == _NO_FOLD else f"fold-{fold}")
+def _own_folder(folder: Path | None, fold: int, number: int) -> Path | None:
+    name = ("whole" if fold == _NO_FOLD else f"fold-{fold}") + (f"-{number}" if number else "")
+    return None if folder is None else folder / name
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """Seed of a further network."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _folds(log: LogColumns, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ Some things stop all models alike: a door that nobody can open. So a second beli
 useless calls of every model. The log tells how much of stuckness is of that sort.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -83,6 +83,11 @@ class StuckBelief:
         chances: FloatArray = together * probabilities[..., -1:] + (1 - together) * probabilities[..., :-1]
         return chances
 
+    def cases_of(self, model: int, weights: FloatArray) -> FloatArray:
+        """Probability that one model is stuck by itself, and that all are stuck together, shape (..., 2)."""
+        chances: FloatArray = (1 / (1 + np.exp(-self.log_odds[..., [model, -1], :]))) @ weights
+        return chances
+
     def after(self, model: int, *, weights: FloatArray, use: float, success: float) -> "StuckBelief":
         """The belief after a turn.
 
@@ -117,15 +122,28 @@ def chances_of_log(
         starts: True at the first turn of every episode, shape (N,).
         stuckness: One case or several.
     """
-    weights = sharpened(due)
     chances = np.empty((len(success), *stuckness.prior.shape, success.shape[1]))
+    for turn, (belief, weights) in enumerate(_beliefs(due, actions, use, success, starts, stuckness)):
+        chances[turn] = belief.chances(weights)
+    return chances
+
+
+def _beliefs(
+    due: FloatArray,
+    actions: npt.NDArray[np.int64],
+    use: FloatArray,
+    success: FloatArray,
+    starts: npt.NDArray[np.bool_],
+    stuckness: Stuckness,
+) -> Iterator[tuple[StuckBelief, FloatArray]]:
+    """The belief before every turn of a log, and the weights of the kinds there. Arguments as of `chances_of_log`."""
+    weights = sharpened(due)
     belief = fresh = StuckBelief.start(stuckness, n_models=success.shape[1], n_kinds=due.shape[1])
     for turn, model in enumerate(actions.tolist()):
         if starts[turn]:
             belief = fresh
-        chances[turn] = belief.chances(weights[turn])
+        yield belief, weights[turn]
         belief = belief.after(model, weights=weights[turn], use=float(use[turn]), success=float(success[turn, model]))
-    return chances
 
 
 def likeliest(
@@ -146,11 +164,17 @@ def likeliest(
     Source: Schwarz, Estimating the Dimension of a Model (1978), for the penalty.
     """
     cases = Stuckness.of(*zip(*product(priors, together), strict=True))
+    by_prior = Stuckness.of(
+        priors, [0.0] * len(priors)
+    )  # beliefs do not depend on the share, only what is made of them
+    shares = np.asarray(together, dtype=np.float64)
     gained = np.zeros(cases.prior.shape)
     for some in _blocks(starts):
-        rows = np.arange(len(actions[some]))
-        chances = chances_of_log(due[some], actions[some], use[some], success[some], starts[some], cases)
-        free = 1 - chances[rows, :, actions[some]]
+        rows, called = np.arange(len(actions[some])), actions[some].tolist()
+        beliefs = _beliefs(due[some], actions[some], use[some], success[some], starts[some], by_prior)
+        found = np.array([one.cases_of(model, weights) for model, (one, weights) in zip(called, beliefs, strict=True)])
+        chances = shares * found[..., 1:] + (1 - shares) * found[..., :1]
+        free = 1 - chances.reshape(len(rows), -1)
         expected = np.clip(free * cases.unstuck(success[some][rows, actions[some]]).T, _TINY, 1 - _TINY)
         useful = use[some][:, None]
         gained += (useful * np.log(expected) + (1 - useful) * np.log(1 - expected)).sum(axis=0)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mtrouter_rl.agents.factored.factored_q import FactoredQParameters
 from mtrouter_rl.agents.loading import load_router, save_router
 from mtrouter_rl.agents.rules.heuristics import single_router
 from mtrouter_rl.errors import InvalidConfigError
@@ -148,3 +149,44 @@ def test_what_is_allowed_changes_no_value_of_what_is_allowed(router):
     free, closed = router.q_values([observation(1), observation(1, mask=(1, 0, 1))])
     np.testing.assert_allclose(free[[0, 2]], closed[[0, 2]], atol=1e-6)
     assert router.action_probabilities([observation(1, mask=(1, 1, 0))])[0].tolist() == [0.0, 1.0, 0.0]
+
+
+def trained(episodes, **parameters):
+    card = make_card("factored_q", **NETWORK, **LOOP | parameters)
+    return ALGORITHMS.load("factored_q").from_card(card).train(make_context(make_dataset(episodes)))
+
+
+def with_weights(router, weights):
+    return type(router)(
+        name=router.name,
+        model_names=router.model_names,
+        features=router.features,
+        settings=router.settings,
+        weights=weights,
+        provenance=router.provenance,
+    )
+
+
+def test_several_networks_are_averaged_and_the_first_is_the_one_that_is_trained_alone():
+    episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=60, seed=0)
+    alone, three = (trained(episodes, n_networks=n) for n in (1, 3))
+    states = [observation(state) for state in range(3)]
+    assert (alone.settings.n_members, three.settings.n_members) == (1, 3)
+    said = []
+    for member in range(3):
+        weights = {name: one[[member]] if name.startswith("due.") else one for name, one in three.weights.items()}
+        said.append(with_weights(three, weights)._due(states))
+    np.testing.assert_allclose(said[0], alone._due(states), atol=1e-6)
+    np.testing.assert_allclose(np.mean(said, axis=0), three._due(states), atol=1e-6)
+    assert np.abs(said[1] - said[0]).max() > 1e-3
+
+
+def test_a_small_log_gets_fewer_steps():
+    parameters = FactoredQParameters(n_iterations=4, steps_per_iteration=100, batch_size=100, max_passes=10)
+    assert parameters.bounded(1000).steps_per_iteration == 25
+    assert parameters.bounded(1001).steps_per_iteration == 26
+    assert parameters.bounded(4000) == parameters.bounded(10**7) == parameters
+    episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=20, seed=0)
+    states = [observation(state) for state in range(3)]
+    few, many = (np.ptp(trained(episodes, max_passes=n)._due(states), axis=0).max() for n in (0.01, 100))
+    assert few < 0.5 * many  # one step an iteration tells states hardly apart

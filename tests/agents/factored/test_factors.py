@@ -1,5 +1,7 @@
 """The factors one by one, on numbers whose answer is known."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,20 @@ def test_several_cases_at_once_are_what_each_is_alone():
     for number, (prior, together) in enumerate(cases):
         alone = chances_of_log(due, actions, use, success, starts, Stuckness.of(prior, together))
         np.testing.assert_allclose(at_once[:, number], alone)
+
+
+def test_the_likeliest_case_is_that_of_every_case_by_itself():
+    due, actions, use, success, starts = logged_stuckness(0.2, together=0.5, n_episodes=60)
+    priors, together = (0.05, 0.2), (0.0, 0.5, 1.0)
+    rows, found = np.arange(len(actions)), {}
+    for case in itertools.product(priors, together):
+        stuckness = Stuckness.of(*case)
+        chances = chances_of_log(due, actions, use, success, starts, stuckness)[rows, actions]
+        expected = (1 - chances) * stuckness.unstuck(success[rows, actions])
+        gained = (use * np.log(expected) + (1 - use) * np.log(1 - expected)).sum()
+        found[case] = gained - (np.log(len(actions)) / 2 if case[1] > 0 else 0.0)
+    best = likeliest(due, actions, use, success, starts, priors=priors, together=together)
+    assert (float(best.prior), float(best.together)) == max(found, key=found.get)
 
 
 def test_beliefs_of_a_log_begin_anew_with_every_episode():
