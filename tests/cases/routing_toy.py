@@ -12,7 +12,6 @@ from mtrouter_rl.cards.pool import BackendCard, ModelCard, PoolCard, Prices, Tok
 from mtrouter_rl.datasets.info import DatasetInfo
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.embeddings.history import budget_features
-from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS
 from mtrouter_rl.records import Episode, TokenUsage, Turn
 
 REWARD = RewardCard(cost_weight=1.0, cost_unit_usd=1.0)
@@ -272,8 +271,6 @@ class ListSink:
         self.points.append((name, value, step))
 
 
-SHOWN = {"history_inputs": HISTORY_INPUTS}
-"""For whom some parts of the history are hidden from by default: the features of the toy have no parts."""
 NETWORK = {"text_projection": 8, "history_hidden": (32,), "dropout": 0.0}
 JOINT = NETWORK | {"model_hidden": 16, "residual_dim": 4, "joint_hidden": (32, 16)}
 TINY_LOOP = {"n_iterations": 4, "steps_per_iteration": 5, "batch_size": 32, "keep_last": 2}
@@ -284,7 +281,7 @@ TINY = {
     "monte_carlo_q": JOINT | TINY_LOOP,
     "myopic": JOINT | TINY_LOOP,
     "behavior_cloning": NETWORK | TINY_LOOP,
-    "factored_q": NETWORK | TINY_LOOP | SHOWN,
+    "factored_q": NETWORK | TINY_LOOP,
     "single": {"model": "middle"},
     "llm_router": {"pool": "local-llm", "model": "weak"},
     "task_boosting": {"n_trees": 3},
