@@ -12,12 +12,12 @@ from pydantic import Field
 
 from mtrouter_rl.agents.base import NullSink, TrainingContext
 from mtrouter_rl.agents.factored.factors import PARTS, Factors, LoggedTurns, Part, fit_factors
-from mtrouter_rl.agents.factored.kinds import RARE_KIND, ActionKinds
+from mtrouter_rl.agents.factored.kinds import ActionKinds
 from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.router import FactoredRouter, FactoredSettings, as_weights, hidden_from_due
 from mtrouter_rl.agents.one_thread import one_thread
-from mtrouter_rl.agents.parameters import CardAlgorithm, HistoryInputs, LoopParameters, NetworkParameters, NonNegative
+from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.q.behavior_cloning import stack_imitators
 from mtrouter_rl.agents.q.learners import imitation_learner
 from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, StateDict, stack_weights
@@ -26,22 +26,18 @@ from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
-from mtrouter_rl.embeddings.history_inputs import HistoryInput
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray, Frozen, JsonValue, Positive, PositiveInt
 from mtrouter_rl.transitions.arrays import Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
 """Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
-_SHOWN: tuple[HistoryInput, ...] = ("task", "last_observation", "last_action", "recent", "progress", "last_turn")
 _ROWS_PER_PASS = 2048
 _NO_FOLD = -1
 
 
-class FactoredQParameters(NetworkParameters, LoopParameters, HistoryInputs):
+class FactoredQParameters(NetworkParameters, LoopParameters):
     """Parameters of `FactoredQ`; those of the loop are of the networks that tell what is due.
-
-    What is due does not depend on who failed at it. So these networks are not shown who was called, and what repeats.
 
     Attributes:
         n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
@@ -57,7 +53,6 @@ class FactoredQParameters(NetworkParameters, LoopParameters, HistoryInputs):
     max_passes: Positive = 15.0
     logit_penalty: NonNegative = 0.001
     parts: tuple[Part, ...] = PARTS
-    history_inputs: tuple[HistoryInput, ...] = _SHOWN
 
     def bounded(self, n_turns: int) -> Self:
         """The same with no more gradient steps than a log of so many turns is worth."""
@@ -146,14 +141,13 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
         kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())
         n_models = transitions.n_models
-        layout = HistoryLayout.of_features(features, n_extra=n_models, shown=self.parameters.history_inputs)
-        hidden = (*layout.hidden, *hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models))
+        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
         judged = JudgedLog(
             transitions=transitions,
             log=log,
             tokens=tokens,
             kinds=kinds,
-            layout=layout.model_copy(update={"hidden": hidden}),
+            layout=HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden}),
             folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
             due=np.zeros((len(transitions), len(kinds))),
         )
@@ -173,14 +167,15 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
     ) -> list[StateDict]:
         """Kept iterates of networks that have not seen a fold; without one, of those that act, which have seen all.
 
-        An error of a known kind shows what was tried, so it is imitated; any other shows nothing of what was due.
+        Errors show nothing of what was due, and are left out.
         """
-        kinds = judged.kinds.of_log(judged.log.words)
-        is_told = ~judged.log.is_error | (kinds != RARE_KIND)
-        is_told |= not is_told.any()
-        imitated = dataclasses.replace(judged.transitions, actions=kinds, n_models=len(judged.kinds))
-        keep = is_told & (judged.folds != fold)
-        imitated = imitated.where(keep if keep.any() else is_told)
+        is_done = ~judged.log.is_error
+        is_done |= not is_done.any()
+        imitated = dataclasses.replace(
+            judged.transitions, actions=judged.kinds.of_log(judged.log.words), n_models=len(judged.kinds)
+        )
+        keep = is_done & (judged.folds != fold)
+        imitated = imitated.where(keep if keep.any() else is_done)
         found = list[StateDict]()
         for number in range(self.parameters.n_networks):
             found += self._train_network(context, judged, imitated, fold=fold, number=number)

@@ -8,7 +8,6 @@ import pytest
 from mtrouter_rl.agents.factored.factored_q import FactoredQParameters
 from mtrouter_rl.agents.loading import load_router, save_router
 from mtrouter_rl.agents.rules.heuristics import single_router
-from mtrouter_rl.embeddings.history_inputs import HISTORY_INPUTS
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import TokenUsage
 from mtrouter_rl.registry import ALGORITHMS
@@ -28,8 +27,7 @@ from tests.cases.routing_toy import (
 WORDS = ("walk", "lift", "push")  # what is due in states 0, 1 and 2
 FATAL = (0.5, 0.4, 0.02)  # in state 1, by model
 SUCCESS = (0.85, 0.6, 0.85)  # elsewhere
-SHOWN = {"history_inputs": HISTORY_INPUTS}  # the toy's features have no parts
-LOOP = SHOWN | {"n_iterations": 4, "steps_per_iteration": 60, "batch_size": 128, "learning_rate": 4e-3, "keep_last": 1}
+LOOP = {"n_iterations": 4, "steps_per_iteration": 60, "batch_size": 128, "learning_rate": 4e-3, "keep_last": 1}
 
 
 def turn_of(rng, state, model):
