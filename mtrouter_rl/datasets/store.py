@@ -330,13 +330,13 @@ def _expected_hidden(folder: Path, files: ShardFiles) -> tuple[dict[str, int], i
     return n_turns, int(told) if told is not None and told.isdigit() else None
 
 
-_Stamp = tuple[tuple[int, int, int], ...]
+_Stamp = tuple[tuple[int, int, int, int], ...]
 
 
 def _stamp(folder: Path, files: ShardFiles) -> _Stamp:
-    """What changes when a file of a shard is written to: size, and the times of its contents and of its inode."""
+    """What changes when a file of a shard is written to or exchanged."""
     found = [(folder / name).stat() for name in (files.episodes, files.turns) if (folder / name).exists()]
-    return tuple((one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found)
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found)
 
 
 def _streamed(
@@ -346,8 +346,7 @@ def _streamed(
 
     def read(index: int) -> list[Episode]:
         log, files = ViolationLog(), ShardFiles.of(index)
-        is_known = _stamp(folder, files) == stamps[index]
-        episodes = _load_shard(folder, files, context=context, log=log, is_old=is_old, is_known=is_known)
+        episodes = _load_shard(folder, files, context=context, log=log, is_old=is_old, checked=stamps[index])
         log.raise_if_any(f"{folder / files.episodes}, which was sound a moment ago,")
         return episodes
 
@@ -364,9 +363,10 @@ def _load_shard(
     context: Context,
     log: ViolationLog,
     is_old: bool = False,
-    is_known: bool = False,
+    checked: _Stamp | None = None,
 ) -> list[Episode]:
-    """Episodes of a shard; the rules about their values are not gone through again where they are known to hold."""
+    """Episodes of a shard. The rules about their values are not gone through again if it has the stamp of when they were."""
+    before = _stamp(folder, files)
     episode_table, turn_table = read_table(folder / files.episodes), read_table(folder / files.turns)
     if is_old:
         episode_table, turn_table = upgrade_episodes(episode_table), upgrade_turns(turn_table)
@@ -382,7 +382,7 @@ def _load_shard(
         Episode(turns=tuple(grouped[episode_id]), **row)  # type: ignore[arg-type]  # types checked by check_columns
         for episode_id, row in zip(ids, fields, strict=True)
     ]
-    if not is_known:
+    if not checked == before == _stamp(folder, files):
         check_episodes(episodes, context=context, files=files, log=log)
     return episodes
 

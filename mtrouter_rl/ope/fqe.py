@@ -20,6 +20,7 @@ network on one trunk, and the targets of an iteration come from one pass over th
 """
 
 import copy
+import itertools
 import math
 import threading
 import time
@@ -64,8 +65,8 @@ class FqeParameters(JointParameters, LoopParameters):
         max_turns_per_iteration: A regression is made on whole episodes with this many turns together, drawn anew every
             time; a log that has fewer is used as it is. It bounds the time of an iteration on very long logs. More than
             the steps of an iteration draw (`steps_per_iteration` times `batch_size`) are of little use.
-        max_passes: A regression draws every turn about this often at most, so that a small log costs in proportion to its
-            size: `steps_per_iteration` are the steps of a log whose halves have `steps_per_iteration * batch_size /
+        max_passes: A regression draws every turn of its half about this often at most, so that a small log costs in proportion
+            to its size: `steps_per_iteration` are the steps of a log whose halves have `steps_per_iteration * batch_size /
             max_passes` turns or more, fewer turns get fewer steps. None always makes all steps.
         dropout: None by default. Values are predicted without dropout and fitted with it, which is not quite the same
             function; the difference of a turn adds up over the turns of an episode (measured: 15% too little cost).
@@ -133,6 +134,12 @@ class Prediction:
 
     logged: FloatArray
     states: FloatArray
+
+    @classmethod
+    def zeros(cls, n_states: int, n_policies: int) -> "Prediction":
+        """Of so many states and policies, to be added to."""
+        shape = (n_states, n_policies, len(QUANTITIES))
+        return cls(logged=np.zeros(shape), states=np.zeros(shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +327,7 @@ class _Regression:
         self.parameters = parameters
         self.data = data
         self.indices = np.flatnonzero(members[transitions.episodes])
-        self.members, self.lengths = np.unique(transitions.episodes[self.indices], return_counts=True)
+        self.episodes, self.lengths = np.unique(transitions.episodes[self.indices], return_counts=True)
         self.actions = torch.from_numpy(transitions.actions)
         self.probabilities = torch.from_numpy(
             np.stack([np.asarray(one, dtype=np.float32) for one in data.policies.values()], axis=2)
@@ -358,29 +365,28 @@ class _Regression:
             if iteration >= n_iterations - n_kept:
                 kept.append(copy.deepcopy(self.network))
             count()
+        found = Prediction.zeros(len(wanted), len(self.data.policies))
         n_blocks = math.ceil(len(wanted) / _ROWS_PER_BLOCK)
-        parts = []
-        for blocks in np.array_split(np.arange(n_blocks), n_kept):
-            rows = (
-                wanted[_ROWS_PER_BLOCK * blocks[0] : _ROWS_PER_BLOCK * (blocks[-1] + 1)] if len(blocks) else wanted[:0]
-            )
-            parts.append(self._predict(kept, rows))
+        # Whole blocks: the size of one decides the last bits of what it gives.
+        edges = np.minimum(np.linspace(0, n_blocks, n_kept + 1).astype(np.int64) * _ROWS_PER_BLOCK, len(wanted))
+        for start, stop in itertools.pairwise(edges.tolist()):
+            part = self._predict(kept, wanted[start:stop])
+            found.logged[start:stop] = part.logged * self.scales
+            found.states[start:stop] = part.states * self.scales
             count()
-        logged, states = (np.concatenate([getattr(one, name) for one in parts]) for name in ("logged", "states"))
-        return Prediction(logged=logged * self.scales, states=states * self.scales)
+        return found
 
     def _whole_episodes(self) -> npt.NDArray[np.int64]:
         """Turns of this iteration, in order: all of them, or whole episodes drawn by chance up to the limit."""
         if len(self.indices) <= self.parameters.max_turns_per_iteration:
             return self.indices
-        order = self.generator.permutation(len(self.members))
+        order = self.generator.permutation(len(self.episodes))
         n_fitting = np.searchsorted(
             np.cumsum(self.lengths[order]), self.parameters.max_turns_per_iteration, side="right"
         )
-        episodes = self.data.transitions.episodes
-        is_drawn = np.zeros(episodes[-1] + 1, dtype=np.bool_)
-        is_drawn[self.members[order[: max(1, int(n_fitting))]]] = True
-        return self.indices[is_drawn[episodes[self.indices]]]
+        is_drawn = np.zeros(self.episodes[-1] + 1, dtype=np.bool_)
+        is_drawn[self.episodes[order[: max(1, int(n_fitting))]]] = True
+        return self.indices[is_drawn[self.data.transitions.episodes[self.indices]]]
 
     def _targets(self, chosen: npt.NDArray[np.int64], before: Prediction | None) -> Tensor:
         """What the chosen turns are regressed on, shape (n, P * K)."""
@@ -438,8 +444,7 @@ class _Regression:
     def _predict(self, networks: Sequence[VectorQNetwork], indices: npt.NDArray[np.int64]) -> Prediction:
         """Mean prediction of networks for some turns. A log on disk is read once for all of them."""
         n_policies, n_quantities = len(self.data.policies), len(QUANTITIES)
-        logged = np.zeros((len(indices), n_policies, n_quantities))
-        states = np.zeros_like(logged)
+        found = Prediction.zeros(len(indices), n_policies)
         history, pairs = self.memory
         for network in networks:
             network.eval()
@@ -452,9 +457,9 @@ class _Regression:
             for network in networks:
                 values = network.all_values(*inputs)
                 values = values.reshape(len(block), values.shape[1], n_policies, n_quantities)
-                logged[part] += values[taken].numpy() / len(networks)
-                states[part] += (values * probabilities).sum(dim=1).numpy() / len(networks)
-        return Prediction(logged=logged, states=states)
+                found.logged[part] += values[taken].numpy() / len(networks)
+                found.states[part] += (values * probabilities).sum(dim=1).numpy() / len(networks)
+        return found
 
 
 def backup(

@@ -65,6 +65,7 @@ _MOST_CALLS_SCALE = 5.0
 _TURNS_SINCE_CALL_CAP = 10
 _PRIOR_GAINS, _PRIOR_CALLS = 1.0, 4.0
 _USEFULNESS_CAP = 3.0
+_EPISODES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +101,21 @@ def reward_memory(episodes: Iterable[Episode], model_names: Sequence[str]) -> Re
     models = np.array([index[model] for one in facts for model in one.models])
     gains = np.concatenate([one.gains for one in facts])
     flags = np.array([flag for one in facts for flag in one.flags], dtype=np.float64)
-    # The longest episodes come first, so that those that are not over yet are the first rows of everything.
     lengths = np.array([len(one.models) for one in facts])
+    starts = np.cumsum(lengths) - lengths
+    max_turns = np.array([one.max_turns for one in facts])
+    # The longest episodes come first, so that those that are not over yet are the first rows of everything.
     order = np.argsort(-lengths, kind="stable")
-    starts = (np.cumsum(lengths) - lengths)[order]
-    max_turns = np.array([one.max_turns for one in facts])[order]
     history = np.empty((len(models), len(HISTORY_NAMES)), dtype=np.float32)
     pairs = np.empty((len(models), len(index), len(PAIR_NAMES)), dtype=np.float32)
-    past = _Past(len(facts), n_models=len(index))
-    for turn in range(int(lengths.max())):
-        past.keep(int((lengths > turn).sum()))
-        rows = starts[: past.n_episodes] + turn
-        history[rows], pairs[rows] = past.history(max_turns[: past.n_episodes]), past.pairs()
-        past.add(models[rows], gains=gains[rows], flags=flags[rows], useful=useful[rows])
+    for first in range(0, len(order), _EPISODES_AT_ONCE):
+        block = order[first : first + _EPISODES_AT_ONCE]
+        past = _Past(len(block), n_models=len(index))
+        for turn in range(int(lengths[block[0]])):
+            past.keep(int((lengths[block] > turn).sum()))
+            rows = starts[block[: past.n_episodes]] + turn
+            history[rows], pairs[rows] = past.history(max_turns[block[: past.n_episodes]]), past.pairs()
+            past.add(models[rows], gains=gains[rows], flags=flags[rows], useful=useful[rows])
     return RewardMemory(history=history, pairs=pairs)
 
 
@@ -197,4 +200,4 @@ class _Past:
             np.minimum(self.useful_since_call, _USEFULNESS_CAP),
             *np.moveaxis(self.last_flags, 2, 0),
         )
-        return np.stack(columns, axis=2).astype(np.float64)
+        return np.stack(columns, axis=2)

@@ -322,3 +322,16 @@ def test_a_policy_that_the_log_never_follows_cannot_be_checked():
         bellman_check(
             np.ones(2), np.ones(2), np.zeros(2), np.zeros(2, dtype=int), cluster_of_turn=np.array([0, 1]), n_episodes=2
         )
+
+
+def test_what_is_kept_is_the_mean_of_the_last_iterates(mdp):
+    data = mdp.data(60, seed=0)
+    loop = FAST | {"schedule": "constant"}
+    sizes = [(3, 1), (4, 1), (4, 2)]
+    third, fourth, both = (
+        fitted_q_evaluation(data, FqeParameters(**loop | {"n_iterations": n, "keep_last": kept}), seed=0).values
+        for n, kept in sizes
+    )
+    assert np.abs(third.logged - fourth.logged).max() > 1e-3
+    np.testing.assert_allclose(both.logged, (third.logged + fourth.logged) / 2, atol=1e-6)
+    np.testing.assert_allclose(both.states, (third.states + fourth.states) / 2, atol=1e-6)

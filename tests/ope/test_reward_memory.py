@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mtrouter_rl.ope import reward_memory as reward_memory_module
 from mtrouter_rl.ope.reward_memory import (
     HISTORY_NAMES,
     PAIR_NAMES,
@@ -142,6 +143,23 @@ def test_only_the_past_is_told():
     columns = [number for number, name in enumerate(PAIR_NAMES) if not name.startswith("usefulness")]
     np.testing.assert_array_equal(one.pairs[:3][..., columns], other.pairs[:3][..., columns])
     assert (one.pairs[3] != other.pairs[3]).any()
+
+
+def test_episodes_of_unequal_length_are_each_what_they_are_alone(monkeypatch):
+    others = [
+        make_episode([make_turn("big", gain=0.5, end="terminated")]),
+        EPISODE,
+        dataclasses.replace(make_episode([make_turn("middle"), make_turn("big")] * 2), max_turns=7),
+        dataclasses.replace(make_episode([make_turn("tiny", gain=0.1), make_turn("tiny")]), max_turns=9),
+    ]
+    alone = [reward_memory([one], MODELS) for one in others]
+    for at_once in (4096, 3):
+        monkeypatch.setattr(reward_memory_module, "_EPISODES_AT_ONCE", at_once)
+        together = reward_memory(others, MODELS)
+        for names, part in ((HISTORY_NAMES, "history"), (PAIR_NAMES, "pairs")):
+            columns = [number for number, name in enumerate(names) if not name.startswith("usefulness")]
+            expected = np.concatenate([getattr(one, part) for one in alone])
+            np.testing.assert_array_equal(getattr(together, part)[..., columns], expected[..., columns])
 
 
 def test_episodes_follow_each_other():

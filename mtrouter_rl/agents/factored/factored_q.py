@@ -42,8 +42,9 @@ class FactoredQParameters(NetworkParameters, LoopParameters):
     Attributes:
         n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
         n_networks: Networks of every fold, and of those that act, each of a seed of its own; what they say is averaged.
-        max_passes: A network goes over the log about this often at most: a small log is given fewer gradient steps, or else
-            the networks learn it by heart.
+        max_passes: Turns that a network draws in all, at most, as a multiple of the turns of the whole log; one step an
+            iteration is always made. A small log is given fewer gradient steps, or else the networks learn it by heart.
+            `FqeParameters.max_passes` bounds every single regression instead.
         logit_penalty: Weight of the mean squared logit in their loss.
         parts: What is learned, of `factors.PARTS`; to leave something out shows what it is worth (`lab ablate`).
     """

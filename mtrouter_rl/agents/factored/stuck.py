@@ -36,6 +36,11 @@ def sharpened(due: FloatArray) -> FloatArray:
     return weights
 
 
+def _probabilities(log_odds: FloatArray) -> FloatArray:
+    probabilities: FloatArray = 1 / (1 + np.exp(-log_odds))
+    return probabilities
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stuckness:
     """How models get stuck: of one case, or of several cases at once, shape (...).
@@ -78,14 +83,14 @@ class StuckBelief:
 
     def chances(self, weights: FloatArray) -> FloatArray:
         """Probability of every model to be stuck where kinds are due with these weights, shape (..., M)."""
-        probabilities = (1 / (1 + np.exp(-self.log_odds))) @ weights
+        probabilities = _probabilities(self.log_odds) @ weights
         together = self.stuckness.together[..., None]
         chances: FloatArray = together * probabilities[..., -1:] + (1 - together) * probabilities[..., :-1]
         return chances
 
-    def cases_of(self, model: int, weights: FloatArray) -> FloatArray:
+    def alone_and_together(self, model: int, weights: FloatArray) -> FloatArray:
         """Probability that one model is stuck by itself, and that all are stuck together, shape (..., 2)."""
-        chances: FloatArray = (1 / (1 + np.exp(-self.log_odds[..., [model, -1], :]))) @ weights
+        chances: FloatArray = _probabilities(self.log_odds[..., [model, -1], :]) @ weights
         return chances
 
     def after(self, model: int, *, weights: FloatArray, use: float, success: float) -> "StuckBelief":
@@ -164,15 +169,15 @@ def likeliest(
     Source: Schwarz, Estimating the Dimension of a Model (1978), for the penalty.
     """
     cases = Stuckness.of(*zip(*product(priors, together), strict=True))
-    by_prior = Stuckness.of(
-        priors, [0.0] * len(priors)
-    )  # beliefs do not depend on the share, only what is made of them
+    # Beliefs do not depend on the share, only what is made of them does.
+    by_prior = Stuckness.of(priors, [0.0] * len(priors))
     shares = np.asarray(together, dtype=np.float64)
     gained = np.zeros(cases.prior.shape)
     for some in _blocks(starts):
         rows, called = np.arange(len(actions[some])), actions[some].tolist()
         beliefs = _beliefs(due[some], actions[some], use[some], success[some], starts[some], by_prior)
-        found = np.array([one.cases_of(model, weights) for model, (one, weights) in zip(called, beliefs, strict=True)])
+        turns = zip(called, beliefs, strict=True)
+        found = np.array([belief.alone_and_together(model, weights) for model, (belief, weights) in turns])
         chances = shares * found[..., 1:] + (1 - shares) * found[..., :1]
         free = 1 - chances.reshape(len(rows), -1)
         expected = np.clip(free * cases.unstuck(success[some][rows, actions[some]]).T, _TINY, 1 - _TINY)

@@ -151,9 +151,9 @@ def test_what_is_allowed_changes_no_value_of_what_is_allowed(router):
     assert router.action_probabilities([observation(1, mask=(1, 1, 0))])[0].tolist() == [0.0, 1.0, 0.0]
 
 
-def trained(episodes, **parameters):
+def trained(episodes, *, folder=None, **parameters):
     card = make_card("factored_q", **NETWORK, **LOOP | parameters)
-    return ALGORITHMS.load("factored_q").from_card(card).train(make_context(make_dataset(episodes)))
+    return ALGORITHMS.load("factored_q").from_card(card).train(make_context(make_dataset(episodes), folder=folder))
 
 
 def with_weights(router, weights):
@@ -179,6 +179,16 @@ def test_several_networks_are_averaged_and_the_first_is_the_one_that_is_trained_
     np.testing.assert_allclose(said[0], alone._due(states), atol=1e-6)
     np.testing.assert_allclose(np.mean(said, axis=0), three._due(states), atol=1e-6)
     assert np.abs(said[1] - said[0]).max() > 1e-3
+
+
+def test_several_networks_are_found_again_in_the_checkpoints(tmp_path):
+    episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=20, seed=0)
+    first, again = (trained(episodes, folder=tmp_path, n_networks=2) for _ in range(2))
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        *("fold-0", "fold-0-1", "fold-1", "fold-1-1", "fold-2", "fold-2-1", "whole", "whole-1"),
+    ]
+    for name, weights in first.weights.items():
+        np.testing.assert_array_equal(weights, again.weights[name])
 
 
 def test_a_small_log_gets_fewer_steps():
