@@ -12,12 +12,12 @@ from pydantic import Field
 
 from mtrouter_rl.agents.base import NullSink, TrainingContext
 from mtrouter_rl.agents.factored.factors import PARTS, Factors, LoggedTurns, Part, fit_factors
-from mtrouter_rl.agents.factored.kinds import ActionKinds
+from mtrouter_rl.agents.factored.kinds import RARE_KIND, ActionKinds
 from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
 from mtrouter_rl.agents.factored.router import FactoredRouter, FactoredSettings, as_weights, hidden_from_due
 from mtrouter_rl.agents.one_thread import one_thread
-from mtrouter_rl.agents.parameters import CardAlgorithm, LoopParameters, NetworkParameters, NonNegative
+from mtrouter_rl.agents.parameters import CardAlgorithm, HistoryInputs, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.q.behavior_cloning import stack_imitators
 from mtrouter_rl.agents.q.learners import imitation_learner
 from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, StateDict, stack_weights
@@ -27,7 +27,7 @@ from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, 
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.records import FloatArray, Frozen, JsonValue, Positive, PositiveInt
+from mtrouter_rl.records import FloatArray, Frozen, Positive
 from mtrouter_rl.transitions.arrays import Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
@@ -36,22 +36,23 @@ _ROWS_PER_PASS = 2048
 _NO_FOLD = -1
 
 
-class FactoredQParameters(NetworkParameters, LoopParameters):
+class FactoredQParameters(NetworkParameters, LoopParameters, HistoryInputs):
     """Parameters of `FactoredQ`; those of the loop are of the networks that tell what is due.
 
     Attributes:
         n_folds: Folds of the (task, variation): the turns of each are judged by a network that is trained without it.
-        n_networks: Networks of every fold, and of those that act, each of a seed of its own; what they say is averaged.
         max_passes: Turns that a network draws in all, at most, as a multiple of the turns of the whole log; one step an
             iteration is always made. A small log is given fewer gradient steps, or else the networks learn it by heart.
             `FqeParameters.max_passes` bounds every single regression instead.
+        imitate_errors: Whether errors of a known kind of action are imitated as well, since they show what was tried. Else no
+            error shows anything of what was due.
         logit_penalty: Weight of the mean squared logit in their loss.
         parts: What is learned, of `factors.PARTS`; to leave something out shows what it is worth (`lab ablate`).
     """
 
     n_folds: Annotated[int, Field(ge=2)] = 3
-    n_networks: PositiveInt = 1
     max_passes: Positive = 15.0
+    imitate_errors: bool = False
     logit_penalty: NonNegative = 0.001
     parts: tuple[Part, ...] = PARTS
 
@@ -99,7 +100,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
                 "during the training; leave out --evaluate-every"
             )
         judged = self.judged(context)
-        network = self._train_networks(context, judged)
+        network = self._train_network(context, judged)
         settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
         with one_thread():
             factors = _fitted(context, judged, parts=self.parameters.parts)
@@ -142,56 +143,38 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         words = (word for word, is_error in zip(log.words, log.is_error, strict=True) if not is_error)
         kinds = ActionKinds.of_words(words if "due" in self.parameters.parts else ())
         n_models = transitions.n_models
-        hidden = hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models)
+        layout = HistoryLayout.of_features(features, n_extra=n_models, shown=self.parameters.history_inputs)
+        hidden = (*layout.hidden, *hidden_from_due(features, SCALAR_NAMES, _UNSEEN, n_models=n_models))
         judged = JudgedLog(
             transitions=transitions,
             log=log,
             tokens=tokens,
             kinds=kinds,
-            layout=HistoryLayout.of_features(features, n_extra=n_models).model_copy(update={"hidden": hidden}),
+            layout=layout.model_copy(update={"hidden": hidden}),
             folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
             due=np.zeros((len(transitions), len(kinds))),
         )
         bounded = self.parameters.bounded(len(transitions))
         n_steps = bounded.n_iterations * bounded.steps_per_iteration
-        n_networks = self.parameters.n_folds * self.parameters.n_networks
+        n_networks = self.parameters.n_folds
         say(f"learn what was due at {len(transitions)} turns: {n_networks} networks, {n_steps:,} gradient steps each")
         for fold in np.unique(judged.folds).tolist():
-            network = self._train_networks(context, judged, fold=fold)
+            network = self._train_network(context, judged, fold=fold)
             settings = judged.settings(self.parameters, reward=context.reward, n_members=len(network))
             with one_thread():
                 _judge(network, settings, judged, fold)
         return judged
 
-    def _train_networks(
-        self, context: TrainingContext, judged: "JudgedLog", *, fold: int = _NO_FOLD
-    ) -> list[StateDict]:
-        """Kept iterates of networks that have not seen a fold; without one, of those that act, which have seen all.
-
-        Errors show nothing of what was due, and are left out.
-        """
-        is_done = ~judged.log.is_error
-        is_done |= not is_done.any()
-        imitated = dataclasses.replace(
-            judged.transitions, actions=judged.kinds.of_log(judged.log.words), n_models=len(judged.kinds)
-        )
-        keep = is_done & (judged.folds != fold)
-        imitated = imitated.where(keep if keep.any() else is_done)
-        found = list[StateDict]()
-        for number in range(self.parameters.n_networks):
-            found += self._train_network(context, judged, imitated, fold=fold, number=number)
-        return found
-
-    def _train_network(
-        self, context: TrainingContext, judged: "JudgedLog", imitated: Transitions, *, fold: int, number: int
-    ) -> list[StateDict]:
-        """Kept iterates of one network."""
+    def _train_network(self, context: TrainingContext, judged: "JudgedLog", *, fold: int = _NO_FOLD) -> list[StateDict]:
+        """Kept iterates of a network that has not seen a fold; without one, of the one that acts, which has seen all."""
         from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory
 
-        is_shown = fold == _NO_FOLD and number == 0
-        own: dict[str, JsonValue] = {"fold": fold}
-        if number:
-            own["network"] = number
+        kinds = judged.kinds.of_log(judged.log.words)
+        is_told = ~judged.log.is_error | (self.parameters.imitate_errors & (kinds != RARE_KIND))
+        is_told |= not is_told.any()
+        imitated = dataclasses.replace(judged.transitions, actions=kinds, n_models=len(judged.kinds))
+        keep = is_told & (judged.folds != fold)
+        imitated = imitated.where(keep if keep.any() else is_told)
         iterates = train(
             imitation_learner(
                 HistoryEncoderFactory.of(judged.layout, self.parameters), logit_penalty=self.parameters.logit_penalty
@@ -200,12 +183,11 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             loop=self.parameters.bounded(len(judged.transitions)),
             context=dataclasses.replace(
                 context,
-                seed=context.seed if number == 0 else _seed_of(context.seed, number),
                 evaluation=None,
-                metrics=context.metrics if is_shown else NullSink(),
-                checkpoint_folder=_own_folder(context.checkpoint_folder, fold, number),
+                metrics=context.metrics if fold == _NO_FOLD else NullSink(),
+                checkpoint_folder=_of_fold(context.checkpoint_folder, fold),
             ),
-            identity=training_identity(context, self.card, self.parameters) | own,
+            identity=training_identity(context, self.card, self.parameters) | {"fold": fold},
             make_router=_no_router,
         )
         stacked = stack_imitators(iterates)
@@ -262,14 +244,8 @@ def _no_router(_: Sequence[StateDict]) -> "FactoredRouter":
     raise NotImplementedError("a training without evaluation asks for no router")
 
 
-def _own_folder(folder: Path | None, fold: int, number: int) -> Path | None:
-    name = ("whole" if fold == _NO_FOLD else f"fold-{fold}") + (f"-{number}" if number else "")
-    return None if folder is None else folder / name
-
-
-def _seed_of(seed: int, number: int) -> int:
-    """Seed of a further network."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def _of_fold(folder: Path | None, fold: int) -> Path | None:
+    return None if folder is None else folder / ("whole" if fold == _NO_FOLD else f"fold-{fold}")
 
 
 def _folds(log: LogColumns, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:

@@ -15,6 +15,8 @@ from mtrouter_rl.records import FloatArray, Frozen
 
 RARE = ""
 """The kind of all actions whose word is rare, and of empty ones."""
+RARE_KIND = 0
+"""Its number."""
 
 _MOST_KINDS = 30
 _FEWEST_TURNS = 20
@@ -48,12 +50,12 @@ class ActionKinds(Frozen):
     def index(self, text: str) -> int:
         """Number of an action's kind."""
         word = action_word(text)
-        return self.words.index(word) if word in self.words else 0
+        return self.words.index(word) if word in self.words else RARE_KIND
 
     def of_log(self, words: Iterable[str]) -> npt.NDArray[np.int64]:
         """Numbers of the kinds of actions with these words, shape (N,)."""
         numbers = {word: number for number, word in enumerate(self.words)}
-        return np.array([numbers.get(word, 0) for word in words], dtype=np.int64)
+        return np.array([numbers.get(word, RARE_KIND) for word in words], dtype=np.int64)
 
 
 def agreement(due: FloatArray, kinds: npt.NDArray[np.int64], is_error: npt.NDArray[np.bool_]) -> FloatArray:

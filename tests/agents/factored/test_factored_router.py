@@ -151,44 +151,9 @@ def test_what_is_allowed_changes_no_value_of_what_is_allowed(router):
     assert router.action_probabilities([observation(1, mask=(1, 1, 0))])[0].tolist() == [0.0, 1.0, 0.0]
 
 
-def trained(episodes, *, folder=None, **parameters):
+def trained(episodes, **parameters):
     card = make_card("factored_q", **NETWORK, **LOOP | parameters)
-    return ALGORITHMS.load("factored_q").from_card(card).train(make_context(make_dataset(episodes), folder=folder))
-
-
-def with_weights(router, weights):
-    return type(router)(
-        name=router.name,
-        model_names=router.model_names,
-        features=router.features,
-        settings=router.settings,
-        weights=weights,
-        provenance=router.provenance,
-    )
-
-
-def test_several_networks_are_averaged_and_the_first_is_the_one_that_is_trained_alone():
-    episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=60, seed=0)
-    alone, three = (trained(episodes, n_networks=n) for n in (1, 3))
-    states = [observation(state) for state in range(3)]
-    assert (alone.settings.n_members, three.settings.n_members) == (1, 3)
-    said = []
-    for member in range(3):
-        weights = {name: one[[member]] if name.startswith("due.") else one for name, one in three.weights.items()}
-        said.append(with_weights(three, weights)._due(states))
-    np.testing.assert_allclose(said[0], alone._due(states), atol=1e-6)
-    np.testing.assert_allclose(np.mean(said, axis=0), three._due(states), atol=1e-6)
-    assert np.abs(said[1] - said[0]).max() > 1e-3
-
-
-def test_several_networks_are_found_again_in_the_checkpoints(tmp_path):
-    episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=20, seed=0)
-    first, again = (trained(episodes, folder=tmp_path, n_networks=2) for _ in range(2))
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
-        *("fold-0", "fold-0-1", "fold-1", "fold-1-1", "fold-2", "fold-2-1", "whole", "whole-1"),
-    ]
-    for name, weights in first.weights.items():
-        np.testing.assert_array_equal(weights, again.weights[name])
+    return ALGORITHMS.load("factored_q").from_card(card).train(make_context(make_dataset(episodes)))
 
 
 def test_a_small_log_gets_fewer_steps():
@@ -200,3 +165,22 @@ def test_a_small_log_gets_fewer_steps():
     states = [observation(state) for state in range(3)]
     few, many = (np.ptp(trained(episodes, max_passes=n)._due(states), axis=0).max() for n in (0.01, 100))
     assert few < 0.5 * many  # one step an iteration tells states hardly apart
+
+
+def test_errors_of_a_known_kind_are_imitated_if_the_card_says_so():
+    """In state 0 most calls try to walk, and most of these are errors; of the others most sleep."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for index in range(120):
+        turns = []
+        for _ in range(6):
+            drawn = rng.random()
+            turn = make_turn(int(rng.integers(3)), state=0, next_state=0, gain=0.0, cost=1e-5)
+            said = {"action_text": "sleep" if drawn < 0.3 else "walk it", "error": "unknown_action" * (drawn > 0.5)}
+            turns.append(type(turn)(**{**vars(turn), **said, "usage": TokenUsage(n_fresh=10, n_output=4)}))
+        turns[-1] = type(turns[-1])(**{**vars(turns[-1]), "truncated": True})
+        episodes.append(make_episode(turns, index=index))
+    for imitate_errors, expected in ((False, "sleep"), (True, "walk")):
+        router = trained(episodes, imitate_errors=imitate_errors)
+        due = router._due([observation(0)])[0]
+        assert router.settings.kinds.words[int(due.argmax())] == expected
