@@ -67,6 +67,9 @@ FORBIDDEN_Q = -100.0
 discrete BCQ)."""
 
 
+NOT_IMITATED = -100
+"""In the place of an action that is not to be imitated; torch leaves this number out of its losses."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -99,8 +102,8 @@ class MiniBatch:
     """B transitions, as a training step takes them; all float32.
 
     Attributes:
-        observations: Shape (B, D).
-        actions: Shape (B, 1).
+        observations: Shape (B, D); (B, T, D) of B whole episodes.
+        actions: Shape (B, 1); (B, T) of whole episodes.
         rewards: Shape (B, 1).
         next_observations: Shape (B, D); a single row, (1, D), where nothing follows any of them.
         terminals: 1 where nothing follows, shape (B, 1).
@@ -231,6 +234,39 @@ class Transitions:
         order, starts, sizes = self._by_group
         drawn = (np.arange(batch_size) + generator.integers(len(sizes))) % len(sizes)
         return self.batch(order[starts[drawn] + generator.integers(sizes[drawn])], has_next=has_next)
+
+    def episodes_of(self, n_turns: int) -> int:
+        """How many episodes hold about so many turns, at least 1."""
+        return max(1, round(n_turns * len(self._episode_starts) / len(self)))
+
+    def sample_episodes(self, n_episodes: int, generator: np.random.Generator) -> MiniBatch:
+        """Whole episodes, drawn uniformly with replacement: an axis for the turns follows that of the episodes.
+
+        Turns after the end of an episode have rows of zeros, and `NOT_IMITATED` for an action. Rewards and all that follows are
+        of no meaning.
+        """
+        starts = self._episode_starts
+        drawn = generator.integers(len(starts), size=n_episodes)
+        first, sizes = starts[drawn], np.diff(np.append(starts, len(self)))[drawn]
+        there = np.arange(sizes.max()) < sizes[:, None]
+        indices = (first[:, None] + np.arange(sizes.max()))[there]
+        observations = np.zeros((*there.shape, self.observations.shape[1]), dtype=np.float32)
+        observations[there] = self.observations[self.rows[indices]]
+        actions = np.full(there.shape, NOT_IMITATED, dtype=np.float32)
+        actions[there] = self.actions[indices]
+        nothing = np.zeros((n_episodes, 1), dtype=np.float32)
+        return MiniBatch(
+            observations=observations,
+            actions=actions,
+            rewards=nothing,
+            next_observations=observations[:1, 0],
+            terminals=nothing,
+        )
+
+    @cached_property
+    def _episode_starts(self) -> npt.NDArray[np.int64]:
+        """Index of the first transition of every episode."""
+        return np.flatnonzero(np.diff(self.episodes, prepend=-1))
 
     @cached_property
     def _by_group(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -11,16 +11,17 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mtrouter_rl.agents.base import NullSink, TrainingContext
+from mtrouter_rl.agents.factored.due import DueNetworks, FactoredSettings, hidden_from_due
 from mtrouter_rl.agents.factored.factors import PARTS, Factors, LoggedTurns, Part, fit_factors
 from mtrouter_rl.agents.factored.kinds import RARE_KIND, ActionKinds
 from mtrouter_rl.agents.factored.log_columns import LogColumns
 from mtrouter_rl.agents.factored.prices import CallTokens
-from mtrouter_rl.agents.factored.router import FactoredRouter, FactoredSettings, as_weights, hidden_from_due
+from mtrouter_rl.agents.factored.router import FactoredRouter, as_weights
 from mtrouter_rl.agents.one_thread import one_thread
 from mtrouter_rl.agents.parameters import CardAlgorithm, HistoryInputs, LoopParameters, NetworkParameters, NonNegative
 from mtrouter_rl.agents.q.behavior_cloning import stack_imitators
 from mtrouter_rl.agents.q.learners import imitation_learner
-from mtrouter_rl.agents.q.networks import Ensemble, HistoryLayout, StateDict, stack_weights
+from mtrouter_rl.agents.q.networks import HistoryLayout, StateDict, stack_weights
 from mtrouter_rl.agents.q.quiet import silence_gym_notice
 from mtrouter_rl.agents.q.trainer import train
 from mtrouter_rl.agents.training import lay_out_logs, provenance, require_data, training_identity
@@ -28,7 +29,7 @@ from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.embeddings.history import SCALAR_NAMES
 from mtrouter_rl.errors import InvalidConfigError
 from mtrouter_rl.records import FloatArray, Frozen, Positive
-from mtrouter_rl.transitions.arrays import Transitions
+from mtrouter_rl.transitions.arrays import NOT_IMITATED, Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
 """Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
@@ -46,6 +47,8 @@ class FactoredQParameters(NetworkParameters, LoopParameters, HistoryInputs):
             `FqeParameters.max_passes` bounds every single regression instead.
         imitate_errors: Whether errors of a known kind of action are imitated as well, since they show what was tried. Else no
             error shows anything of what was due.
+        memory_size: Size of a memory that the networks carry from turn to turn (see `networks.ConversationEncoder`). They are
+            then trained on whole episodes, of about `batch_size` turns together. 0 for networks that see every turn by itself.
         logit_penalty: Weight of the mean squared logit in their loss.
         parts: What is learned, of `factors.PARTS`; to leave something out shows what it is worth (`lab ablate`).
     """
@@ -53,6 +56,7 @@ class FactoredQParameters(NetworkParameters, LoopParameters, HistoryInputs):
     n_folds: Annotated[int, Field(ge=2)] = 3
     max_passes: Positive = 15.0
     imitate_errors: bool = False
+    memory_size: Annotated[int, Field(ge=0)] = 0
     logit_penalty: NonNegative = 0.001
     parts: tuple[Part, ...] = PARTS
 
@@ -174,12 +178,14 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         is_told |= not is_told.any()
         imitated = dataclasses.replace(judged.transitions, actions=kinds, n_models=len(judged.kinds))
         keep = is_told & (judged.folds != fold)
-        imitated = imitated.where(keep if keep.any() else is_told)
+        keep = keep if keep.any() else is_told
+        if self.parameters.memory_size:  # whole episodes that tell anything
+            imitated = dataclasses.replace(imitated, actions=np.where(keep, kinds, NOT_IMITATED))
+            keep = np.isin(imitated.episodes, imitated.episodes[keep])
+        factory = HistoryEncoderFactory.of(judged.layout, self.parameters, memory_size=self.parameters.memory_size)
         iterates = train(
-            imitation_learner(
-                HistoryEncoderFactory.of(judged.layout, self.parameters), logit_penalty=self.parameters.logit_penalty
-            ),
-            imitated,
+            imitation_learner(factory, logit_penalty=self.parameters.logit_penalty),
+            imitated.where(keep),
             loop=self.parameters.bounded(len(judged.transitions)),
             context=dataclasses.replace(
                 context,
@@ -222,6 +228,7 @@ class JudgedLog:
         return FactoredSettings(
             layout=self.layout,
             sizes=sizes,
+            memory_size=parameters.memory_size,
             kinds=self.kinds,
             n_members=n_members,
             reward=reward,
@@ -258,15 +265,25 @@ def _folds(log: LogColumns, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]
 
 def _judge(members: Sequence[StateDict], settings: FactoredSettings, judged: JudgedLog, fold: int) -> None:
     """Write what is due before the turns of a fold, by networks that have not seen it."""
-    import torch
-
     transitions = judged.transitions
-    ensemble = Ensemble(settings.make_network(), stack_weights(members))
+    networks = DueNetworks(settings, stack_weights(members))
     rows = np.flatnonzero(judged.folds == fold)
-    for start in range(0, len(rows), _ROWS_PER_PASS):
-        some = rows[start : start + _ROWS_PER_PASS]
-        logits = ensemble(torch.from_numpy(transitions.observations[transitions.rows[some]]))
-        judged.due[some] = torch.softmax(logits, dim=-1).mean(dim=0).double().numpy()
+    starts = np.flatnonzero(np.diff(transitions.episodes[rows], prepend=-1))
+    sizes = np.diff(np.append(starts, len(rows)))
+    for some in _blocks(sizes):
+        turns = rows[starts[some][0] : starts[some][-1] + sizes[some][-1]]
+        observations = transitions.observations[transitions.rows[turns]]
+        conversations = np.split(observations, np.cumsum(sizes[some])[:-1])
+        judged.due[turns] = np.concatenate([due for due, _ in networks.follow(conversations)])
+
+
+def _blocks(sizes: npt.NDArray[np.int64]) -> list[slice]:
+    """Episodes, by their turns, in blocks of neighbors that are not too many turns when the short ones are padded."""
+    edges = [0]
+    for episode in range(len(sizes)):
+        if (episode + 1 - edges[-1]) * sizes[edges[-1] : episode + 1].max() > _ROWS_PER_PASS and episode > edges[-1]:
+            edges.append(episode)
+    return [slice(first, last) for first, last in zip(edges, [*edges[1:], len(sizes)], strict=True)]
 
 
 def _fitted(context: TrainingContext, judged: JudgedLog, *, parts: Sequence[Part]) -> Factors:

@@ -2,34 +2,30 @@
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mtrouter_rl.agents import distributions
+from mtrouter_rl.agents.factored.due import DueNetworks, FactoredSettings
 from mtrouter_rl.agents.factored.factors import Factors
-from mtrouter_rl.agents.factored.kinds import ActionKinds, agreement
+from mtrouter_rl.agents.factored.kinds import agreement
 from mtrouter_rl.agents.factored.prices import CallTokens, size_of
 from mtrouter_rl.agents.factored.shrinkage import EffectTable, SuccessTable
-from mtrouter_rl.agents.factored.stuck import StuckBelief, Stuckness, sharpened
-from mtrouter_rl.agents.parameters import NetworkParameters
+from mtrouter_rl.agents.factored.stuck import StuckBelief, sharpened
 from mtrouter_rl.agents.q.learned_router import LearnedRouter
-from mtrouter_rl.agents.q.networks import ActionClassifier, Ensemble, HistoryLayout, StateDict
+from mtrouter_rl.agents.q.networks import StateDict
 from mtrouter_rl.agents.saving import SavedRouter
-from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.history_sources import HistoryKey, key_of_observation
 from mtrouter_rl.errors import RouterError
 from mtrouter_rl.records import FloatArray, Frozen, Observation
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
-
-if TYPE_CHECKING:
-    from mtrouter_rl.embeddings.history import HistoryFeatures
 
 NETWORK_PREFIX = "due."
 """Before the names of the networks' weights; those of the factors begin with "factor."."""
@@ -37,46 +33,28 @@ _FACTOR_PREFIX = "factor."
 _N_STATES = 4096
 
 
-class FactoredSettings(Frozen):
-    """Everything that makes a `FactoredRouter`, weights and prices apart.
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What is known before a turn: probability of every kind to be due, shape (K,), the networks' memory, and who may be stuck."""
 
-    Attributes:
-        layout: Of the history features.
-        sizes: Of the networks that tell what is due.
-        kinds: Kinds of action.
-        n_members: How many networks are averaged.
-        reward: Weight and unit of the cost.
-        prior: Prior probability of being stuck.
-        together: How much of it all models have in common, in [0, 1]; routers that were saved before this was learned have 0.
-        use_value: What one useful turn is worth, in units of utility.
-    """
-
-    layout: HistoryLayout
-    sizes: NetworkParameters
-    kinds: ActionKinds
-    n_members: int
-    reward: RewardCard
-    prior: float
-    together: float = 0.0
-    use_value: float
-
-    @property
-    def stuckness(self) -> Stuckness:
-        """How models get stuck."""
-        return Stuckness.of(self.prior, self.together)
-
-    def make_network(self) -> ActionClassifier:
-        """One network of this shape; torch's global random state is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            return ActionClassifier(self.layout, self.sizes, n_models=len(self.kinds))
+    due: FloatArray
+    memory: Tensor
+    belief: StuckBelief
 
 
 @dataclass(frozen=True, kw_only=True)
-class _State:
-    """What is known before a turn: probability of every kind to be due, shape (K,), and who may be stuck."""
+class _Chain:
+    """States of one conversation that are not known yet: before each of some turns that follow one another.
 
-    due: FloatArray
-    belief: StuckBelief
+    Attributes:
+        before: What is known one turn earlier; None where the chain begins with the conversation.
+        keys: Of every state.
+        observations: Likewise.
+    """
+
+    before: _State | None
+    keys: list[HistoryKey]
+    observations: list[Observation]
 
 
 class FactoredRouter(LearnedRouter[FactoredSettings]):
@@ -109,11 +87,9 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
         return cls.of(super().from_saved(saved), saved.pool)
 
     @cached_property
-    def _ensemble(self) -> Ensemble:
+    def _networks(self) -> DueNetworks:
         weights = {name: one for name, one in self.weights.items() if name.startswith(NETWORK_PREFIX)}
-        return Ensemble(
-            self.settings.make_network(), {name.removeprefix(NETWORK_PREFIX): one for name, one in weights.items()}
-        )
+        return DueNetworks(self.settings, {name.removeprefix(NETWORK_PREFIX): one for name, one in weights.items()})
 
     @cached_property
     def factors(self) -> Factors:
@@ -166,47 +142,44 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
     def _followed(self, observations: Sequence[Observation]) -> list[_State]:
         """What is known of every conversation. What was known one turn before is taken up, else it is read from its start."""
         keys = [key_of_observation(observation, len(self.model_names)) for observation in observations]
-        starts = self._first_unknown(keys)
-        missing = [
-            _prefix(observation, turn)
-            for observation, key, start in zip(observations, keys, starts, strict=True)
-            for turn in range(start, len(key[2]) + 1)
-        ]
-        due = iter(self._due(missing))
-        states = [self._follow(key, start, due) for key, start in zip(keys, starts, strict=True)]
+        found = {key: self._states[key] for key in keys if key in self._states}
+        chains = self._chains({key: one for key, one in zip(keys, observations, strict=True) if key not in found})
+        for chain, (due, memories) in zip(chains, self._due(chains), strict=True):
+            state = chain.before
+            for key, row, memory in zip(chain.keys, due, memories, strict=True):
+                belief = self._fresh_belief() if state is None else self._after(state, key[2][-1])
+                state = found[key] = _State(due=row, memory=memory, belief=belief)
+        self._states.update(found)
         while len(self._states) > _N_STATES:
             self._states.popitem(last=False)
-        return states
+        return [found[key] for key in keys]
 
-    def _first_unknown(self, keys: Sequence[HistoryKey]) -> list[int]:
-        """First turn of every conversation whose state is not known by then: one more than its turns if all are.
-
-        The conversations are followed in this order, so those before are known.
-        """
-        met, starts = set[HistoryKey](), []
-        for task, first, turns in keys:
-            is_known = [key in met or key in self._states for key in ((task, first, turns), (task, first, turns[:-1]))]
-            starts.append(len(turns) + 1 if is_known[0] else len(turns) if turns and is_known[1] else 0)
-            met.add((task, first, turns))
-        return starts
-
-    def _follow(self, key: HistoryKey, start: int, due: Iterator[FloatArray]) -> _State:
-        task, first, turns = key
-        if start > len(turns):
-            return self._states[key]
-        state = None if start == 0 else self._states[(task, first, turns[: start - 1])]
-        for turn in range(start, len(turns) + 1):
-            row = next(due)
-            if state is None:
-                belief = StuckBelief.start(
-                    self.settings.stuckness, n_models=len(self.model_names), n_kinds=len(self.settings.kinds)
+    def _chains(self, missing: Mapping[HistoryKey, Observation]) -> list[_Chain]:
+        """The states that are missing, those of a conversation one after the other."""
+        chains = list[_Chain]()
+        growing = dict[HistoryKey, _Chain]()
+        for key, observation in sorted(missing.items(), key=lambda item: len(item[0][2])):
+            task, first, turns = key
+            before = (task, first, turns[:-1])
+            chain = growing.pop(before, None) if turns else None
+            if chain is None:
+                known = self._states.get(before) if turns else None
+                earlier = range(0 if known is None else len(turns), len(turns))
+                chain = _Chain(
+                    before=known,
+                    keys=[(task, first, turns[:turn]) for turn in earlier],
+                    observations=[_prefix(observation, turn) for turn in earlier],
                 )
-            else:
-                belief = self._after(state, turns[turn - 1])
-            state = _State(due=row, belief=belief)
-        assert state is not None
-        self._states[key] = state
-        return state
+                chains.append(chain)
+            chain.keys.append(key)
+            chain.observations.append(observation)
+            growing[key] = chain
+        return chains
+
+    def _fresh_belief(self) -> StuckBelief:
+        return StuckBelief.start(
+            self.settings.stuckness, n_models=len(self.model_names), n_kinds=len(self.settings.kinds)
+        )
 
     def _after(self, state: _State, turn: "tuple[int, str, str, str]") -> StuckBelief:
         model, action, _, error = turn
@@ -215,15 +188,16 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
         success = self.factors.success(state.due)[model]
         return state.belief.after(model, weights=sharpened(state.due), use=float(use), success=float(success))
 
-    def _due(self, observations: Sequence[Observation]) -> FloatArray:
-        """Probability of every kind to be due, shape (B, K)."""
-        if not observations:
-            return np.zeros((0, len(self.settings.kinds)))
-        features = self.features.of_observations(observations)
+    def _due(self, chains: Sequence[_Chain]) -> list[tuple[FloatArray, Tensor]]:
+        """For every chain the probability of every kind to be due, shape (T, K), and memories, see `DueNetworks.follow`."""
+        if not chains:
+            return []
+        features = self.features.of_observations([one for chain in chains for one in chain.observations])
         bits = np.zeros((len(features), len(self.model_names)), dtype=np.float32)
-        rows = torch.from_numpy(np.concatenate([features, bits], axis=1))
-        probabilities: FloatArray = torch.softmax(self._ensemble(rows), dim=-1).mean(dim=0).double().numpy()
-        return probabilities
+        rows = np.concatenate([features, bits], axis=1)
+        edges = np.cumsum([len(chain.keys) for chain in chains])[:-1]
+        memories = [self._networks.no_memory if chain.before is None else chain.before.memory for chain in chains]
+        return self._networks.follow(np.split(rows, edges), memories)
 
     @classmethod
     def check_weights(cls, saved: SavedRouter, settings: FactoredSettings, weights: StateDict) -> None:
@@ -281,24 +255,3 @@ def _prefix(observation: Observation, turn: int) -> Observation:
     if turn == len(observation["history"]):
         return observation
     return {**observation, "history": observation["history"][:turn], "turn": np.int64(turn)}
-
-
-def hidden_from_due(
-    features: "HistoryFeatures", names: Sequence[str], hidden: Sequence[str], *, n_models: int
-) -> tuple[tuple[int, int], ...]:
-    """Columns that the networks are not shown, so that an earlier state looks as it did then.
-
-    Whatever models are allowed, and whatever money is left, the same is due.
-
-    Args:
-        features: Their blocks say where columns are.
-        names: Of the columns of the block "scalars".
-        hidden: Which of those are hidden.
-        n_models: M; the allowed bits come after the features.
-    """
-    bits = ((features.dim, features.dim + n_models),)
-    block = features.blocks.get("scalars")
-    if block is None or block.stop - block.start != len(names):
-        return bits
-    columns = sorted(block.start + names.index(name) for name in hidden)
-    return (*((column, column + 1) for column in columns), *bits)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from mtrouter_rl.agents.parameters import JointParameters, ModelEmbedding, NetworkParameters
-from mtrouter_rl.agents.q.networks import HistoryEncoder, HistoryLayout, QNetwork, make_q_network
+from mtrouter_rl.agents.q.networks import ConversationEncoder, HistoryEncoder, HistoryLayout, QNetwork, make_q_network
 from mtrouter_rl.errors import InvalidConfigError
 
 
@@ -32,6 +32,21 @@ class _HistoryEncoderModule(Encoder):  # type: ignore[misc]
         """Encode observations of shape (B, D + M)."""
         encoded: Tensor = self.network(x)
         return encoded
+
+
+class _ConversationEncoderModule(Encoder):  # type: ignore[misc]
+    """`ConversationEncoder` in the type that d3rlpy asks for."""
+
+    def __init__(self, network: ConversationEncoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode whole conversations of shape (C, T, D + M), or first turns of shape (C, D + M); one row a turn."""
+        turns = x if x.dim() > 2 else x[:, None]
+        encoded, _ = self.network(turns, turns.new_zeros((len(turns), self.network.memory.hidden_size)))
+        rows: Tensor = encoded.flatten(0, 1)
+        return rows
 
 
 class JointQFunction(DiscreteQFunction):  # type: ignore[misc]
@@ -216,6 +231,7 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
         text_projection: See `NetworkParameters`.
         history_hidden: See `NetworkParameters`.
         dropout: See `NetworkParameters`.
+        memory_size: Of the memory of a `ConversationEncoder`, which reads whole conversations; 0 for a `HistoryEncoder`.
     """
 
     n_columns: int = 0
@@ -226,9 +242,10 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
         default_factory=lambda: list(NetworkParameters.model_fields["history_hidden"].default)
     )
     dropout: float = NetworkParameters.model_fields["dropout"].default
+    memory_size: int = 0
 
     @classmethod
-    def of(cls, layout: HistoryLayout, parameters: NetworkParameters) -> Self:
+    def of(cls, layout: HistoryLayout, parameters: NetworkParameters, *, memory_size: int = 0) -> Self:
         """Factory for a layout and sizes."""
         return cls(
             n_columns=layout.n_columns,
@@ -237,6 +254,7 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
             text_projection=parameters.text_projection,
             history_hidden=list(parameters.history_hidden),
             dropout=parameters.dropout,
+            memory_size=memory_size,
         )
 
     def create(self, observation_shape: Sequence[int]) -> Encoder:
@@ -253,7 +271,10 @@ class HistoryEncoderFactory(EncoderFactory):  # type: ignore[misc]
         parameters = NetworkParameters(
             text_projection=self.text_projection, history_hidden=tuple(self.history_hidden), dropout=self.dropout
         )
-        return _HistoryEncoderModule(HistoryEncoder(_layout(self.n_columns, self.text_blocks, self.hidden), parameters))
+        layout = _layout(self.n_columns, self.text_blocks, self.hidden)
+        if self.memory_size:
+            return _ConversationEncoderModule(ConversationEncoder(layout, parameters, memory_size=self.memory_size))
+        return _HistoryEncoderModule(HistoryEncoder(layout, parameters))
 
     @staticmethod
     def get_type() -> str:

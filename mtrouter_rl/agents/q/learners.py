@@ -17,9 +17,8 @@ from mtrouter_rl.transitions.arrays import MiniBatch
 if TYPE_CHECKING:
     from d3rlpy.base import LearnableConfig
     from d3rlpy.dataset import TransitionMiniBatch
-    from d3rlpy.models.encoders import EncoderFactory
 
-    from mtrouter_rl.agents.q.joint_q import JointQFunctionFactory
+    from mtrouter_rl.agents.q.joint_q import HistoryEncoderFactory, JointQFunctionFactory
 
 QLearnerName = Literal["dqn", "double_dqn", "nfq", "discrete_cql", "discrete_bcq"]
 
@@ -41,7 +40,10 @@ class TrainableAlgorithm(Protocol):
 
 
 def to_d3rlpy(batch: MiniBatch) -> "TransitionMiniBatch":
-    """The mini-batch as d3rlpy takes it: steps of one turn, and no action after it, which Q-learning does not read."""
+    """The mini-batch as d3rlpy takes it: steps of one turn, and no action after it, which Q-learning does not read.
+
+    Of whole episodes only imitation is made, which reads observations and actions alone.
+    """
     from d3rlpy.dataset import TransitionMiniBatch
 
     ones = np.ones_like(batch.rewards)
@@ -66,12 +68,14 @@ class Learner:
         modules: Which of its modules the router is made of: `Q_FUNCTIONS`, `IMITATOR` or both.
         gamma: Discount factor of its targets.
         n_warm_start: Iterations at the start that regress the logged return instead.
+        reads_episodes: Whether a gradient step is taken on whole episodes, and not on turns.
     """
 
     build: Callable[[LoopParameters, torch.device], TrainableAlgorithm]
     modules: tuple[str, ...]
     gamma: float = 0.0
     n_warm_start: int = 0
+    reads_episodes: bool = False
 
     @property
     def reads_next(self) -> bool:
@@ -166,11 +170,11 @@ def q_learner(settings: QLearning, factory: "JointQFunctionFactory") -> Learner:
     )
 
 
-def imitation_learner(factory: "EncoderFactory", *, logit_penalty: float) -> Learner:
-    """Behaviour cloning: a classifier of the logged actions.
+def imitation_learner(factory: "HistoryEncoderFactory", *, logit_penalty: float) -> Learner:
+    """Behaviour cloning: a classifier of the logged actions. Actions that are `NOT_IMITATED` are left out of the loss.
 
     Args:
-        factory: Encoder factory of d3rlpy.
+        factory: Makes the encoder.
         logit_penalty: Weight of the mean squared logit in the loss; large values flatten the clone.
     """
 
@@ -189,7 +193,7 @@ def imitation_learner(factory: "EncoderFactory", *, logit_penalty: float) -> Lea
         algorithm: TrainableAlgorithm = config.create(device=str(device))
         return algorithm
 
-    return Learner(build=build, modules=(IMITATOR,))
+    return Learner(build=build, modules=(IMITATOR,), reads_episodes=factory.memory_size > 0)
 
 
 class Networks:

@@ -88,9 +88,9 @@ class TextProjection(nn.Module):
         self.norm_bias = nn.Parameter(torch.zeros(len(slices), projection))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project the blocks of rows of shape (B, n_columns or more), to shape (B, n_blocks, projection)."""
+        """Project the blocks of rows of shape (..., n_columns or more), to shape (..., n_blocks, projection)."""
         # One product a block on a view of x: stacking the blocks first would copy nearly all of it.
-        projected = torch.stack([x[:, part] @ self.weight[block] for block, part in enumerate(self.slices)], dim=1)
+        projected = torch.stack([x[..., part] @ self.weight[block] for block, part in enumerate(self.slices)], dim=-2)
         normed = functional.layer_norm(projected + self.bias, projected.shape[-1:])
         return normed * self.norm_gain + self.norm_bias
 
@@ -124,14 +124,49 @@ class HistoryEncoder(nn.Module):
         self.out_dim = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode rows of shape (B, n_columns or more) to shape (B, out_dim)."""
+        """Encode rows of shape (..., n_columns or more) to shape (..., out_dim)."""
         if self.shown is not None:
-            x = x[:, : self.n_columns] * self.shown
-        parts = [x[:, part] for part in self.rest_slices]
+            x = x[..., : self.n_columns] * self.shown
+        parts = [x[..., part] for part in self.rest_slices]
         if self.text_slices:
-            parts.insert(0, self.text(x).flatten(1))
-        encoded: Tensor = self.layers(torch.cat(parts, dim=1))
+            parts.insert(0, self.text(x).flatten(-2))
+        encoded: Tensor = self.layers(torch.cat(parts, dim=-1))
         return encoded
+
+
+class ConversationEncoder(nn.Module):
+    """phi of every turn of a conversation: its row and a memory of all rows before it, through one layer.
+
+    The memory is learned (a gated recurrent unit), where that of `HistoryFeatures` fades at a fixed rate.
+
+    Source: Cho et al., Learning Phrase Representations using RNN Encoder-Decoder (2014), for the unit; Hausknecht and Stone,
+    Deep Recurrent Q-Learning for Partially Observable MDPs (2015), for the use.
+    """
+
+    def __init__(self, layout: HistoryLayout, parameters: NetworkParameters, *, memory_size: int) -> None:
+        super().__init__()
+        self.rows = HistoryEncoder(layout, parameters)
+        size = self.rows.out_dim
+        self.memory = nn.GRU(size, memory_size, batch_first=True)
+        self.dropout = GradientDropout(parameters.dropout)
+        self.layer = nn.Sequential(
+            nn.Linear(memory_size + size, size), nn.LayerNorm(size), nn.ReLU(), GradientDropout(parameters.dropout)
+        )
+        self.out_dim = size
+
+    def forward(self, x: Tensor, memories: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode C conversations of T turns each.
+
+        Args:
+            x: Rows, shape (C, T, n_columns or more).
+            memories: Of the turns before these, zeros if there are none, shape (C, memory_size).
+
+        Returns:
+            phi, shape (C, T, out_dim), and the memory after every turn, shape (C, T, memory_size).
+        """
+        rows = self.rows(x)
+        after, _ = self.memory(rows, memories[None])
+        return self.layer(torch.cat([self.dropout(after), rows], dim=-1)), after
 
 
 def _between(layout: HistoryLayout) -> list[slice]:
@@ -303,6 +338,33 @@ class ActionClassifier(nn.Module):
         """Logits, shape (B, M), of rows of shape (B, D + M)."""
         logits: Tensor = self.output(self.encoder(x))
         return logits
+
+
+class ConversationClassifier(nn.Module):
+    """Logit of every class before every turn of conversations, from rows of [history features, allowed bits].
+
+    Attributes:
+        memory_size: Of the memory; 0 if every row is looked at by itself, as `ActionClassifier` does.
+    """
+
+    def __init__(
+        self, layout: HistoryLayout, parameters: NetworkParameters, *, memory_size: int, n_classes: int
+    ) -> None:
+        super().__init__()
+        self.memory_size = memory_size
+        self.encoder: HistoryEncoder | ConversationEncoder = (
+            ConversationEncoder(layout, parameters, memory_size=memory_size)
+            if memory_size
+            else HistoryEncoder(layout, parameters)
+        )
+        self.output = nn.Linear(self.encoder.out_dim, n_classes)
+
+    def forward(self, x: Tensor, memories: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, shape (C, T, n_classes), and memories, shape (C, T, memory_size); see `ConversationEncoder.forward`."""
+        if isinstance(self.encoder, HistoryEncoder):
+            return self.output(self.encoder(x)), x.new_zeros((*x.shape[:2], 0))
+        encoded, after = self.encoder(x, memories)
+        return self.output(encoded), after
 
 
 def _head(size: int, hidden: Sequence[int], dropout: float, *, n_outputs: int = 1) -> nn.Sequential:

@@ -27,15 +27,17 @@ class SharedSteps:
         peers: The processes; a process alone takes whole batches and changes nothing.
         networks: Modules and optimizer of the training.
         batch_size: Rows of a whole batch.
+        is_split: Whether processes share the rows. If not, each of them takes all, and they train no faster than one: where
+            rows count differently, as episodes of different lengths do, the mean over a part would be another one.
 
     Raises:
         InvalidConfigError: If the batch has fewer rows than there are processes.
     """
 
-    def __init__(self, peers: Peers, networks: Networks, *, batch_size: int) -> None:
+    def __init__(self, peers: Peers, networks: Networks, *, batch_size: int, is_split: bool = True) -> None:
         self.peers = peers
-        self.rows = peers.share_of(batch_size)
-        self.weight = (self.rows.stop - self.rows.start) / batch_size
+        self.rows = peers.share_of(batch_size) if is_split else slice(0, batch_size)
+        self.weight = (self.rows.stop - self.rows.start) / batch_size if is_split else 1 / peers.n
         if peers.n == 1:
             return
         for network in networks.modules.values():

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from mtrouter_rl.metric_names import BELLMAN_RESIDUAL, IMITATION_LOSS, LEARNING_
 from mtrouter_rl.progress import track
 from mtrouter_rl.protocols import MetricSink, Router
 from mtrouter_rl.records import JsonValue
-from mtrouter_rl.transitions.arrays import Transitions
+from mtrouter_rl.transitions.arrays import MiniBatch, Transitions
 
 MakeRouter = Callable[[Sequence[StateDict]], Router]
 """Makes the router of a training from the iterates that it kept, oldest first."""
@@ -74,7 +75,9 @@ def train(
         algorithm = _build(learner, transitions, loop=loop, seed=context.seed, device=device)
         networks = Networks(algorithm)
         n_done, kept = store.load(networks)
-        shared = SharedSteps(context.peers, networks, batch_size=loop.batch_size)
+        of_episodes = learner.reads_episodes
+        n_rows = transitions.episodes_of(loop.batch_size) if of_episodes else loop.batch_size
+        shared = SharedSteps(context.peers, networks, batch_size=n_rows, is_split=not of_episodes)
         shared.check_equal(n_done=n_done, checksum=zlib.crc32(json.dumps(store.identity, sort_keys=True).encode()))
         algorithm.set_grad_step(1 + n_done * loop.steps_per_iteration)
         iterates = deque(kept, maxlen=loop.keep_last)
@@ -86,7 +89,9 @@ def train(
             learning_rate = set_learning_rate(networks.optimizer, loop, iteration)
             started = time.perf_counter()
             source = logged_returns if iteration < learner.n_warm_start else planned
-            losses = _run_iteration(algorithm, source, shared, loop=loop, seed=context.seed, iteration=iteration)
+            generator = _seed(context.seed, iteration + 1)
+            draw = partial(source.sample_episodes if of_episodes else source.sample, n_rows, generator)
+            losses = _run_iteration(algorithm, draw, shared, loop=loop, iteration=iteration)
             steps_per_second = loop.steps_per_iteration / (time.perf_counter() - started)
             iterates.append(networks.weights(*learner.modules))
             if not context.peers.is_first:
@@ -122,11 +127,10 @@ def _build(
 
 def _run_iteration(
     algorithm: TrainableAlgorithm,
-    transitions: Transitions,
+    draw: Callable[[], MiniBatch],
     shared: SharedSteps,
     *,
     loop: LoopParameters,
-    seed: int,
     iteration: int,
 ) -> dict[str, float]:
     """Gradient steps of one iteration; gives the means of the losses that d3rlpy names.
@@ -134,11 +138,7 @@ def _run_iteration(
     d3rlpy renews the target network after every step whose number is a multiple of the interval. Steps are counted
     from 1 here, so that this is the last step of an iteration and not the first one of the next.
     """
-    generator = _seed(seed, iteration + 1)
-    steps = [
-        algorithm.update(to_d3rlpy(shared.of_batch(transitions.sample(loop.batch_size, generator))))
-        for _ in range(loop.steps_per_iteration)
-    ]
+    steps = [algorithm.update(to_d3rlpy(shared.of_batch(draw()))) for _ in range(loop.steps_per_iteration)]
     losses = shared.mean_losses(steps)
     check_loss(losses["loss"], loop, iteration)
     return losses

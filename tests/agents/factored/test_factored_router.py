@@ -163,7 +163,7 @@ def test_a_small_log_gets_fewer_steps():
     assert parameters.bounded(4000) == parameters.bounded(10**7) == parameters
     episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=20, seed=0)
     states = [observation(state) for state in range(3)]
-    few, many = (np.ptp(trained(episodes, max_passes=n)._due(states), axis=0).max() for n in (0.01, 100))
+    few, many = (np.ptp([one.due for one in trained(episodes, max_passes=n)._followed(states)], axis=0).max() for n in (0.01, 100))
     assert few < 0.5 * many  # one step an iteration tells states hardly apart
 
 
@@ -182,5 +182,5 @@ def test_errors_of_a_known_kind_are_imitated_if_the_card_says_so():
         episodes.append(make_episode(turns, index=index))
     for imitate_errors, expected in ((False, "sleep"), (True, "walk")):
         router = trained(episodes, imitate_errors=imitate_errors)
-        due = router._due([observation(0)])[0]
+        due = router._followed([observation(0)])[0].due
         assert router.settings.kinds.words[int(due.argmax())] == expected
