@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mtrouter_rl.errors import LostProcessError, RouterError
@@ -21,15 +22,26 @@ CASES = {
     "fitted_q": {"dropout": 0.2, "n_iterations": 4, "steps_per_iteration": 50, "batch_size": 63},
     "behavior_cloning": {"dropout": 0.2, "n_iterations": 4, "steps_per_iteration": 25},
     "fitted_q_budget": {"dropout": 0.2, "n_iterations": 3, "steps_per_iteration": 25},
+    "factored_q": {"dropout": 0.2, "memory_size": 8, "n_folds": 2, "max_passes": 1000},
 }
+
+
+def worded(log):
+    """The log with actions of several kinds, drawn."""
+    kinds = np.random.default_rng(0)
+    episodes = [
+        replace(one, turns=tuple(replace(turn, action_text=kinds.choice(["walk", "lift"])) for turn in one.turns))
+        for one in log.episodes
+    ]
+    return replace(log, episodes=tuple(episodes))
 
 
 def train(name, *, folder=None, peers=ALONE, seed=0, sink=None):
     """The weights that a case ends with."""
     torch.set_num_threads(1)
     made = ALGORITHMS.load(name).from_card(make_card(name, **(TINY[name] | CASES[name])))
-    context = make_context(uniform_log(60), folder=folder, seed=seed, features=features_of(name)(), sink=sink)
-    return made.train(replace(context, peers=peers))._ensemble.weights
+    context = make_context(worded(uniform_log(60)), folder=folder, seed=seed, features=features_of(name)(), sink=sink)
+    return made.train(replace(context, peers=peers)).weights
 
 
 def tell(line):

@@ -4,7 +4,13 @@ import pytest
 from mtrouter_rl.cards import RewardCard
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.errors import InvalidConfigError
-from mtrouter_rl.transitions.arrays import TrainingLog, discounted_returns, join_transitions, make_transitions
+from mtrouter_rl.transitions.arrays import (
+    NOT_IMITATED,
+    TrainingLog,
+    discounted_returns,
+    join_transitions,
+    make_transitions,
+)
 from tests.cases.routing_toy import REWARD, StateFeatures, make_dataset, make_episode, make_turn
 
 
@@ -64,6 +70,29 @@ def test_batch_is_the_logged_transition():
     assert batch.rewards.ravel() == pytest.approx([0.4, -0.1])
     assert batch.terminals.ravel().tolist() == [1, 0]
     assert len(made.sample(7, np.random.default_rng(0))) == 7
+
+
+def test_whole_episodes_are_drawn_with_nothing_to_imitate_after_their_end():
+    made = transitions(three_episodes())
+    assert [made.episodes_of(n) for n in (1, 3, 4, 6, 600)] == [1, 2, 2, 3, 300]
+    batch = made.sample_episodes(40, np.random.default_rng(0))
+    assert len(batch) == 40
+    assert batch.observations.shape == (40, 3, 11)
+    episodes = [[0, 2], [1], [0, 0, 0]]  # models of the turns
+    found = set()
+    for rows, actions in zip(batch.observations, batch.actions, strict=True):
+        told = [int(action) for action in actions if action != NOT_IMITATED]
+        number = episodes.index(told)
+        found.add(number)
+        first = made.start_rows[number]
+        np.testing.assert_array_equal(rows[: len(told)], made.observations[first : first + len(told)])
+        assert not rows[len(told) :].any()
+        assert (actions[len(told) :] == NOT_IMITATED).all()
+    assert found == {0, 1, 2}
+    part = batch.part(slice(3, 5))
+    np.testing.assert_array_equal(part.observations, batch.observations[3:5])
+    longest = made.of_episodes(np.array([False, False, True]))
+    assert longest.sample_episodes(2, np.random.default_rng(0)).actions.tolist() == [[0, 0, 0]] * 2
 
 
 def test_an_empty_log_and_returns_below_the_forbidden_value_are_refused():

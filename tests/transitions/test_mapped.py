@@ -176,7 +176,10 @@ def test_nothing_to_learn_is_told(both, corridor_config):
         lay_out(empty, corridor_config)
 
 
-@pytest.mark.parametrize("agent", ["fitted-q", "fitted-q-frontier", "behavior-cloning", "monte-carlo-q", "factored-q"])
+@pytest.mark.parametrize(
+    "agent",
+    ["fitted-q", "fitted-q-frontier", "behavior-cloning", "monte-carlo-q", "factored-q", "factored-q-recurrent"],
+)
 def test_routers_are_equal_to_the_bit(agent, folder, corridor_config, tiny_agent, tmp_path, monkeypatch):
     def weights(name):
         request = TrainRequest(

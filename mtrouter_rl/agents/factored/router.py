@@ -35,7 +35,7 @@ _N_STATES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class _State:
-    """What is known before a turn: probability of every kind to be due, shape (K,), the networks' memory, and who may be stuck."""
+    """What is known before a turn: probability of every kind to be due, shape (K,), the networks' memory, who may be stuck."""
 
     due: FloatArray
     memory: Tensor

@@ -69,7 +69,8 @@ class GradientDropout(nn.Module):
         """Drop components of x, any shape, with the given probability."""
         active = self.training and torch.is_grad_enabled()
         if self.share is None or not active:
-            return functional.dropout(x, self.probability, training=active)
+            # Torch draws in the order in which x lies in memory.
+            return functional.dropout(x.contiguous() if active else x, self.probability, training=active)
         n_rows, rows = self.share
         kept = functional.dropout(x.new_ones((n_rows, *x.shape[1:])), self.probability, training=True)
         return x * kept[rows]

@@ -94,5 +94,5 @@ class SharedSteps:
         ]
         flat = torch.cat([gradient.flatten() for gradient in gradients]) * self.weight
         self.peers.add_up(flat)
-        for gradient, averaged in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+        for gradient, averaged in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
             gradient.copy_(averaged.view_as(gradient))

@@ -75,10 +75,11 @@ def observation(state, history=(), mask=(1, 1, 1)):
     }
 
 
-@pytest.fixture(scope="module")
-def router():
+@pytest.fixture(scope="module", params=[0, 8])
+def router(request):
+    """Without and with a memory that is carried from turn to turn."""
     log = make_dataset(played(lambda rng, _: int(rng.integers(3)), n_episodes=500, seed=0))
-    card = make_card("factored_q", **NETWORK, **LOOP)
+    card = make_card("factored_q", **NETWORK, **LOOP, memory_size=request.param)
     return ALGORITHMS.load("factored_q").from_card(card).train(make_context(log))
 
 
@@ -116,8 +117,16 @@ def test_a_conversation_that_is_followed_equals_one_that_is_read_from_its_start(
         return load_router(tmp_path, pool=POOL, make_features=lambda config: StateFeatures(config["scripted"]))
 
     np.testing.assert_allclose(fresh().q_values([observation(0, history)])[0], followed[-1], atol=1e-6)
-    states = [observation(0, history[:length]) for length in (4, 1, 3, 0, 2)]
-    np.testing.assert_allclose(fresh().q_values(states), [followed[length] for length in (4, 1, 3, 0, 2)], atol=1e-6)
+    lengths = (4, 1, 3, 0, 2, 3)
+    states = [observation(0, history[:length]) for length in lengths]
+    np.testing.assert_allclose(fresh().q_values(states), [followed[length] for length in lengths], atol=1e-6)
+    other = fresh()
+    forked = [observation(0, [*history[:3], (model, "push it")]) for model in (2, 1)]  # two ways to go on, in one batch
+    other.q_values([observation(0, history[:2])])
+    np.testing.assert_allclose(
+        other.q_values([forked[1], states[2], forked[0]])[1:], [followed[3], followed[4]], atol=1e-6
+    )
+    np.testing.assert_allclose(other.q_values(forked[1:]), fresh().q_values(forked[1:]), atol=1e-6)
 
 
 def test_a_price_that_changes_after_the_training_changes_values(router, tmp_path):
@@ -163,7 +172,10 @@ def test_a_small_log_gets_fewer_steps():
     assert parameters.bounded(4000) == parameters.bounded(10**7) == parameters
     episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=20, seed=0)
     states = [observation(state) for state in range(3)]
-    few, many = (np.ptp([one.due for one in trained(episodes, max_passes=n)._followed(states)], axis=0).max() for n in (0.01, 100))
+    few, many = (
+        np.ptp([one.due for one in trained(episodes, max_passes=n)._followed(states)], axis=0).max()
+        for n in (0.01, 100)
+    )
     assert few < 0.5 * many  # one step an iteration tells states hardly apart
 
 
@@ -184,3 +196,43 @@ def test_errors_of_a_known_kind_are_imitated_if_the_card_says_so():
         router = trained(episodes, imitate_errors=imitate_errors)
         due = router._followed([observation(0)])[0].due
         assert router.settings.kinds.words[int(due.argmax())] == expected
+
+
+@pytest.mark.parametrize(("memory_size", "is_known"), [(0, False), (8, True)])
+def test_a_memory_tells_what_only_an_earlier_turn_showed(memory_size, is_known):
+    """The first state says what is due at the second turn; the state that is seen then says nothing."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for index in range(200):
+        start = int(rng.integers(2))
+        turns = []
+        for text in ("push it", WORDS[start]):
+            turn = make_turn(int(rng.integers(3)), state=2, next_state=2, gain=0.0, cost=1e-5)
+            turns.append(type(turn)(**{**vars(turn), "action_text": text, "usage": TokenUsage(n_fresh=10, n_output=4)}))
+        turns[-1] = type(turns[-1])(**{**vars(turns[-1]), "truncated": True})
+        episodes.append(make_episode(turns, index=index, start=start))
+    router = trained(episodes, memory_size=memory_size)
+    second = []
+    for start in (0, 1):
+        seen = observation(start, [(0, "push it")])
+        seen["history"][0]["observation"] = "state 2"
+        second.append(router._followed([seen])[0].due)
+    kinds = router.settings.kinds.words
+    chances = np.array([[one[kinds.index(word)] for word in WORDS[:2]] for one in second])
+    assert (chances.diagonal() > 0.9).all() == is_known
+    assert np.ptp(chances, axis=0).max() < 0.1 or is_known
+
+
+def test_errors_are_read_and_not_imitated_by_networks_with_a_memory():
+    """Every second call is an error of the kind that is never right."""
+    episodes = []
+    for index in range(60):
+        turns = []
+        for number in range(6):
+            turn = make_turn(0, state=0, next_state=0, gain=0.0, cost=1e-5)
+            said = {"action_text": "walk it"} if number % 2 else {"action_text": "sleep", "error": "unknown_action"}
+            turns.append(type(turn)(**{**vars(turn), **said, "usage": TokenUsage(n_fresh=10, n_output=4)}))
+        turns[-1] = type(turns[-1])(**{**vars(turns[-1]), "truncated": True})
+        episodes.append(make_episode(turns, index=index))
+    due = trained(episodes, memory_size=8)._followed([observation(0)])[0].due
+    assert due[1] > 0.95  # the kinds are those of turns without an error: a rare one, and "walk"
