@@ -268,7 +268,10 @@ def _judge(members: Sequence[StateDict], settings: FactoredSettings, judged: Jud
     transitions = judged.transitions
     networks = DueNetworks(settings, stack_weights(members))
     rows = np.flatnonzero(judged.folds == fold)
-    starts = np.flatnonzero(np.diff(transitions.episodes[rows], prepend=-1))
+    if settings.memory_size:
+        starts = np.flatnonzero(np.diff(transitions.episodes[rows], prepend=-1))
+    else:  # every turn is judged by itself, so that nothing has to be padded
+        starts = np.arange(0, len(rows), _ROWS_PER_PASS)
     sizes = np.diff(np.append(starts, len(rows)))
     for some in _blocks(sizes):
         turns = rows[starts[some][0] : starts[some][-1] + sizes[some][-1]]
