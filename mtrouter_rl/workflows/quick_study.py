@@ -44,7 +44,7 @@ CACHE_FOLDER = "embeddings"
 STRONGEST = "strongest"
 LOG_POLICY = "uniform"
 
-_DEFAULT = ("factored-q", "fitted-q", "monte-carlo-q", "behavior-cloning", "myopic")
+_DEFAULT = ("factored-q-recurrent", "fitted-q", "monte-carlo-q", "behavior-cloning", "myopic")
 _SINGLE_TURN = (
     "task-table",
     "task-ridge",

@@ -145,7 +145,7 @@ def _check(request: VerdictRequest) -> None:
         if getattr(load_algorithm(request.train.agent), "gamma", None) is None:
             raise InvalidConfigError(
                 f"--safe: agent '{request.train.agent.name}' has no action values of its turns, so nothing says where it is "
-                "better than a single model; give one that has, such as fitted-q or factored-q"
+                "better than a single model; give one that has, such as fitted-q or factored-q-recurrent"
             )
 
 
