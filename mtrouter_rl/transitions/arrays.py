@@ -68,7 +68,7 @@ discrete BCQ)."""
 
 
 NOT_IMITATED = -100
-"""In the place of an action that is not to be imitated; torch leaves this number out of its losses."""
+"""In the place of an action that is not to be imitated: what torch leaves out of a classifier's loss."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -235,16 +235,22 @@ class Transitions:
         drawn = (np.arange(batch_size) + generator.integers(len(sizes))) % len(sizes)
         return self.batch(order[starts[drawn] + generator.integers(sizes[drawn])], has_next=has_next)
 
+    @property
+    def n_episodes(self) -> int:
+        """How many episodes the transitions are of."""
+        return len(self._episode_starts)
+
     def episodes_of(self, n_turns: int) -> int:
         """How many episodes hold about so many turns, at least 1."""
-        return max(1, round(n_turns * len(self._episode_starts) / len(self)))
+        return max(1, round(n_turns * self.n_episodes / len(self)))
 
     def sample_episodes(self, n_episodes: int, generator: np.random.Generator) -> MiniBatch:
-        """Whole episodes, drawn uniformly with replacement: an axis for the turns follows that of the episodes.
+        """Whole episodes of one log, drawn uniformly with replacement: an axis for the turns follows that of the episodes.
 
         Turns after the end of an episode have rows of zeros, and `NOT_IMITATED` for an action. Rewards and all that follows are
         of no meaning.
         """
+        assert self.groups is None
         starts = self._episode_starts
         drawn = generator.integers(len(starts), size=n_episodes)
         first, sizes = starts[drawn], np.diff(np.append(starts, len(self)))[drawn]

@@ -93,6 +93,13 @@ def test_whole_episodes_are_drawn_with_nothing_to_imitate_after_their_end():
     np.testing.assert_array_equal(part.observations, batch.observations[3:5])
     longest = made.of_episodes(np.array([False, False, True]))
     assert longest.sample_episodes(2, np.random.default_rng(0)).actions.tolist() == [[0, 0, 0]] * 2
+    outer = made.of_episodes(np.array([True, False, True]))
+    assert outer.n_episodes == 2
+    drawn = outer.sample_episodes(20, np.random.default_rng(0))
+    assert {tuple(row) for row in drawn.actions.tolist()} == {(0, 2, NOT_IMITATED), (0, 0, 0)}
+    np.testing.assert_array_equal(
+        np.unique(drawn.observations[:, 0], axis=0), np.unique(made.observations[[0, 5]], axis=0)
+    )
 
 
 def test_an_empty_log_and_returns_below_the_forbidden_value_are_refused():

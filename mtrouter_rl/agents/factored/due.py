@@ -1,10 +1,10 @@
 """What is due: networks that read a conversation, turn by turn, and say which kind of action comes next."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -13,10 +13,13 @@ from mtrouter_rl.agents.factored.stuck import Stuckness
 from mtrouter_rl.agents.parameters import NetworkParameters
 from mtrouter_rl.agents.q.networks import ConversationClassifier, HistoryLayout, StateDict
 from mtrouter_rl.cards import RewardCard
+from mtrouter_rl.embeddings.history_state import Float32Array
 from mtrouter_rl.records import FloatArray, Frozen
 
 if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
+
+_ROWS_PER_PASS = 2048
 
 
 class FactoredSettings(Frozen):
@@ -36,7 +39,7 @@ class FactoredSettings(Frozen):
 
     layout: HistoryLayout
     sizes: NetworkParameters
-    memory_size: int = 0
+    memory_size: Annotated[int, Field(ge=0)] = 0
     kinds: ActionKinds
     n_members: int
     reward: RewardCard
@@ -75,7 +78,7 @@ class DueNetworks:
 
     @torch.inference_mode()
     def follow(
-        self, conversations: Sequence[np.ndarray], memories: "Sequence[Tensor] | None" = None
+        self, conversations: Sequence[Float32Array], memories: "Sequence[Tensor] | None" = None
     ) -> list[tuple[FloatArray, Tensor]]:
         """What is due before every turn of some conversations.
 
@@ -87,12 +90,33 @@ class DueNetworks:
             For each the probability of every kind, shape (T, K), and the memory after each turn, shape
             (T, n_members, memory_size).
         """
-        rows = pad_sequence([torch.from_numpy(one) for one in conversations], batch_first=True)
-        before = torch.stack([self.no_memory] * len(rows) if memories is None else list(memories))
+        before = [self.no_memory] * len(conversations) if memories is None else list(memories)
+        found = dict[int, tuple[FloatArray, Tensor]]()
+        for some in _blocks([len(one) for one in conversations]):
+            padded = pad_sequence([torch.from_numpy(conversations[one]) for one in some], batch_first=True)
+            due, after = self._of_rows(padded, torch.stack([before[one] for one in some]))
+            for row, one in enumerate(some):
+                n_turns = len(conversations[one])
+                found[one] = due[row, :n_turns], after[row, :n_turns]
+        return [found[one] for one in range(len(conversations))]
+
+    def _of_rows(self, rows: Tensor, before: Tensor) -> tuple[FloatArray, Tensor]:
+        """Of C conversations of T turns: shapes (C, T, K) and (C, T, n_members, memory_size)."""
         outputs = [network(rows, before[:, member]) for member, network in enumerate(self.networks)]
-        due = torch.stack([torch.softmax(logits, dim=-1) for logits, _ in outputs]).mean(dim=0).double().numpy()
-        after = torch.stack([memory for _, memory in outputs], dim=2)
-        return [(due[row, : len(one)], after[row, : len(one)]) for row, one in enumerate(conversations)]
+        due = torch.stack([torch.softmax(logits, dim=-1) for logits, _ in outputs]).mean(dim=0)
+        return due.double().numpy(), torch.stack([memory for _, memory in outputs], dim=2)
+
+
+def _blocks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of conversations that are read together: of like length, and not too many rows when short ones are padded."""
+    block = list[int]()
+    for one in sorted(range(len(lengths)), key=lambda number: lengths[number]):
+        if block and (len(block) + 1) * lengths[one] > _ROWS_PER_PASS:
+            yield block
+            block = []
+        block.append(one)
+    if block:
+        yield block
 
 
 def hidden_from_due(

@@ -33,7 +33,7 @@ from mtrouter_rl.transitions.arrays import NOT_IMITATED, Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
 """Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
-_ROWS_PER_PASS = 2048
+_ROWS_PER_PIECE = 2048
 _NO_FOLD = -1
 
 
@@ -48,8 +48,9 @@ class FactoredQParameters(NetworkParameters, LoopParameters, HistoryInputs):
         imitate_errors: Whether errors of a known kind of action are imitated as well, since they show what was tried. Else no
             error shows anything of what was due.
         memory_size: Size of a memory that the networks carry from turn to turn (see `networks.ConversationEncoder`). They are
-            then trained on whole episodes, of about `batch_size` turns together. 0 for networks that see every turn by itself.
-        logit_penalty: Weight of the mean squared logit in their loss.
+            then trained on whole episodes, of about `batch_size` turns together (see `Transitions.episodes_of`), padded to the
+            longest of them. 0 for networks that see every turn by itself.
+        logit_penalty: Weight of the mean squared logit in their loss; of whole episodes the mean is over padding as well.
         parts: What is learned, of `factors.PARTS`; to leave something out shows what it is worth (`lab ablate`).
     """
 
@@ -60,9 +61,12 @@ class FactoredQParameters(NetworkParameters, LoopParameters, HistoryInputs):
     logit_penalty: NonNegative = 0.001
     parts: tuple[Part, ...] = PARTS
 
-    def bounded(self, n_turns: int) -> Self:
-        """The same with no more gradient steps than a log of so many turns is worth."""
-        steps = math.ceil(self.max_passes * n_turns / self.batch_size / self.n_iterations)
+    def bounded(self, transitions: Transitions) -> Self:
+        """The same with no more gradient steps than a log is worth."""
+        n_turns, drawn = len(transitions), float(self.batch_size)
+        if self.memory_size:
+            drawn = transitions.episodes_of(self.batch_size) * n_turns / transitions.n_episodes
+        steps = math.ceil(self.max_passes * n_turns / drawn / self.n_iterations)
         return self.model_copy(update={"steps_per_iteration": min(self.steps_per_iteration, steps)})
 
 
@@ -158,7 +162,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
             folds=_folds(log, self.parameters.n_folds, seed=context.seed)[transitions.episodes],
             due=np.zeros((len(transitions), len(kinds))),
         )
-        bounded = self.parameters.bounded(len(transitions))
+        bounded = self.parameters.bounded(transitions)
         n_steps = bounded.n_iterations * bounded.steps_per_iteration
         n_networks = self.parameters.n_folds
         say(f"learn what was due at {len(transitions)} turns: {n_networks} networks, {n_steps:,} gradient steps each")
@@ -186,7 +190,7 @@ class FactoredQ(CardAlgorithm[FactoredQParameters]):
         iterates = train(
             imitation_learner(factory, logit_penalty=self.parameters.logit_penalty),
             imitated.where(keep),
-            loop=self.parameters.bounded(len(judged.transitions)),
+            loop=self.parameters.bounded(judged.transitions),
             context=dataclasses.replace(
                 context,
                 evaluation=None,
@@ -268,25 +272,18 @@ def _judge(members: Sequence[StateDict], settings: FactoredSettings, judged: Jud
     transitions = judged.transitions
     networks = DueNetworks(settings, stack_weights(members))
     rows = np.flatnonzero(judged.folds == fold)
-    if settings.memory_size:
-        starts = np.flatnonzero(np.diff(transitions.episodes[rows], prepend=-1))
-    else:  # every turn is judged by itself, so that nothing has to be padded
-        starts = np.arange(0, len(rows), _ROWS_PER_PASS)
-    sizes = np.diff(np.append(starts, len(rows)))
-    for some in _blocks(sizes):
-        turns = rows[starts[some][0] : starts[some][-1] + sizes[some][-1]]
-        observations = transitions.observations[transitions.rows[turns]]
-        conversations = np.split(observations, np.cumsum(sizes[some])[:-1])
-        judged.due[turns] = np.concatenate([due for due, _ in networks.follow(conversations)])
-
-
-def _blocks(sizes: npt.NDArray[np.int64]) -> list[slice]:
-    """Episodes, by their turns, in blocks of neighbors that are not too many turns when the short ones are padded."""
-    edges = [0]
-    for episode in range(len(sizes)):
-        if (episode + 1 - edges[-1]) * sizes[edges[-1] : episode + 1].max() > _ROWS_PER_PASS and episode > edges[-1]:
-            edges.append(episode)
-    return [slice(first, last) for first, last in zip(edges, [*edges[1:], len(sizes)], strict=True)]
+    # In pieces, so that a log that lies on disk is never read as a whole: of whole episodes, if their order counts.
+    starts = (
+        np.flatnonzero(np.diff(transitions.episodes[rows], prepend=-1))
+        if settings.memory_size
+        else np.arange(len(rows))
+    )
+    firsts = np.unique(starts[np.searchsorted(starts, np.arange(0, len(rows), _ROWS_PER_PIECE), side="right") - 1])
+    for first, last in zip(firsts, [*firsts[1:], len(rows)], strict=True):
+        some = rows[first:last]
+        observations = transitions.observations[transitions.rows[some]]
+        inside = starts[(starts > first) & (starts < last)] - first if settings.memory_size else []
+        judged.due[some] = np.concatenate([due for due, _ in networks.follow(np.split(observations, inside))])
 
 
 def _fitted(context: TrainingContext, judged: JudgedLog, *, parts: Sequence[Part]) -> Factors:

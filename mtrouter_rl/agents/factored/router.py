@@ -143,19 +143,28 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
         """What is known of every conversation. What was known one turn before is taken up, else it is read from its start."""
         keys = [key_of_observation(observation, len(self.model_names)) for observation in observations]
         found = {key: self._states[key] for key in keys if key in self._states}
-        chains = self._chains({key: one for key, one in zip(keys, observations, strict=True) if key not in found})
-        for chain, (due, memories) in zip(chains, self._due(chains), strict=True):
-            state = chain.before
-            for key, row, memory in zip(chain.keys, due, memories, strict=True):
-                belief = self._fresh_belief() if state is None else self._after(state, key[2][-1])
-                state = found[key] = _State(due=row, memory=memory, belief=belief)
-        self._states.update(found)
+        missing = {key: one for key, one in zip(keys, observations, strict=True) if key not in found}
+        while missing:
+            chains = self._chains(missing, found)
+            for chain, (due, memories) in zip(chains, self._due(chains), strict=True):
+                state = chain.before
+                for key, row, memory in zip(chain.keys, due, memories, strict=True):
+                    belief = self._fresh_belief() if state is None else self._after(state, key[2][-1])
+                    # Copies, since a part of an array keeps the whole of it in memory.
+                    state = found[key] = _State(due=row.copy(), memory=memory.clone(), belief=belief)
+                    missing.pop(key, None)
+        for key in keys:
+            self._states[key] = found[key]
+            self._states.move_to_end(key)
         while len(self._states) > _N_STATES:
             self._states.popitem(last=False)
         return [found[key] for key in keys]
 
-    def _chains(self, missing: Mapping[HistoryKey, Observation]) -> list[_Chain]:
-        """The states that are missing, those of a conversation one after the other."""
+    def _chains(self, missing: Mapping[HistoryKey, Observation], found: Mapping[HistoryKey, _State]) -> list[_Chain]:
+        """The states that are missing, those of a conversation one after the other.
+
+        Where a conversation goes on in several ways, one of them is followed; the others are still missing then.
+        """
         chains = list[_Chain]()
         growing = dict[HistoryKey, _Chain]()
         for key, observation in sorted(missing.items(), key=lambda item: len(item[0][2])):
@@ -163,7 +172,9 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
             before = (task, first, turns[:-1])
             chain = growing.pop(before, None) if turns else None
             if chain is None:
-                known = self._states.get(before) if turns else None
+                if turns and before in missing:
+                    continue
+                known = found.get(before, self._states.get(before)) if turns else None
                 earlier = range(0 if known is None else len(turns), len(turns))
                 chain = _Chain(
                     before=known,

@@ -164,12 +164,12 @@ class BehaviorCloning(CardAlgorithm[BehaviorCloningParameters]):
 
 
 def stack_imitators(iterates: Sequence[StateDict]) -> dict[str, Tensor]:
-    """Weights of an ensemble of the imitators of all iterates, under the names of `ActionClassifier`."""
+    """Weights of an ensemble of the imitators of all iterates, under the names of the classifiers of `networks`."""
     return stack_weights([_own_names(iterate) for iterate in iterates])
 
 
 def _own_names(weights: StateDict) -> dict[str, Tensor]:
-    """Weights of d3rlpy's categorical policy under the names of `ActionClassifier`; others are left out."""
+    """Weights of d3rlpy's categorical policy under the names of the classifiers of `networks`; others are left out."""
     prefixes = {"_encoder.network.": "encoder.", "_fc.": "output."}
     return {
         own + name.removeprefix(theirs): tensor

@@ -68,7 +68,7 @@ class Learner:
         modules: Which of its modules the router is made of: `Q_FUNCTIONS`, `IMITATOR` or both.
         gamma: Discount factor of its targets.
         n_warm_start: Iterations at the start that regress the logged return instead.
-        reads_episodes: Whether a gradient step is taken on whole episodes, and not on turns.
+        reads_episodes: Whether a gradient step is taken on whole episodes, as many as hold about `batch_size` turns.
     """
 
     build: Callable[[LoopParameters, torch.device], TrainableAlgorithm]
@@ -171,7 +171,7 @@ def q_learner(settings: QLearning, factory: "JointQFunctionFactory") -> Learner:
 
 
 def imitation_learner(factory: "HistoryEncoderFactory", *, logit_penalty: float) -> Learner:
-    """Behaviour cloning: a classifier of the logged actions. Actions that are `NOT_IMITATED` are left out of the loss.
+    """Behaviour cloning: a classifier of the logged actions. Those that are `NOT_IMITATED` count in the penalty alone.
 
     Args:
         factory: Makes the encoder.

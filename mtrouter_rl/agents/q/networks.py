@@ -344,15 +344,13 @@ class ActionClassifier(nn.Module):
 class ConversationClassifier(nn.Module):
     """Logit of every class before every turn of conversations, from rows of [history features, allowed bits].
 
-    Attributes:
-        memory_size: Of the memory; 0 if every row is looked at by itself, as `ActionClassifier` does.
+    With a `memory_size` of 0 it is an `ActionClassifier`, which looks at every row by itself.
     """
 
     def __init__(
         self, layout: HistoryLayout, parameters: NetworkParameters, *, memory_size: int, n_classes: int
     ) -> None:
         super().__init__()
-        self.memory_size = memory_size
         self.encoder: HistoryEncoder | ConversationEncoder = (
             ConversationEncoder(layout, parameters, memory_size=memory_size)
             if memory_size

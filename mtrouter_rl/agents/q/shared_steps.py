@@ -1,4 +1,4 @@
-"""One gradient step by several processes: each takes some rows of the same batch, and the gradients are averaged.
+"""One gradient step by several processes: each takes some rows of the same batch (or all), and the gradients are averaged.
 
 Every process has all weights and the whole optimizer. Before each step of the optimizer the gradients become those of the whole
 batch, so all processes go on with the same weights: those of one process, up to the order of sums.
@@ -42,7 +42,7 @@ class SharedSteps:
             return
         for network in networks.modules.values():
             for module in network.modules():
-                if isinstance(module, GradientDropout):
+                if is_split and isinstance(module, GradientDropout):
                     module.share = (batch_size, self.rows)
         networks.optimizer.register_step_pre_hook(self._average)
 

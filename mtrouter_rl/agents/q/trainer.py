@@ -6,6 +6,7 @@ processes may share every step (`shared_steps`).
 """
 
 import json
+import logging
 import time
 import zlib
 from collections import deque
@@ -30,6 +31,8 @@ from mtrouter_rl.progress import track
 from mtrouter_rl.protocols import MetricSink, Router
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.transitions.arrays import MiniBatch, Transitions
+
+_LOG = logging.getLogger(__name__)
 
 MakeRouter = Callable[[Sequence[StateDict]], Router]
 """Makes the router of a training from the iterates that it kept, oldest first."""
@@ -76,6 +79,10 @@ def train(
         networks = Networks(algorithm)
         n_done, kept = store.load(networks)
         of_episodes = learner.reads_episodes
+        if of_episodes and context.peers.n > 1 and context.peers.is_first:
+            _LOG.warning(
+                "networks that learn from whole episodes are not shared out: every process does all of the work"
+            )
         n_rows = transitions.episodes_of(loop.batch_size) if of_episodes else loop.batch_size
         shared = SharedSteps(context.peers, networks, batch_size=n_rows, is_split=not of_episodes)
         shared.check_equal(n_done=n_done, checksum=zlib.crc32(json.dumps(store.identity, sort_keys=True).encode()))

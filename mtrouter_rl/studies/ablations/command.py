@@ -42,6 +42,7 @@ COMMAND = Command(
         "                  model-only: nothing of the history\n"
         "  context         task-only: the task text alone; last-turn: task, last turn, turns and money left\n"
         "  model-features  metadata-only: prices, limits and dates; residual-only: a learned vector per model\n"
+        "  memory          factored-q-recurrent whose networks look at every turn by itself\n"
         "  factors         factored-q without one of its parts: what is due, who is stuck, that models\n"
         "                  are stuck together, what they lose and gain beside a useful turn\n"
         "  encoder         the other text encoders of the package\n"

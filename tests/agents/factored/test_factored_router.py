@@ -8,9 +8,10 @@ import pytest
 from mtrouter_rl.agents.factored.factored_q import FactoredQParameters
 from mtrouter_rl.agents.loading import load_router, save_router
 from mtrouter_rl.agents.rules.heuristics import single_router
-from mtrouter_rl.errors import InvalidConfigError
+from mtrouter_rl.errors import InvalidConfigError, RouterError
 from mtrouter_rl.records import TokenUsage
 from mtrouter_rl.registry import ALGORITHMS
+from mtrouter_rl.transitions.arrays import Transitions
 from tests.cases.routing_toy import (
     END,
     NETWORK,
@@ -160,6 +161,16 @@ def test_what_is_allowed_changes_no_value_of_what_is_allowed(router):
     assert router.action_probabilities([observation(1, mask=(1, 1, 0))])[0].tolist() == [0.0, 1.0, 0.0]
 
 
+def turns(n, *, n_episodes=1):
+    """Transitions of so many turns, in episodes of one length."""
+    zeros = np.zeros(n, dtype=np.float32)
+    numbers = np.arange(n)
+    return Transitions(
+        observations=zeros[:, None], rows=numbers, actions=numbers, rewards=zeros, terminals=zeros, utility_gains=zeros,
+        costs_usd=zeros, episodes=numbers * n_episodes // n, turns=numbers, returns=zeros, n_models=3,
+    )  # fmt: skip
+
+
 def trained(episodes, **parameters):
     card = make_card("factored_q", **NETWORK, **LOOP | parameters)
     return ALGORITHMS.load("factored_q").from_card(card).train(make_context(make_dataset(episodes)))
@@ -167,9 +178,13 @@ def trained(episodes, **parameters):
 
 def test_a_small_log_gets_fewer_steps():
     parameters = FactoredQParameters(n_iterations=4, steps_per_iteration=100, batch_size=100, max_passes=10)
-    assert parameters.bounded(1000).steps_per_iteration == 25
-    assert parameters.bounded(1001).steps_per_iteration == 26
-    assert parameters.bounded(4000) == parameters.bounded(10**7) == parameters
+    assert [parameters.bounded(turns(n)).steps_per_iteration for n in (1000, 1001)] == [25, 26]
+    assert parameters.bounded(turns(4000)) == parameters.bounded(turns(10**5)) == parameters
+    recurrent = parameters.model_copy(update={"memory_size": 8})
+    assert (
+        recurrent.bounded(turns(1000, n_episodes=50)).steps_per_iteration == 25
+    )  # 5 episodes a step, 100 turns together
+    assert recurrent.bounded(turns(1000, n_episodes=2)).steps_per_iteration == 5  # one episode of 500 turns a step
     episodes = played(lambda rng, _: int(rng.integers(3)), n_episodes=20, seed=0)
     states = [observation(state) for state in range(3)]
     few, many = (
@@ -236,3 +251,78 @@ def test_errors_are_read_and_not_imitated_by_networks_with_a_memory():
         episodes.append(make_episode(turns, index=index))
     due = trained(episodes, memory_size=8)._followed([observation(0)])[0].due
     assert due[1] > 0.95  # the kinds are those of turns without an error: a rare one, and "walk"
+
+
+def test_what_was_known_is_taken_up_and_nothing_else_is_read(router, monkeypatch):
+    """One row a conversation from its second decision on, however long it is, and however it goes on."""
+    fresh = type(router).of(router, router.pool)  # nothing is known yet
+    read = []
+    encode = StateFeatures.of_observations
+    monkeypatch.setattr(
+        StateFeatures, "of_observations", lambda self, many: read.append(len(many)) or encode(self, many)
+    )
+    histories = [[(model, "sleep")] * 30 for model in range(3)]
+    fresh.q_values([observation(0, one) for one in histories])
+    assert sum(read) == 3 * 31
+    read.clear()
+    fresh.q_values([observation(0, [*one, (0, "walk it")]) for one in histories])
+    assert sum(read) == 3
+    read.clear()
+    forks = [observation(0, [*histories[0], (0, "walk it"), (model, "lift badly")]) for model in range(3)]
+    fresh.q_values([*forks, observation(0, [*histories[0], (0, "walk it")])])
+    assert sum(read) == 3
+    read.clear()
+    other = [(2, "lift badly")] * 10
+    fresh.q_values([observation(0, [*other, (model, "sleep")]) for model in range(3)] + [observation(0, other)])
+    assert sum(read) == 14  # the beginning that three conversations share is read once
+    assert len(fresh._states) == 13  # what was asked for, and not every turn on the way
+
+
+def test_conversations_of_any_lengths_are_read_as_each_alone(router):
+    """Many rows at once: in pieces, by length, with what is padded left out."""
+    rng = np.random.default_rng(0)
+    networks = router._networks
+    layout = router.settings.layout.n_columns
+    conversations = [rng.standard_normal((n, layout)).astype(np.float32) for n in (1, 700, 3, 2500, 1, 40, 700, 700)]
+    together = networks.follow(conversations)
+    for one, (due, after) in zip(conversations, together, strict=True):
+        [(alone, memory)] = networks.follow([one])
+        assert due.shape == (len(one), len(router.settings.kinds))
+        np.testing.assert_allclose(due, alone, atol=1e-5)
+        np.testing.assert_allclose(after, memory, atol=1e-5)
+    half = networks.follow([conversations[5][:20]])[0][1][19]
+    np.testing.assert_allclose(networks.follow([conversations[5][20:]], [half])[0][0], together[5][0][20:], atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_size", [0, 8])
+def test_a_router_of_several_iterates_is_saved_and_loaded(memory_size, tmp_path):
+    log = played(lambda rng, _: int(rng.integers(3)), n_episodes=20, seed=0)
+    router = trained(log, memory_size=memory_size, keep_last=2)
+    save_router(router, tmp_path)
+    loaded = load_router(tmp_path, pool=POOL, make_features=lambda config: StateFeatures(config["scripted"]))
+    seen = [observation(0, [(0, "sleep"), (1, "walk it")]), observation(1)]
+    np.testing.assert_array_equal(loaded.q_values(seen), router.q_values(seen))
+    record = tmp_path / "router.json"
+    record.write_text(record.read_text().replace(f'"memory_size": {memory_size}', '"memory_size": -1'))
+    with pytest.raises(RouterError, match="memory_size"):
+        load_router(tmp_path, pool=POOL, make_features=lambda config: StateFeatures(config["scripted"]))
+
+
+def test_a_training_of_whole_episodes_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch):
+    log = make_dataset(played(lambda rng, _: int(rng.integers(3)), n_episodes=30, seed=0))
+    agent = ALGORITHMS.load("factored_q").from_card(make_card("factored_q", **NETWORK, **LOOP, memory_size=8))
+    whole = agent.train(make_context(log)).weights
+    sample, drawn = Transitions.sample_episodes, []
+
+    def stop(self, *arguments):
+        drawn.append(1)
+        if len(drawn) > 26:  # in the second network
+            raise KeyboardInterrupt
+        return sample(self, *arguments)
+
+    monkeypatch.setattr(Transitions, "sample_episodes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        agent.train(make_context(log, folder=tmp_path))
+    monkeypatch.undo()
+    resumed = agent.train(make_context(log, folder=tmp_path)).weights
+    assert all((one == resumed[name]).all() for name, one in whole.items())

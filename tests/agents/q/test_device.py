@@ -52,13 +52,13 @@ def make_factory():
     return JointQFunctionFactory.of(layout, JointParameters(), model_features=models), features.dim + len(models)
 
 
-@pytest.mark.parametrize("learning", [*LEARNING, None], ids=lambda one: "imitation" if one is None else one.learner)
+@pytest.mark.parametrize("learning", [*LEARNING, 0, 4], ids=lambda one: getattr(one, "learner", f"imitation-{one}"))
 def test_all_networks_are_made_where_they_are_wanted(learning):
     """torch has a device "meta" everywhere: tensors without numbers, which show where things are."""
     factory, n_columns = make_factory()
     learner = (
-        imitation_learner(factory.observation_encoder(), logit_penalty=0.1)
-        if learning is None
+        imitation_learner(dataclasses.replace(factory.observation_encoder(), memory_size=learning), logit_penalty=0.1)
+        if isinstance(learning, int)
         else q_learner(learning, factory)
     )
     algorithm = learner.build(LoopParameters(), torch.device("meta"))

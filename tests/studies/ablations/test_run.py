@@ -315,6 +315,7 @@ def test_what_cannot_be_ablated_is_refused_before_training(request_of, tmp_path,
 def test_what_can_be_ablated_depends_on_the_agent(corridor_config):
     assert groups_of("fitted-q", corridor_config) == GROUPS_OF_JOINT
     assert groups_of("factored-q", corridor_config) == ("context", "factors", "encoder", "log-size")
+    assert groups_of("factored-q-recurrent", corridor_config) == ("memory", "factors", "encoder", "log-size")
     assert groups_of("monte-carlo-q", corridor_config) == tuple(one for one in GROUPS_OF_JOINT if one != "target")
 
 
