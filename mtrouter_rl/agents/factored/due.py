@@ -19,7 +19,8 @@ from mtrouter_rl.records import FloatArray, Frozen
 if TYPE_CHECKING:
     from mtrouter_rl.embeddings.history import HistoryFeatures
 
-_ROWS_PER_PASS = 2048
+ROWS_PER_PASS = 2048
+"""Rows that networks read at once, to within one conversation."""
 
 
 class FactoredSettings(Frozen):
@@ -111,7 +112,7 @@ def _blocks(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Numbers of conversations that are read together: of like length, and not too many rows when short ones are padded."""
     block = list[int]()
     for one in sorted(range(len(lengths)), key=lambda number: lengths[number]):
-        if block and (len(block) + 1) * lengths[one] > _ROWS_PER_PASS:
+        if block and (len(block) + 1) * lengths[one] > ROWS_PER_PASS:
             yield block
             block = []
         block.append(one)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mtrouter_rl.agents.base import NullSink, TrainingContext
-from mtrouter_rl.agents.factored.due import DueNetworks, FactoredSettings, hidden_from_due
+from mtrouter_rl.agents.factored.due import ROWS_PER_PASS, DueNetworks, FactoredSettings, hidden_from_due
 from mtrouter_rl.agents.factored.factors import PARTS, Factors, LoggedTurns, Part, fit_factors
 from mtrouter_rl.agents.factored.kinds import RARE_KIND, ActionKinds
 from mtrouter_rl.agents.factored.log_columns import LogColumns
@@ -33,7 +33,6 @@ from mtrouter_rl.transitions.arrays import NOT_IMITATED, Transitions
 
 _UNSEEN = ("budget_left_share", "log_budget_left_usd", "last_model_is_warm")
 """Scalars that tell nothing of what is due, and that an earlier state of a live conversation no longer shows."""
-_ROWS_PER_PIECE = 2048
 _NO_FOLD = -1
 
 
@@ -278,7 +277,7 @@ def _judge(members: Sequence[StateDict], settings: FactoredSettings, judged: Jud
         if settings.memory_size
         else np.arange(len(rows))
     )
-    firsts = np.unique(starts[np.searchsorted(starts, np.arange(0, len(rows), _ROWS_PER_PIECE), side="right") - 1])
+    firsts = np.unique(starts[np.searchsorted(starts, np.arange(0, len(rows), ROWS_PER_PASS), side="right") - 1])
     for first, last in zip(firsts, [*firsts[1:], len(rows)], strict=True):
         some = rows[first:last]
         observations = transitions.observations[transitions.rows[some]]

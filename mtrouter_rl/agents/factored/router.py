@@ -201,8 +201,6 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
 
     def _due(self, chains: Sequence[_Chain]) -> list[tuple[FloatArray, Tensor]]:
         """For every chain the probability of every kind to be due, shape (T, K), and memories, see `DueNetworks.follow`."""
-        if not chains:
-            return []
         features = self.features.of_observations([one for chain in chains for one in chain.observations])
         bits = np.zeros((len(features), len(self.model_names)), dtype=np.float32)
         rows = np.concatenate([features, bits], axis=1)
