@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtrouter_rl.agents.resolve import RouterRef, split_cost_weight
+from mtrouter_rl.agents.resolve import RouterRef, known_algorithm, split_cost_weight
 from mtrouter_rl.agents.rules.heuristics import FixedOrderRouter
 from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.envs.factory import EnvConfig
@@ -107,6 +107,16 @@ def extrapolation_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
         for one in contestants
         if one.provenance is not None
         for extrapolation in one.provenance.extrapolated
+    )
+
+
+def other_version_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
+    """A sentence for every router that was trained by a version whose agent card this one does not know."""
+    return tuple(
+        f"{one.name}: trained by another version, whose agent card this one does not know. It is run as it was saved; its "
+        "action values are not held against what came of them."
+        for one in contestants
+        if one.provenance is not None and known_algorithm(one.provenance.card) is None
     )
 
 

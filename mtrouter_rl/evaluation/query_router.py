@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from mtrouter_rl.agents.resolve import load_algorithm
+from mtrouter_rl.agents.resolve import known_algorithm
 from mtrouter_rl.agents.saving import Provenance
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.history_sources import observations_of
@@ -72,13 +72,13 @@ class HistoryStates:
 def value_meaning(router: Router, *, env: str) -> ValueMeaning | None:
     """What the Q-values of a trained router are values of in an environment.
 
-    None if it has none, nobody knows how it was made, or it was made from logs of several environments and this is none of
-    them.
+    None if it has none, nobody knows how it was made, it was trained by a version whose card this one does not know, or it was
+    made from logs of several environments and this is none of them.
     """
     provenance = getattr(router, "provenance", None)
     if not isinstance(router, ValueRouter) or not isinstance(provenance, Provenance):
         return None
-    gamma, reward = getattr(load_algorithm(provenance.card), "gamma", None), provenance.reward_in(env)
+    gamma, reward = getattr(known_algorithm(provenance.card), "gamma", None), provenance.reward_in(env)
     return None if gamma is None or reward is None else ValueMeaning(gamma=gamma, reward=reward)
 
 

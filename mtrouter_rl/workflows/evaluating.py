@@ -14,6 +14,7 @@ from mtrouter_rl.evaluation.closed_loop import (
     Contestant,
     EvaluationPlan,
     extrapolation_notes,
+    other_version_notes,
     paid_decision_notes,
     run_policies,
     unseen_env_notes,
@@ -107,6 +108,7 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
             *so_far.notes,
             *unseen_env_notes(contestants, config.card.name),
             *extrapolation_notes(contestants),
+            *other_version_notes(contestants),
             *paid_decision_notes(episodes),
         )
     )

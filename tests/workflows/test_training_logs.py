@@ -1,11 +1,13 @@
 """Training from logs of several environments, from folders to the evaluation in an environment that was never trained on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mtrouter_rl.agents.resolve import RouterRef
 from mtrouter_rl.cards import list_cards, load_pool_card
 from mtrouter_rl.cli.program import main
 from mtrouter_rl.datasets.info import read_info
@@ -13,6 +15,7 @@ from mtrouter_rl.datasets.rewrite import write_dataset
 from mtrouter_rl.datasets.store import Dataset
 from mtrouter_rl.envs.factory import resolve_env
 from mtrouter_rl.errors import DatasetError, InvalidConfigError, PoolMismatchError, UnknownNameError
+from mtrouter_rl.evaluation.query_router import value_meaning
 from mtrouter_rl.evaluation.results import Results
 from mtrouter_rl.records import TracedEpisode
 from mtrouter_rl.rollout import RolloutPool
@@ -70,6 +73,37 @@ def test_a_joint_router_runs_wherever_the_models_are_the_same(tmp_path, joint, c
         assert Results.load(run / "results.json") == again
     page = present(run, config, routers=[str(joint.out)])
     assert expected.replace("'", "&#x27;") in page.read_text(encoding="utf-8")
+
+
+def test_a_router_of_another_version_runs_and_its_values_are_not_judged(
+    tmp_path, tiny_agent, corridor_config, corridor_log
+):
+    """Its agent card has a parameter that nobody knows here; that must not cost an evaluation that was paid for."""
+    saved, run = tmp_path / "saved", tmp_path / "run"
+    train_router(
+        TrainRequest(
+            agent=tiny_agent("fitted-q"),
+            config=corridor_config,
+            seed=0,
+            out=saved,
+            dataset=corridor_log,
+            encoder="hashing",
+        ),
+        show_progress=False,
+    )
+    record = json.loads((saved / "router.json").read_text())
+    record["provenance"]["card"]["parameters"]["of_another_version"] = 1
+    (saved / "router.json").write_text(json.dumps(record))
+    with RolloutPool(corridor_config, n_workers=1) as pool:
+        plan = EvaluateRequest(routers=(str(saved), "random"), split="test", n_seeds=1, out=run)
+        results = evaluate_routers(pool, plan, show_progress=False)
+    assert results.row("fitted-q", "test").n_episodes == 8
+    (note,) = results.notes
+    assert note.startswith("fitted-q: trained by another version, whose agent card this one does not know.")
+    page = present(run, corridor_config, routers=[str(saved)])
+    assert "trained by another version" in page.read_text(encoding="utf-8")
+    router = RouterRef.of(str(saved))(corridor_config)
+    assert value_meaning(router, env="corridor") is None
 
 
 def test_every_log_has_the_reward_of_its_environment(joint, corridor_config, hallway_config):
