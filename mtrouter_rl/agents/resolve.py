@@ -103,7 +103,7 @@ def _load(text: str, pool: PoolCard, cache: Path | None, encoders: EncoderMaker)
     if not isinstance(router, PricedRouter):
         raise InvalidConfigError(
             f"router '{text}': '{router.name}' was not trained to be told a cost weight; leave out {AT}{cost_weight:g}, or "
-            "train an agent that is, such as fitted-q-frontier"
+            "train an agent that can be, such as factored-q-recurrent or fitted-q-frontier"
         )
     return router.at(cost_weight)
 

@@ -112,7 +112,7 @@ def _under_budgets(config: EnvConfig, request: "EvaluateRequest", args: argparse
 
 
 _COST_WEIGHTS = tuple(
-    replace(one, section="cost weights, for routers that were trained to be told one (docs/cost-and-budget.md)")
+    replace(one, section="cost weights, for routers that can be told one (docs/cost-and-budget.md)")
     for one in (
         Option("--cost-weights", "run them at each of these; one row for every weight", float, "W", nargs="+"),
         Option(

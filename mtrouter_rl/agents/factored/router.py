@@ -21,11 +21,13 @@ from mtrouter_rl.agents.factored.stuck import StuckBelief, sharpened
 from mtrouter_rl.agents.q.learned_router import LearnedRouter
 from mtrouter_rl.agents.q.networks import StateDict
 from mtrouter_rl.agents.saving import SavedRouter
+from mtrouter_rl.cards.policy import name_at
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.history_sources import HistoryKey, key_of_observation
 from mtrouter_rl.errors import RouterError
 from mtrouter_rl.records import FloatArray, Frozen, Observation
 from mtrouter_rl.transitions.arrays import FORBIDDEN_Q
+from mtrouter_rl.transitions.cost_weights import CostWeights
 
 NETWORK_PREFIX = "due."
 """Before the names of the networks' weights; those of the factors begin with "factor."."""
@@ -80,6 +82,29 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
         return router
 
     _states: OrderedDict[HistoryKey, _State]
+
+    def at(self, cost_weight: float) -> Self:
+        """The same router at another cost weight, named after it: it weighs the price of a call by the new one.
+
+        All else stays as it was learned. What later turns cost, at the weight of the training, is part of it. So Q-values are
+        not those of a return any more: their differences between models are what counts.
+
+        Raises:
+            InvalidConfigError: If the weight is below 0 or not finite.
+        """
+        made = type(self)(
+            name=name_at(self.name, cost_weight),
+            model_names=self.model_names,
+            features=self.features,
+            settings=self.settings.model_copy(update={"reward": self.settings.reward.at(cost_weight)}),
+            weights=self.weights,
+            provenance=None if self.provenance is None else self.provenance.model_copy(update={"reward": None}),
+        )
+        return self.of(made, self.pool)
+
+    def cost_weight_grid(self, n: int) -> tuple[float, ...]:
+        """See `CostWeights.grid`; it may be told any other weight as well."""
+        return CostWeights().grid(n)
 
     @classmethod
     def from_saved(cls, saved: SavedRouter) -> Self:

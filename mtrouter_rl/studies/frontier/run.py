@@ -159,12 +159,13 @@ def _priced(config: EnvConfig, request: EvaluateRequest) -> dict[str, PricedRout
         elif Contestant.of(text, config, cache=request.cache).dataset_ids:
             raise InvalidConfigError(
                 f"router '{text}': '{router.name}' was not trained to be told a cost weight; evaluate it into the same --out "
-                "without options of cost weights, or train an agent that is told one, such as fitted-q-frontier"
+                "without options of cost weights, or train an agent that can be told one, such as factored-q-recurrent or "
+                "fitted-q-frontier"
             )
     if not priced:
         raise InvalidConfigError(
             f"none of the routers ({', '.join(request.routers)}) can be told a cost weight; give the folder of one that was "
-            f"trained for many, such as with --agent fitted-q-frontier, without {AT}WEIGHT behind it"
+            f"trained for it, such as with --agent factored-q-recurrent or fitted-q-frontier, without {AT}WEIGHT behind it"
         )
     return priced
 

@@ -139,6 +139,24 @@ def test_a_price_that_changes_after_the_training_changes_values(router, tmp_path
     assert (before[2] - after[2]) - (before[0] - after[0]) == pytest.approx(extra, rel=1e-4)
 
 
+def test_it_acts_at_any_cost_weight_and_weighs_only_the_price_of_a_call_anew(router, tmp_path):
+    some = [observation(state) for state in (0, 1, 2)]
+    dearer, own = router.at(2.5), router.settings.reward
+    assert (dearer.name, dearer.settings.reward.cost_weight) == (f"{router.name}@2.5", 2.5)
+    prices = (router.q_values(some) - router.at(0.0).q_values(some)) / own.cost_weight  # less their mean
+    assert np.ptp(prices) > 0.0
+    np.testing.assert_allclose(dearer.q_values(some), router.at(0.0).q_values(some) + 2.5 * prices, atol=1e-12)
+    assert router.at(50.0).action_probabilities(some).argmax(axis=1).tolist() == [0, 0, 0]  # the cheapest everywhere
+    np.testing.assert_array_equal(dearer.at(own.cost_weight).q_values(some), router.q_values(some))
+    assert dearer.provenance.reward is None  # its values are not those of a return
+    assert 0.0 in router.cost_weight_grid(5)
+    save_router(dearer, tmp_path)
+    loaded = load_router(tmp_path, pool=POOL, make_features=lambda config: StateFeatures(config["scripted"]))
+    np.testing.assert_array_equal(loaded.q_values(some), dearer.q_values(some))
+    with pytest.raises(InvalidConfigError, match="cost_weight is -1"):
+        router.at(-1.0)
+
+
 def test_an_evaluation_during_the_training_is_refused_and_not_ignored():
     context = dataclasses.replace(make_context(make_dataset(played(lambda *_: 0, n_episodes=5, seed=0))), evaluation=1)
     with pytest.raises(InvalidConfigError, match="leave out --evaluate-every"):
