@@ -15,7 +15,7 @@ from mtrouter_rl.cards import AgentCard, list_cards, load_agent_card
 from mtrouter_rl.cards.policy import AT, POLICY_FORMS, REFERENCE, PolicyRef, split_name_at
 from mtrouter_rl.cards.pool import PoolCard
 from mtrouter_rl.embeddings.encoders import make_encoder
-from mtrouter_rl.errors import CardError, InvalidConfigError, RouterError, UnknownNameError, unknown_name
+from mtrouter_rl.errors import InvalidConfigError, RouterError, unknown_name
 from mtrouter_rl.protocols import PricedRouter, Router, TextEncoder
 from mtrouter_rl.records import JsonValue
 from mtrouter_rl.registry import ALGORITHMS
@@ -41,10 +41,10 @@ def load_algorithm(card: AgentCard) -> Algorithm:
 
 
 def known_algorithm(card: AgentCard) -> Algorithm | None:
-    """As `load_algorithm`; None where a router was trained by another version, and this one does not know its card."""
+    """As `load_algorithm`; None for a card that cannot be read here: of another version, or of a plug-in that is not there."""
     try:
         return load_algorithm(card)
-    except (CardError, UnknownNameError):
+    except InvalidConfigError:
         return None
 
 

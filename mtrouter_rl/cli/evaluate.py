@@ -133,7 +133,7 @@ COMMAND = Command(
         "Routers: folders of trained ones, or uniform | random | cheapest | sticky:P | mixed:S | single:MODEL; where models "
         "are simulated also reference:hidden, which sees the simulator's hidden state and is no router. All run the same "
         "episodes on common random numbers; rows are added to OUT/results.json, and what is there is not run again. "
-        "FOLDER@W is a router that was trained for many cost weights at the weight W; see docs/cost-and-budget.md."
+        "FOLDER@W is a router that can be told a cost weight at the weight W; see docs/cost-and-budget.md."
     ),
     examples=(
         "--env corridor --router routers/fitted-q random single:small --split test --out runs/mine",

@@ -110,11 +110,11 @@ def extrapolation_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
     )
 
 
-def other_version_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
-    """A sentence for every router that was trained by a version whose agent card this one does not know."""
+def unread_card_notes(contestants: Sequence[Contestant]) -> tuple[str, ...]:
+    """A sentence for every router whose agent card cannot be read here; see `known_algorithm`."""
     return tuple(
-        f"{one.name}: trained by another version, whose agent card this one does not know. It is run as it was saved; its "
-        "action values are not held against what came of them."
+        f"{one.name}: its agent card cannot be read here; it is of another version, or of a plug-in that is not installed or "
+        "not allowed. The router is run as it was saved. What its action values predict is not known, so they are not judged."
         for one in contestants
         if one.provenance is not None and known_algorithm(one.provenance.card) is None
     )

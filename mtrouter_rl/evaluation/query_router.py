@@ -72,8 +72,8 @@ class HistoryStates:
 def value_meaning(router: Router, *, env: str) -> ValueMeaning | None:
     """What the Q-values of a trained router are values of in an environment.
 
-    None if it has none, nobody knows how it was made, it was trained by a version whose card this one does not know, or it was
-    made from logs of several environments and this is none of them.
+    None if it has none, nobody knows how it was made, its agent card cannot be read here, or it was made from logs of several
+    environments and this is none of them.
     """
     provenance = getattr(router, "provenance", None)
     if not isinstance(router, ValueRouter) or not isinstance(provenance, Provenance):

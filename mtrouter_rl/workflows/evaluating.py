@@ -14,9 +14,9 @@ from mtrouter_rl.evaluation.closed_loop import (
     Contestant,
     EvaluationPlan,
     extrapolation_notes,
-    other_version_notes,
     paid_decision_notes,
     run_policies,
+    unread_card_notes,
     unseen_env_notes,
 )
 from mtrouter_rl.evaluation.hidden_reference import ReferenceRef
@@ -108,7 +108,7 @@ def evaluate_routers(pool: RolloutPool, request: EvaluateRequest, *, show_progre
             *so_far.notes,
             *unseen_env_notes(contestants, config.card.name),
             *extrapolation_notes(contestants),
-            *other_version_notes(contestants),
+            *unread_card_notes(contestants),
             *paid_decision_notes(episodes),
         )
     )

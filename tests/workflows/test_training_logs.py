@@ -75,10 +75,14 @@ def test_a_joint_router_runs_wherever_the_models_are_the_same(tmp_path, joint, c
     assert expected.replace("'", "&#x27;") in page.read_text(encoding="utf-8")
 
 
-def test_a_router_of_another_version_runs_and_its_values_are_not_judged(
-    tmp_path, tiny_agent, corridor_config, corridor_log
+@pytest.mark.parametrize(
+    "change",
+    [{"parameters": {"of_another_version": 1}}, {"algorithm": "nobody_has_it"}, {"algorithm": "not_here:Algo"}],
+)
+def test_a_router_whose_card_cannot_be_read_here_runs_and_its_values_are_not_judged(
+    tmp_path, tiny_agent, corridor_config, corridor_log, change
 ):
-    """Its agent card has a parameter that nobody knows here; that must not cost an evaluation that was paid for."""
+    """It is of another version, or of a plug-in that is not there; that must not cost an evaluation that was paid for."""
     saved, run = tmp_path / "saved", tmp_path / "run"
     train_router(
         TrainRequest(
@@ -92,16 +96,16 @@ def test_a_router_of_another_version_runs_and_its_values_are_not_judged(
         show_progress=False,
     )
     record = json.loads((saved / "router.json").read_text())
-    record["provenance"]["card"]["parameters"]["of_another_version"] = 1
+    record["provenance"]["card"] |= change
     (saved / "router.json").write_text(json.dumps(record))
     with RolloutPool(corridor_config, n_workers=1) as pool:
         plan = EvaluateRequest(routers=(str(saved), "random"), split="test", n_seeds=1, out=run)
         results = evaluate_routers(pool, plan, show_progress=False)
     assert results.row("fitted-q", "test").n_episodes == 8
     (note,) = results.notes
-    assert note.startswith("fitted-q: trained by another version, whose agent card this one does not know.")
+    assert note.startswith("fitted-q: its agent card cannot be read here; it is of another version, or of a plug-in")
     page = present(run, corridor_config, routers=[str(saved)])
-    assert "trained by another version" in page.read_text(encoding="utf-8")
+    assert "its agent card cannot be read here" in page.read_text(encoding="utf-8")
     router = RouterRef.of(str(saved))(corridor_config)
     assert value_meaning(router, env="corridor") is None
 

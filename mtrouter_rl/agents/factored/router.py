@@ -92,19 +92,22 @@ class FactoredRouter(LearnedRouter[FactoredSettings]):
         Raises:
             InvalidConfigError: If the weight is below 0 or not finite.
         """
+        provenance = self.provenance
+        if provenance is not None and cost_weight != self.settings.reward.cost_weight:
+            provenance = provenance.model_copy(update={"reward": None})
         made = type(self)(
             name=name_at(self.name, cost_weight),
             model_names=self.model_names,
             features=self.features,
             settings=self.settings.model_copy(update={"reward": self.settings.reward.at(cost_weight)}),
             weights=self.weights,
-            provenance=None if self.provenance is None else self.provenance.model_copy(update={"reward": None}),
+            provenance=provenance,
         )
         return self.of(made, self.pool)
 
     def cost_weight_grid(self, n: int) -> tuple[float, ...]:
-        """See `CostWeights.grid`; it may be told any other weight as well."""
-        return CostWeights().grid(n)
+        """Up to 40, where money is nearly all that counts; see `CostWeights.grid`. It may be told any other weight as well."""
+        return CostWeights(high=40.0).grid(n)
 
     @classmethod
     def from_saved(cls, saved: SavedRouter) -> Self:

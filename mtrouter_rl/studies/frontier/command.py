@@ -31,7 +31,7 @@ COMMAND = Command(
     name="frontier",
     summary="a router that is told the cost weight beside routers trained for one each",
     description=(
-        "Runs a router that was trained for many cost weights at the weight of every other router, and those, on the same "
+        "Runs a router that can be told a cost weight at the weight of every other router, and those, on the same "
         "episodes, and compares the two at each weight: score, cost, and the return at that weight. The rows are added to "
         "OUT/results.json, the comparison is OUT/frontier.json. See docs/cost-and-budget.md."
     ),

@@ -149,7 +149,9 @@ def test_it_acts_at_any_cost_weight_and_weighs_only_the_price_of_a_call_anew(rou
     assert router.at(50.0).action_probabilities(some).argmax(axis=1).tolist() == [0, 0, 0]  # the cheapest everywhere
     np.testing.assert_array_equal(dearer.at(own.cost_weight).q_values(some), router.q_values(some))
     assert dearer.provenance.reward is None  # its values are not those of a return
-    assert 0.0 in router.cost_weight_grid(5)
+    assert router.at(own.cost_weight).provenance == router.provenance
+    grid = router.cost_weight_grid(5)
+    assert (grid[0], grid[-1]) == (0.0, 40.0)
     save_router(dearer, tmp_path)
     loaded = load_router(tmp_path, pool=POOL, make_features=lambda config: StateFeatures(config["scripted"]))
     np.testing.assert_array_equal(loaded.q_values(some), dearer.q_values(some))
