@@ -62,7 +62,7 @@ def choose_cost_weights(
         pool: Workers.
         request: What is to be evaluated afterwards; its seeds per variation and `per_task` hold on validation as well.
         rule: How to choose.
-        cost_weights: The weights to choose from; None takes 0, if it was trained, and `N_GRID` over the trained range.
+        cost_weights: The weights to choose from; None takes `PricedRouter.cost_weight_grid(N_GRID)`.
         show_progress: Whether to draw progress bars.
 
     Returns:
